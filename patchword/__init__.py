@@ -1,0 +1,27 @@
+"""patchword: fine-grained image-text matching. The public names, imported on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from patchword.data.open import open_split
+    from patchword.evaluate.run import evaluate
+    from patchword.model import Model, load
+    from patchword.train.run import train
+
+_HOME = {
+    "load": "patchword.model",
+    "Model": "patchword.model",
+    "open_split": "patchword.data.open",
+    "train": "patchword.train.run",
+    "evaluate": "patchword.evaluate.run",
+}
+__all__ = ["Model", "__version__", "evaluate", "load", "open_split", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'patchword' has no attribute {name!r}; it has {', '.join(__all__)}")

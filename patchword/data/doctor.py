@@ -1,0 +1,253 @@
+"""The data doctor: what a data folder holds, what is missing, short or wrong, and what to do about it.
+
+``patchword doctor data DIR`` prints the report and exits with 0 when the data can be used, with 2 when not. A broken
+file is a finding, never an exception.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from patchword.data.doctor_checks import (
+    Finding,
+    check_array_file,
+    check_boxes,
+    check_captions,
+    check_captions_file,
+    check_features,
+    check_lfs_pointers,
+    check_overlap,
+    check_pictures,
+    check_unused_pictures,
+    check_vocabulary,
+    first_few,
+)
+from patchword.data.doctor_expect import Counts, archive_of, expected_counts
+from patchword.data.find_pictures import pictures_of_ids
+from patchword.data.open import Place, find_places, guess_name, nothing_found, place_splits, read_place
+from patchword.data.table import Split
+from patchword.data.text_files import in_split_order
+from patchword.errors import PatchwordError
+
+_SPLIT_FILES = ("_caps.txt", "_ids.txt", "_ims.npy", "_boxes.npy", "_offsets.npy", "_ims_bbx.npy", "_ims_size.npy")
+_DEV_NAMES = {"dev", "val", "validation", "valid"}
+
+
+@dataclass
+class DataReport:
+    """What the doctor found.
+
+    Attributes:
+        root: the folder that was checked.
+        name: short name of the data set, given or guessed.
+        layout: the layout that was recognised; empty when none was.
+        findings: one row each, in the order of the checks.
+    """
+
+    root: str
+    name: str
+    layout: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing stands in the way of training or evaluating with this folder."""
+        return bool(self.layout) and all(finding.level != "error" for finding in self.findings)
+
+    def to_json(self) -> str:
+        """The report as one JSON object."""
+        return json.dumps({**asdict(self), "usable": self.usable}, indent=2)
+
+    def lines(self) -> list[str]:
+        """The report for printing, one line each."""
+        shown = [f"{self.root}: {self.name}, layout {self.layout or 'not recognised'}"]
+        for finding in self.findings:
+            text = f"{finding.level:<8} {finding.what}: {finding.found}"
+            text += f" | expected: {finding.expected}" if finding.expected else ""
+            text += f" | fix: {finding.fix}" if finding.fix else ""
+            shown += text.split("\n")
+        wrong = sum(finding.level == "error" for finding in self.findings)
+        odd = sum(finding.level == "warning" for finding in self.findings)
+        return [*shown, f"usable: {'yes' if self.usable else 'no'} ({wrong} errors, {odd} warnings)"]
+
+
+def check_data(
+    root: Path | str, *, name: str | None = None, progress: Callable[[str], None] | None = None
+) -> DataReport:
+    """Check a data folder of any known layout.
+
+    Args:
+        root: the folder (or annotation file).
+        name: ``f30k``, ``coco`` and ``flickr8k`` are compared with their known counts; None takes it from the folder.
+        progress: called with one line before every longer step.
+    """
+    base = Path(root)
+    report = DataReport(str(base), name or guess_name(base))
+    recognised = _recognise(report, base, name)
+    if recognised is None:
+        return report
+    place, there = recognised
+    add, tell = report.findings, progress or (lambda _: None)
+    expected = expected_counts(report.name, place.layout.name)
+    add += _missing_splits(place, report.name, expected, there)
+    if place.layout.name in ("precomp", "raw_tree"):
+        add += _half_present(place.path, there)
+    splits: list[Split] = []
+    files_of: dict[str, list[Path]] = {}
+    for split in there:
+        tell(f"checking {split}")
+        read, found = _read_split(place, split, report.name)
+        add += found
+        if read is not None:
+            splits.append(read)
+            add += _check_split(place, read, expected, files_of, is_named=name is not None)
+    add += check_overlap(splits)
+    add += check_unused_pictures(files_of)
+    vocabulary = find_vocabulary(base, _folder_of(place), report.name)
+    if vocabulary is not None:
+        add += check_vocabulary(vocabulary, splits)
+    if splits and not any(split.images is not None or split.name in files_of for split in splits):
+        add.append(
+            Finding(
+                "error",
+                "images",
+                "neither features nor pictures: annotations only",
+                "'{split}_ims.npy' or a folder 'images' beside the captions",
+                "enough to evaluate a saved score matrix; training and encoding need images",
+            )
+        )
+    return report
+
+
+def _folder_of(place: Place) -> Path:
+    """The folder in which a layout lies."""
+    return place.path if place.path.is_dir() else place.path.parent
+
+
+def _recognise(report: DataReport, base: Path, name: str | None) -> tuple[Place, list[str]] | None:
+    """The layout and its splits, written into the report; None when nothing can be read."""
+    add = report.findings
+    try:
+        places = find_places(base, name=name)
+        if not places:
+            add.append(Finding("error", "layout", str(nothing_found(base, name, None))))
+            return None
+        place = places[0]
+        report.layout = place.layout.name
+        report.name = name or guess_name(place.path)
+        add.append(Finding("ok", "layout", f"{place.layout.name} in '{place.path}'"))
+        for other in places[1:]:
+            text = f"{other.layout.name} fits too, in '{other.path}' (choose it with layout='{other.layout.name}')"
+            add.append(Finding("ok", "layout", text))
+        add += check_lfs_pointers(_folder_of(place))
+        return place, place_splits(place)
+    except (PatchwordError, OSError) as error:
+        add.append(Finding("error", "layout", str(error)))
+        return None
+
+
+def _missing_splits(place: Place, name: str, expected: dict[str, Counts], there: list[str]) -> list[Finding]:
+    """Splits that a known data set has and this folder has not."""
+    archive = archive_of(name, place.layout.name)
+    fix = f"it is normally in {archive}" if archive else "get the complete data set"
+    has_dev = bool(_DEV_NAMES & set(there))
+    return [
+        Finding("warning", split, "missing", f"{counts.images:,} images", fix)
+        for split, counts in expected.items()
+        if split not in there and not (split in _DEV_NAMES and has_dev)
+    ]
+
+
+def _half_present(folder: Path, there: list[str]) -> list[Finding]:
+    """Ids, features or boxes of a split that has no captions, and arrays that nothing reads."""
+    found = []
+    stems: dict[str, list[str]] = {}
+    unread = []
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in _SPLIT_FILES if path.name.endswith(ending)), None)
+        if ending is not None:
+            stems.setdefault(path.name.removesuffix(ending), []).append(path.name)
+        elif path.suffix == ".npy":
+            unread.append(path.name)
+    for split in in_split_order(set(stems)):
+        if split not in there:
+            names = ", ".join(stems[split])
+            found.append(
+                Finding("warning", split, f"{names} without '{split}_caps.txt'", "captions", "add the captions")
+            )
+    if unread:
+        found.append(
+            Finding("warning", "arrays", f"not read: {first_few(unread)}", "{split}_ims.npy", "rename or convert")
+        )
+    return found
+
+
+def _read_split(place: Place, split: str, name: str) -> tuple[Split | None, list[Finding]]:
+    """A split and what its single files look like; None when it can not be read."""
+    found: list[Finding] = []
+    if place.layout.name in ("precomp", "raw_tree"):
+        found += check_captions_file(place.path / f"{split}_caps.txt")
+        for ending in ("_ims.npy", "_offsets.npy", "_boxes.npy"):
+            if (place.path / f"{split}{ending}").exists():
+                found += check_array_file(place.path / f"{split}{ending}")
+    try:
+        return read_place(place, split, dataset=name), found
+    except (PatchwordError, OSError) as error:
+        if all(finding.level != "error" for finding in found):
+            found.append(Finding("error", split, str(error)))
+        return None, found
+
+
+def _check_split(
+    place: Place, split: Split, expected: dict[str, Counts], files_of: dict[str, list[Path]], *, is_named: bool
+) -> list[Finding]:
+    """Everything about one split that could be read; its pictures are added to ``files_of``."""
+    found = check_captions(split)
+    found += [Finding("ok", split.name, note) for note in split.notes]
+    found += _compare(split, expected, is_named=is_named)
+    found += check_features(split)
+    found += check_boxes(split)
+    files = split.files
+    if files is None and split.images is not None and place.layout.name == "precomp":
+        try:  # the reader leaves incomplete pictures out; here they are counted
+            files, _ = pictures_of_ids(place.path, split.image_ids)
+        except PatchwordError as error:
+            found.append(Finding("warning", split.name, str(error)))
+    if files is not None:
+        files_of[split.name] = files
+    return found + check_pictures(split, files)
+
+
+def _compare(split: Split, expected: dict[str, Counts], *, is_named: bool) -> list[Finding]:
+    """The counts of a split against those of the data set it says it is."""
+    same = [known for known in expected if known == split.name or {known, split.name} <= _DEV_NAMES]
+    if not same:
+        return []
+    counts = expected[same[0]]
+    captions = split.n_captions if counts.captions is None else counts.captions
+    if (split.n_images, split.n_captions) == (counts.images, captions):
+        return [Finding("ok", split.name, f"the counts of {split.dataset}")]
+    how = "short" if split.n_images < counts.images or split.n_captions < captions else "wrong"
+    return [
+        Finding(
+            "error" if is_named else "warning",
+            split.name,
+            f"{how}: {split.n_images:,} images, {split.n_captions:,} captions",
+            f"{counts.images:,} images, {captions:,} captions in {split.dataset}",
+            "get the complete files; a data set of your own needs another name",
+        )
+    ]
+
+
+def find_vocabulary(root: Path, home: Path, name: str) -> Path | None:
+    """A vocabulary JSON in a folder ``vocab`` in or beside the data: the one of this data set, or the only one."""
+    folders = [base / "vocab" for base in (home, root, home.parent, root.parent)]
+    for folder in folders:
+        files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        named = [path for path in files if name in path.name]
+        if named or len(files) == 1:
+            return (named or files)[0]
+    return None

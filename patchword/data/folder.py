@@ -1,0 +1,90 @@
+"""A folder of pictures, each with a text file of the same name that holds its captions, one per line.
+
+Sub-folders called like splits (``train/``, ``test/``) are splits; otherwise everything is one split, ``all``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from patchword.data.find_pictures import is_picture_name
+from patchword.data.table import Split
+from patchword.data.text_files import in_split_order, missing_split, read_captions
+from patchword.errors import DataError
+
+SPLIT_NAMES = ("train", "dev", "val", "validation", "valid", "test", "testall")
+NO_SPLIT = "all"
+
+
+def candidates(root: Path, name: str | None) -> list[Path]:
+    """Every folder that is looked at."""
+    return [root / name, root] if name else [root]
+
+
+def find(root: Path, name: str | None = None) -> Path | None:
+    """The folder that holds pictures with texts beside them, or None."""
+    return next((folder for folder in candidates(root, name) if folder.is_dir() and _has_pair(folder)), None)
+
+
+def _has_pair(folder: Path) -> bool:
+    """Whether any picture below has its text; stops at the first."""
+    for home, folders, names in os.walk(folder):
+        folders.sort()
+        there = set(names)
+        if any(is_picture_name(name) and f"{os.path.splitext(name)[0]}.txt" in there for name in names):
+            return True
+        if home.count(os.sep) - str(folder).count(os.sep) >= 3:
+            folders.clear()
+    return False
+
+
+def splits(place: Path) -> list[str]:
+    """Names of the sub-folders called like splits that hold pairs, or ``all``."""
+    named = {split for split in SPLIT_NAMES if (place / split).is_dir() and _has_pair(place / split)}
+    return in_split_order(named) or [NO_SPLIT]
+
+
+def read(place: Path, split: str, *, dataset: str) -> Split:
+    """Read one split: pictures sorted by path; pictures without a text are left out and counted in ``notes``.
+
+    Raises:
+        DataError: the split is missing, a text is empty, or two pictures share a text.
+    """
+    there = splits(place)
+    if split not in there:
+        raise missing_split(place, split, there)
+    home = place if there == [NO_SPLIT] else place / split
+    files, captions, owner, bare = list[Path](), list[str](), list[int](), 0
+    described: set[Path] = set()
+    for path in pictures_below(home):
+        text_path = path.with_suffix(".txt")
+        if not text_path.is_file():
+            bare += 1
+            continue
+        if text_path in described:
+            raise DataError(f"'{text_path}' belongs to two pictures of the same name. Rename one with its own text.")
+        described.add(text_path)
+        texts = read_captions(text_path)
+        if not texts:
+            raise DataError(f"'{text_path}' is empty. Expected the captions of '{path.name}', one per line.")
+        owner += [len(files)] * len(texts)
+        files.append(path)
+        captions += texts
+    return Split(
+        dataset=dataset,
+        name=split,
+        image_ids=[path.relative_to(home).as_posix() for path in files],
+        captions=captions,
+        owner=np.asarray(owner, dtype=np.int64),
+        files=files,
+        layout=f"folder '{home}'",
+        notes=(f"{bare:,} pictures without a .txt left out",) if bare else (),
+    )
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Every picture below a folder, sorted by path."""
+    return sorted(Path(home) / name for home, _, names in os.walk(folder) for name in names if is_picture_name(name))

@@ -1,0 +1,158 @@
+"""Rows of image and caption: ``captions.jsonl``, ``metadata.csv``, CSV or TSV files with named columns.
+
+A data set is one file, with an optional split column, or one file per split (``train.jsonl``, ``train/metadata.csv``).
+A row holds one caption or a list of captions; rows with the same image are joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from patchword.data.find_pictures import expected_files, picture_folders
+from patchword.data.table import Split, group_by_image
+from patchword.data.tabular import Row, name_columns, read_rows
+from patchword.data.text_files import in_split_order, missing_split, require_caption
+from patchword.errors import DataError
+
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
+SINGLE_FILES = ("captions.jsonl", "captions.json", "captions.csv", "captions.tsv", "captions.txt",
+                "metadata.jsonl", "metadata.csv", "metadata.tsv", "pairs.jsonl", "pairs.csv", "pairs.tsv")  # fmt: skip
+SPLIT_NAMES = ("train", "dev", "val", "validation", "valid", "test", "testall")
+NO_SPLIT = "all"
+
+
+def _folders(root: Path, name: str | None) -> list[Path]:
+    return [root / name, root] if name else [root]
+
+
+def candidates(root: Path, name: str | None) -> list[Path]:
+    """Every path at which such files are looked for."""
+    return [
+        folder / file
+        for folder in _folders(root, name)
+        for file in (*SINGLE_FILES, *(f"{{split}}{ending}" for ending in ENDINGS), "{split}/metadata.csv")
+    ]
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """Files that hold one split each: ``train.csv``, ``train/metadata.jsonl``, ``train/captions.csv`` ..."""
+    found: dict[str, Path] = {}
+    for split in SPLIT_NAMES:
+        names = [f"{split}{ending}" for ending in ENDINGS] + [f"{split}/{file}" for file in SINGLE_FILES]
+        for file in names:
+            if (folder / file).is_file():
+                found.setdefault(split, folder / file)
+    return found
+
+
+def find(root: Path, name: str | None = None) -> Path | None:
+    """The rows file, or the folder that holds one file per split, or None."""
+    if root.is_file():
+        return root if root.suffix in (*ENDINGS, ".txt") and _has_rows(root) else None
+    for folder in _folders(root, name):
+        for file in SINGLE_FILES:
+            if (folder / file).is_file() and _has_rows(folder / file):
+                return folder / file
+        files = split_files(folder)
+        if files and all(_has_rows(path) for path in files.values()):
+            return folder
+    return None
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether a file with a general name holds rows at all: ``.json`` and ``.txt`` may be anything."""
+    if path.suffix not in (".json", ".txt"):
+        return True
+    try:
+        with path.open("rb") as file:
+            begin = file.read(4096).decode("utf-8-sig", errors="ignore").lstrip()
+    except OSError:
+        return False
+    if path.suffix == ".json":
+        return begin.startswith("[")
+    header = begin.split("\n")[0].lower()
+    return "caption" in header and ("image" in header or "file" in header) and any(mark in header for mark in ",\t;|")
+
+
+def _rows_of(place: Path, split: str | None, columns: Mapping[str, str] | None) -> tuple[list[Row], list[str]]:
+    """The rows of one split (None: all) and the names of the splits there are."""
+    if place.is_dir():
+        files = split_files(place)
+        if split is not None and split not in files:
+            raise missing_split(place, split, in_split_order(set(files)))
+        wanted = files if split is None else {split: files[split]}
+        rows = [row for path in wanted.values() for row in read_rows(path, columns)]
+        return rows, in_split_order(set(files))
+    rows = read_rows(place, columns)
+    if not any(row.split for row in rows):
+        return rows, [NO_SPLIT]
+    for row in rows:
+        if not row.split:
+            raise DataError(f"{row.where}: the row names no split, but others do. Fill in its split.")
+    there = in_split_order({row.split for row in rows})
+    return [row for row in rows if split is None or row.split == split], there
+
+
+def splits(place: Path, *, columns: Mapping[str, str] | None = None) -> list[str]:
+    """Names of the splits: those of the split column or of the files, ``all`` when nothing names one."""
+    if place.is_dir():
+        return in_split_order(set(split_files(place)))
+    return _rows_of(place, None, columns)[1]
+
+
+def read(place: Path, split: str, *, dataset: str, columns: Mapping[str, str] | None = None) -> Split:
+    """Read one split of a file of rows.
+
+    When the rows have a ``source`` field and one source is called like the data set, only its rows are read.
+
+    Raises:
+        DataError: the split is missing, a row is damaged, or an image has two files.
+    """
+    rows, there = _rows_of(place, split, columns)
+    if split not in there:
+        raise missing_split(place, split, there)
+    notes = [f"columns: {name_columns(rows)}"]
+    if any(row.source == dataset for row in rows):
+        chosen = [row for row in rows if row.source == dataset]
+        if len(chosen) < len(rows):
+            notes.append(f"{len(chosen):,} of {len(rows):,} rows: source {dataset!r} only")
+        rows = chosen
+    texts, images, file_of = [], [], dict[str, str]()
+    for row in rows:
+        if file_of.setdefault(row.id, row.image) != row.image:
+            raise DataError(
+                f"{row.where}: image {row.id!r} has the file {row.image!r}, but earlier {file_of[row.id]!r}."
+            )
+        for caption in row.captions:
+            texts.append(require_caption(caption, row.where))
+            images.append(row.id)
+    image_ids, owner = group_by_image(images, texts)
+    files, note = _files(place, [file_of[image] for image in image_ids], [row.folder for row in rows])
+    return Split(
+        dataset=dataset,
+        name=split,
+        image_ids=image_ids,
+        captions=texts,
+        owner=owner,
+        files=files,
+        layout=f"pairs_file in '{place}'",
+        notes=tuple(note for note in (*notes, note) if note),
+    )
+
+
+def _files(place: Path, names: list[str], homes: list[Path]) -> tuple[list[Path] | None, str]:
+    """Where the pictures are: below the rows file as written, else in a picture folder near it."""
+    if not all(names):
+        return None, "no pictures found (the rows name no image file)"
+    home = homes[0]
+    written = [home / name.replace("\\", "/") for name in names]
+    missing = sum(not path.is_file() for path in written)
+    if missing == 0:
+        return written, ""
+    files, note = expected_files(names, picture_folders(place))
+    if files is not None and not note:
+        return files, ""
+    if missing < len(written):
+        return written, f"{missing:,} of {len(written):,} pictures are missing"
+    return files, note

@@ -1,0 +1,69 @@
+"""GloVe and fastText vectors from a local text file, for the words of a vocabulary only.
+
+Source of the look-up rule: ppanzx/CHAN ``lib/encoders.py`` (a missing word is looked up again without ``-``, ``.``,
+``'`` and cut before the first ``/``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from patchword.errors import DataError
+
+
+def plain_form(word: str) -> str:
+    """The spelling under which a missing word is looked up a second time.
+
+    Example:
+        >>> plain_form("t-shirt/top")
+        'tshirt'
+    """
+    return re.sub(r"[-.']", "", word.split("/", 1)[0])
+
+
+def read_vectors(path: Path, words: Sequence[str], width: int) -> dict[int, Tensor]:
+    """Vectors of the words that the file knows, by word id; the file is streamed, never held.
+
+    Args:
+        path: one word and ``width`` numbers per line, blank-separated; a fastText header line (count, width) is
+            skipped.
+        words: the vocabulary in the order of its ids.
+        width: expected number of components.
+
+    Raises:
+        DataError: the file is missing, or a line has another number of components.
+    """
+    wanted: dict[str, list[int]] = {}
+    second: dict[str, list[int]] = {}
+    for k, word in enumerate(words):
+        wanted.setdefault(word, []).append(k)
+        if plain_form(word) != word:
+            second.setdefault(plain_form(word), []).append(k)
+    rows: dict[int, Tensor] = {}
+    later: dict[int, Tensor] = {}
+    try:
+        file = path.open(encoding="utf-8", newline="\n")
+    except OSError:
+        raise DataError(f"word vectors '{path}' do not exist. Expected a local GloVe or fastText text file.") from None
+    with file:
+        for number, line in enumerate(file, start=1):
+            word, _, rest = line.rstrip("\n").partition(" ")
+            if number == 1 and len(rest.split()) == 1:
+                continue  # fastText header
+            if word not in wanted and word not in second:
+                continue
+            values = rest.split()
+            if len(values) != width:
+                raise DataError(
+                    f"word vectors '{path}' line {number}: {len(values)} numbers for {word!r}. "
+                    f"Expected {width} (model.text.word_dim)."
+                )
+            vector = torch.tensor([float(v) for v in values])
+            rows.update(dict.fromkeys(wanted.get(word, ()), vector))
+            later.update(dict.fromkeys(second.get(word, ()), vector))
+    return {**later, **rows}

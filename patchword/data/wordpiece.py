@@ -1,0 +1,117 @@
+"""BERT's two-step tokeniser: basic words, then greedy word pieces.
+
+Written from its definition (Devlin et al. 2019; WordPiece of Wu et al. 2016) because the size augmentation of captions
+works word by word, and transformers 5 no longer shows the two steps. Equal to transformers' tokeniser on the field's
+captions (tests/data/test_wordpiece.py).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from patchword.data.text_files import read_lines
+from patchword.errors import DataError
+
+LONGEST_WORD = 100  # characters; a longer word becomes [UNK]
+
+
+def _is_punctuation(char: str) -> bool:
+    code = ord(char)
+    ascii_symbol = 33 <= code <= 47 or 58 <= code <= 64 or 91 <= code <= 96 or 123 <= code <= 126
+    return ascii_symbol or unicodedata.category(char).startswith("P")
+
+
+_CJK = [
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+]  # fmt: skip
+
+
+def basic_words(text: str) -> list[str]:
+    """Lower-case words without accents; every punctuation mark and every CJK character stands alone.
+
+    Example:
+        >>> basic_words("A Café, isn't it?")
+        ['a', 'cafe', ',', 'isn', "'", 't', 'it', '?']
+    """
+    spaced: list[str] = []
+    for char in unicodedata.normalize("NFC", text):
+        code, category = ord(char), unicodedata.category(char)
+        if char in "\t\n\r" or category == "Zs":
+            spaced.append(" ")
+        elif code in (0, 0xFFFD) or category in ("Cc", "Cf"):
+            continue
+        elif any(low <= code <= high for low, high in _CJK):
+            spaced += [" ", char, " "]
+        else:
+            spaced.append(char)
+    words: list[str] = []
+    for token in "".join(spaced).split():
+        plain = [c for c in unicodedata.normalize("NFD", token.lower()) if unicodedata.category(c) != "Mn"]
+        word = ""
+        for char in plain:
+            if _is_punctuation(char):
+                words += [word, char] if word else [char]
+                word = ""
+            else:
+                word += char
+        if word:
+            words.append(word)
+    return words
+
+
+class WordPieces:
+    """Greedy longest-match pieces over a BERT vocabulary.
+
+    Args:
+        tokens: the vocabulary in the order of its ids.
+
+    Raises:
+        DataError: a special token is missing.
+
+    Example:
+        >>> pieces = WordPieces(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "um", "##bre", "##lla"])
+        >>> pieces.split("umbrella"), pieces.split("zebra")
+        ([5, 6, 7], [1])
+    """
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = tuple(tokens)
+        self.ids = {token: k for k, token in enumerate(self.tokens)}
+        missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if t not in self.ids]
+        if missing:
+            raise DataError(
+                f"a BERT vocabulary of {len(self.tokens)} tokens lacks {', '.join(missing)}. Is it a vocab.txt?"
+            )
+        self.unknown, self.start, self.end, self.mask = (self.ids[t] for t in ("[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+
+    @classmethod
+    def read(cls, folder: Path) -> WordPieces:
+        """Read ``vocab.txt`` of a BERT folder (or the file itself).
+
+        Raises:
+            DataError: there is none.
+        """
+        path = folder / "vocab.txt" if folder.is_dir() else folder
+        if not path.is_file():
+            raise DataError(f"'{path}' does not exist. Expected the vocab.txt of a BERT model.")
+        return cls(read_lines(path))
+
+    def split(self, word: str) -> list[int]:
+        """Ids of the pieces of one basic word; ``[UNK]`` when it can not be covered or is too long."""
+        if len(word) > LONGEST_WORD:
+            return [self.unknown]
+        pieces: list[int] = []
+        start = 0
+        while start < len(word):
+            for stop in range(len(word), start, -1):
+                piece = ("##" if start else "") + word[start:stop]
+                if piece in self.ids:
+                    pieces.append(self.ids[piece])
+                    start = stop
+                    break
+            else:
+                return [self.unknown]
+        return pieces

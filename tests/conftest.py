@@ -1,0 +1,29 @@
+"""Options and fixtures of the whole test run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+REAL = Path(__file__).parent / "real"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--shared DIR``: also run the tests on real annotation files and photographs that lie in DIR/data."""
+    parser.addoption("--shared", type=Path, default=None, help="folder with data/ and golden/ of real files; adds tests/real")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """tests/real needs files that are not ours to ship: it is collected only with --shared."""
+    if config.getoption("--shared") is None and collection_path.is_relative_to(REAL):
+        return True
+    return None
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of the golden cases; it must be there."""
+    assert GOLDEN.is_dir(), f"{GOLDEN} is missing: the golden cases belong to the test suite"
+    return GOLDEN

@@ -1,0 +1,133 @@
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchword.data.features import RegionFeatures, bad_rows, open_array, require_width, scan_rows
+from patchword.data.table import Split
+from patchword.errors import DataError
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array)
+    return path
+
+
+def test_rows_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
+    array = np.arange(5 * 2 * 3, dtype=np.float16).reshape(5, 2, 3)
+    features = RegionFeatures(tmp_path / "a", open_array(save(tmp_path / "a.npy", array)), np.asarray([4, 0, 2]))
+    batch = features.read([2, 0, 2])
+    assert batch.values.dtype.is_floating_point
+    assert batch.values.numpy().tolist() == array[[2, 4, 2]].astype(np.float32).tolist()
+    assert batch.lengths is not None
+    assert batch.lengths.tolist() == [2, 2, 2]
+    assert len(features.select([1])) == 1
+    assert features.read([]).values.shape == (0, 2, 3)
+
+
+def test_fortran_order_and_big_endian_are_read(tmp_path: Path) -> None:
+    array = np.arange(24.0).reshape(2, 3, 4)
+    for k, stored in enumerate((np.asfortranarray(array), array.astype(">f4"))):
+        opened = open_array(save(tmp_path / f"{k}.npy", stored))
+        assert np.array_equal(opened, array)
+
+
+def test_ragged_features_are_padded(tmp_path: Path) -> None:
+    array = np.arange(12, dtype=np.float32).reshape(6, 2)
+    offsets = np.asarray([0, 1, 4, 6])
+    features = RegionFeatures(tmp_path / "a", array, np.asarray([0, 1, 2]), offsets)
+    batch = features.read([2, 1])
+    assert batch.lengths is not None
+    assert batch.lengths.tolist() == [2, 3]
+    assert batch.values[0].tolist() == [[8, 9], [10, 11], [0, 0]]
+    assert batch.values[1].tolist() == [[2, 3], [4, 5], [6, 7]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_row_is_named(tmp_path: Path, bad: float) -> None:
+    array = np.ones((4, 2, 3), np.float32)
+    array[3, 1, 1] = bad
+    array[3, 0, 0] = np.inf
+    features = RegionFeatures(tmp_path / "x_ims.npy", array, np.asarray([1, 3]))
+    features.read([0])
+    with pytest.raises(DataError, match="row 3 holds NaN or infinite"):
+        features.read([0, 1])
+
+
+def test_truncated_file_names_both_sizes(tmp_path: Path) -> None:
+    path = save(tmp_path / "a b.npy", np.ones((10, 2, 3), np.float32))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(DataError, match=r"truncated: 360 bytes, but its header promises 368 for shape \(10, 2, 3\)"):
+        open_array(path)
+    for cut in (0, 3, 8, 40):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"not a readable \.npy file"):
+            open_array(path)
+
+
+def test_what_is_no_number_array_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "object.npy", np.asarray([{"a": 1}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "archive.npz", a=np.ones(3))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    save(tmp_path / "text.npy", np.asarray(["a", "b"]))
+    save(tmp_path / "empty.npy", np.ones((0, 36, 4)))
+    (tmp_path / "lfs.npy").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    for name, message in [
+        ("object", "pickled Python objects"),
+        ("archive", "is an archive"),
+        ("text", "Expected numbers"),
+        ("empty", "empty array"),
+        ("lfs", "Git LFS pointer"),
+        ("absent", "is missing"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            open_array(tmp_path / f"{name}.npy")
+
+
+@settings(max_examples=200, deadline=None)
+@given(position=st.integers(0, 127), value=st.integers(0, 255))
+def test_any_damaged_header_gives_a_data_error(
+    tmp_path_factory: pytest.TempPathFactory, position: int, value: int
+) -> None:
+    path = tmp_path_factory.mktemp("header") / "a.npy"
+    np.save(path, np.ones((3, 2, 2), np.float32))
+    raw = bytearray(path.read_bytes())
+    raw[position] = value
+    path.write_bytes(bytes(raw))
+    with contextlib.suppress(DataError):
+        open_array(path)  # either it still reads or the error is ours
+
+
+def test_width_is_required() -> None:
+    features = RegionFeatures(Path("a_ims.npy"), np.ones((1, 2, 256), np.float32), np.asarray([0]))
+    split = Split("x", "train", ["0"], ["a dog"], np.asarray([0]), features)
+    require_width(split, 256)
+    with pytest.raises(DataError, match=r"width 256.*takes width 2048"):
+        require_width(split, 2048)
+
+
+@given(block=st.integers(1, 9), n=st.integers(1, 9))
+def test_scan_does_not_depend_on_the_block(block: int, n: int) -> None:
+    array = np.random.default_rng(n).normal(size=(n, 2, 3)).astype(np.float32)
+    array[::3] = 0
+    array[1::4, 0, 1] = np.nan
+    scan = scan_rows(array, block=block)
+    finite = array[np.isfinite(array).all(axis=(1, 2))]
+    assert scan.broken == list(range(1, n, 4))
+    assert scan.empty == [k for k in range(0, n, 3) if k not in scan.broken]
+    if len(finite):
+        assert scan.mean == pytest.approx(float(finite.mean()), abs=1e-6)
+        assert scan.std == pytest.approx(float(finite.std()), abs=1e-5)
+        assert (scan.min, scan.max) == (float(finite.min()), float(finite.max()))
+    assert bad_rows(array) == (scan.broken, scan.empty)
+
+
+def test_scan_of_chosen_rows_gives_their_numbers() -> None:
+    array = np.ones((10, 1, 1), np.float32)
+    array[[2, 5]] = np.inf
+    assert scan_rows(array, np.asarray([0, 5])).broken == [5]
+    assert np.isnan(scan_rows(array, np.asarray([5])).mean)

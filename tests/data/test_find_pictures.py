@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from patchword.data.find_pictures import coco_id_mapping, expected_files, index_pictures, pictures_of_ids
+from patchword.errors import DataError
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_ids_and_names_find_their_picture(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    touch(
+        images / "val2014" / "COCO_val2014_000000000042.jpg",
+        images / "train2014" / "COCO_train2014_000000000007.jpg",
+        images / "ein bild ü.JPEG",
+        images / "0012.png",
+        images / "notes.txt",
+    )
+    index = index_pictures([images])
+    assert index.resolve("42") == images / "val2014" / "COCO_val2014_000000000042.jpg"
+    assert index.resolve("val2014\\COCO_val2014_000000000042.jpg") == index.resolve("42")
+    assert index.resolve("images/train2014/COCO_train2014_000000000007.jpg") == index.resolve("7")
+    assert index.resolve("ein bild ü") == images / "ein bild ü.JPEG"
+    assert index.resolve("0012") == index.resolve("12") == images / "0012.png"
+    assert index.resolve("notes") is None
+
+
+def test_exact_names_win_over_equal_numbers(tmp_path: Path) -> None:
+    touch(tmp_path / "images" / "7.png", tmp_path / "images" / "07.png")
+    index = index_pictures([tmp_path / "images"])
+    assert index.resolve("07") == tmp_path / "images" / "07.png"
+    assert index.resolve("7") == tmp_path / "images" / "7.png"
+
+
+def test_missing_pictures_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path / "images" / "a.jpg")
+    files, note = expected_files(["a.jpg", "b.jpg"], [tmp_path / "images"])
+    assert files == [tmp_path / "images" / "a.jpg", tmp_path / "images" / "b.jpg"]
+    assert note == "1 of 2 pictures are missing"
+    assert expected_files(["b.jpg"], [tmp_path / "images"])[0] is None
+    assert "no picture folder is near" in expected_files(["b.jpg"], [])[1]
+
+
+def test_mapping_leads_to_the_picture(tmp_path: Path) -> None:
+    place = tmp_path / "f30k" / "precomp"
+    place.mkdir(parents=True)
+    touch(tmp_path / "f30k" / "flickr30k-images" / "1000092795.jpg")
+    mapping = tmp_path / "f30k" / "id_mapping.json"
+    mapping.write_text('{"0": "1000092795.jpg"}', encoding="utf-8")
+    assert pictures_of_ids(place, ["0"]) == ([tmp_path / "f30k" / "flickr30k-images" / "1000092795.jpg"], "")
+    with pytest.raises(DataError, match="no entry for 1 of 2 images, first '5'"):
+        pictures_of_ids(place, ["0", "5"])
+    for wrong in ("[1]", '{"0": 5}'):
+        mapping.write_text(wrong, encoding="utf-8")
+        with pytest.raises(DataError, match="not an object of file names"):
+            pictures_of_ids(place, ["0"])
+
+
+def test_coco_mapping_is_made_from_file_names(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "val2014" / "COCO_val2014_000000391895.jpg",
+        tmp_path / "train2017" / "000000000009.jpg",
+        tmp_path / "other.jpg",
+    )
+    assert coco_id_mapping(tmp_path) == {
+        "391895": "val2014/COCO_val2014_000000391895.jpg",
+        "9": "train2017/000000000009.jpg",
+    }
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no picture named like COCO's"):
+        coco_id_mapping(tmp_path / "empty")
+    with pytest.raises(DataError, match="is missing"):
+        coco_id_mapping(tmp_path / "nowhere")

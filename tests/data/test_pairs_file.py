@@ -1,0 +1,173 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchword.data.open import open_split, splits_of
+from patchword.data.pictures import PictureFiles
+from patchword.errors import ConfigError, DataError
+
+
+def pictures(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(root / name)
+
+
+def lines(path: Path, *rows: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_jsonl_with_lists_ids_and_splits(tmp_path: Path) -> None:
+    root = tmp_path / "my photos ü"
+    pictures(root, "images/ein hund.jpg", "images/b.png")
+    lines(
+        root / "captions.jsonl",
+        {"image": "images/ein hund.jpg", "id": "one", "split": "train", "captions": ["Ein\u2028Hund .", "zwei"]},
+        {"image": "images/b.png", "id": 2, "split": "dev", "caption": "single"},
+    )
+    assert splits_of(root) == ["train", "dev"]
+    train = open_split(root, "train")
+    assert (train.dataset, train.image_ids) == ("my photos ü", ["one"])
+    assert train.captions == ["Ein\u2028Hund .", "zwei"]
+    assert isinstance(train.images, PictureFiles)
+    assert open_split(root / "captions.jsonl", "val").image_ids == ["2"]
+
+
+def test_rows_of_one_image_are_joined_wherever_they_are(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "captions.jsonl",
+        *({"image": name, "caption": text} for name, text in (("b.jpg", "1"), ("a.jpg", "2"), ("b.jpg", "3"))),
+    )
+    split = open_split(path, "all")
+    assert split.image_ids == ["b.jpg", "a.jpg"]
+    assert split.captions == ["1", "2", "3"]
+    assert split.owner.tolist() == [0, 1, 0]
+    assert split.images is None
+
+
+def test_source_named_like_the_data_set_is_chosen(tmp_path: Path) -> None:
+    lines(
+        tmp_path / "captions.jsonl",
+        {"image": "a.jpg", "source": "flickr8k", "captions": ["x"], "split": "test"},
+        {"image": "b.jpg", "source": "coco2017", "captions": ["x"], "split": "test"},
+    )
+    assert open_split(tmp_path, "test").n_images == 2
+    split = open_split(tmp_path, "test", name="coco2017")
+    assert split.image_ids == ["b.jpg"]
+    assert "1 of 2 rows: source 'coco2017' only" in split.notes
+
+
+CSV_ROWS = [("a b.jpg", 'He said "go, now" ; then | left\tfast .'), ("ü.jpg", "two\u2028lines"), ("a b.jpg", "second")]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "|"])
+def test_quoted_csv_with_sniffed_delimiter(tmp_path: Path, delimiter: str) -> None:
+    rows = ["image;caption;split".replace(";", delimiter)]
+    rows += [delimiter.join(f'"{cell.replace(chr(34), chr(34) * 2)}"' for cell in (*row, "train")) for row in CSV_ROWS]
+    (tmp_path / "captions.csv").write_bytes(("\ufeff" + "\r\n".join(rows) + "\r\n\r\n").encode())
+    split = open_split(tmp_path, "train")
+    assert split.image_ids == ["a b.jpg", "ü.jpg"]
+    assert split.captions == [text for _, text in CSV_ROWS]
+
+
+def test_tab_separated_keeps_quotes_inside(tmp_path: Path) -> None:
+    text = 'filepath\ttitle\nx/1.jpg\t"Go" he said, "now"\nx/2.jpg\t"a ""quoted"" cell"\nx/3.jpg\t5" tall\n'
+    (tmp_path / "train.tsv").write_text(text, encoding="utf-8")
+    split = open_split(tmp_path, "train")
+    assert split.captions == ['"Go" he said, "now"', 'a "quoted" cell', '5" tall']
+    assert split.notes[0] == "columns: image = filepath, caption = title"
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("bild;beschreibung;teil\n1.jpg;ein Hund;train\n", encoding="utf-8")
+    columns = {"image": "bild", "caption": "beschreibung", "split": "teil"}
+    assert splits_of(tmp_path, columns=columns) == ["train"]
+    assert open_split(tmp_path, "train", columns=columns).captions == ["ein Hund"]
+    with pytest.raises(DataError, match=r"no caption column\. Columns found: bild"):
+        open_split(tmp_path, "train", columns={"split": "teil"})
+    with pytest.raises(ConfigError, match="has no column 'foto'"):
+        open_split(tmp_path, "train", columns={"image": "foto"})
+    with pytest.raises(ConfigError, match="names 'picture'"):
+        open_split(tmp_path, "train", columns={"picture": "bild"})
+
+
+def test_numbered_caption_columns(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text(
+        "image,caption_10,caption_2,caption_1\n1.jpg,ten,two,one\n2.jpg,,,only\n", encoding="utf-8"
+    )
+    split = open_split(tmp_path, "all")
+    assert split.captions == ["one", "two", "ten", "only"]
+
+
+def test_kaggle_captions_txt(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text(
+        'image,caption\n1.jpg,A dog .\n1.jpg,"A dog , running ."\n', encoding="utf-8"
+    )
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "captions.txt").write_text("free text\n", encoding="utf-8")
+    assert open_split(tmp_path, "all").captions_per_image() == {2: 1}
+    with pytest.raises(DataError, match="no data set that is recognised"):
+        splits_of(tmp_path / "notes")
+
+
+def test_one_file_per_split_and_image_folder_metadata(tmp_path: Path) -> None:
+    lines(tmp_path / "a" / "train.jsonl", {"image": "1.jpg", "caption": "x"})
+    lines(tmp_path / "a" / "test.jsonl", {"image": "2.jpg", "caption": "y"})
+    assert splits_of(tmp_path / "a") == ["train", "test"]
+    assert open_split(tmp_path, "test", name="a").image_ids == ["2.jpg"]
+    with pytest.raises(DataError, match=r"no split 'dev'\. Splits found: train, test"):
+        open_split(tmp_path / "a", "dev")
+    pictures(tmp_path / "b" / "train", "1.png")
+    (tmp_path / "b" / "train" / "metadata.csv").write_text("file_name,text\n1.png,hello\n", encoding="utf-8")
+    split = open_split(tmp_path / "b", "train")
+    assert split.files == [tmp_path / "b" / "train" / "1.png"]
+
+
+def test_json_list(tmp_path: Path) -> None:
+    rows = [{"filename": "1.jpg", "sentences": [{"raw": "a"}, {"raw": "b"}]}]
+    (tmp_path / "captions.json").write_text(json.dumps(rows), encoding="utf-8")
+    assert open_split(tmp_path, "all").captions == ["a", "b"]
+
+
+def test_pictures_in_a_folder_beside(tmp_path: Path) -> None:
+    pictures(tmp_path / "images", "1.jpg")
+    path = lines(tmp_path / "captions.jsonl", {"image": "1.jpg", "caption": "x"}, {"image": "2.jpg", "caption": "x"})
+    with pytest.raises(DataError, match="1 of 2 pictures are missing"):
+        open_split(path, "all")
+    split = open_split(path, "all", skip_broken=True)
+    assert split.image_ids == ["1.jpg"]
+    pictures(tmp_path / "images", "2.jpg")
+    assert open_split(path, "all").files == [tmp_path / "images" / "1.jpg", tmp_path / "images" / "2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("captions.jsonl", '{"image": "a", "caption": ""}\n', "line 1 is empty"),
+        ("captions.jsonl", '\n{"image": "a", "caption": "x"}\n{"image": "a"\n', "line 3 is not valid JSON"),
+        ("captions.jsonl", "[1]\n", "line 1 is no JSON object"),
+        ("captions.jsonl", '{"image": "a", "captions": []}\n', "image 'a' has no captions"),
+        ("captions.jsonl", '{"image": "a", "captions": [7]}\n', "the caption is 7"),
+        ("captions.jsonl", '{"image": "", "caption": "x"}\n', "the image is empty"),
+        ("captions.jsonl", '{"image": ["a"], "caption": "x"}\n', "the image is"),
+        ("captions.jsonl", '{"picture": "a", "caption": "x"}\n', "no image column"),
+        ("captions.jsonl", "", "has no rows"),
+        ("captions.jsonl", '{"image":"a","id":1,"caption":"x"}\n{"image":"b","id":1,"caption":"x"}\n', "earlier 'a'"),
+        ("captions.jsonl", '{"image":"a","split":"t","caption":"x"}\n{"image":"b","caption":"x"}\n', "names no split"),
+        ("captions.csv", "image,caption\na.jpg,one, two\n", "line 2 has 3 cells, the header has 2"),
+        ("captions.csv", 'image,caption\na.jpg,"open\n', r"line \d: .*Check its quotes"),
+        ("captions.csv", "image,caption\na.jpg,\n", "line 2 is empty"),
+        ("captions.csv", "image,caption\na.jpg,b'x y'\n", "bytes literal"),
+        ("captions.json", "[1]", "entry 0 is no JSON object"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        open_split(tmp_path, "all")
