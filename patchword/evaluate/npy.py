@@ -1,0 +1,123 @@
+"""Reading ``.npy`` score matrices, the authors' pickled dictionaries among them, without ever running what is inside.
+
+``numpy.save`` of a dictionary writes a pickle. A pickle can call any function, so it is read here by an unpickler that
+knows four names of numpy and refuses every other.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from jaxtyping import Shaped
+
+from patchword.errors import ScoreError
+
+_HINT = "Save the plain matrix with numpy.save(FILE, scores)."
+
+
+def _new_array(kind: object, shape: object, code: object) -> np.ndarray:
+    """An empty array to be filled by the state that follows in the pickle, which brings the size and the dtype."""
+    if kind is not np.ndarray or shape != (0,):
+        raise pickle.UnpicklingError("an array is not stored as numpy.save stores it")
+    return np.ndarray((0,), dtype=np.int8)
+
+
+def _new_scalar(kind: object, data: object) -> Any:
+    """One number."""
+    if not isinstance(kind, np.dtype) or kind.hasobject or not isinstance(data, bytes) or len(data) != kind.itemsize:
+        raise pickle.UnpicklingError("a number is not stored as numpy stores it")
+    return np.frombuffer(data, dtype=kind)[0]
+
+
+# numpy renamed `numpy.core` to `numpy._core` in version 2; files of both kinds exist.
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _new_array for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _new_scalar for core in ("core", "_core")},
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads dictionaries, lists, texts, numbers and numpy arrays; anything else is refused before it is looked up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it wants to call {module}.{name}, which is never run")
+        return _ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise pickle.UnpicklingError("it refers to something outside the file")
+
+
+def read_npy(path: Path) -> tuple[Shaped[np.ndarray, "N M"], str]:
+    """Read a score matrix from a ``.npy`` file.
+
+    Args:
+        path: numeric ``(N, M)``, or the authors' dictionary ``{"npts": N, "sims": (N, M)}``.
+
+    Returns:
+        The matrix, and in words which of the two it was.
+
+    Raises:
+        ScoreError: truncated, unsafe, or no matrix of numbers.
+    """
+    try:
+        with path.open("rb") as file:
+            shape, dtype = _read_header(file)
+            if dtype.hasobject:
+                return _read_dictionary(path, file), "the authors' result file"
+            wanted = int(np.prod([dtype.itemsize, *shape], dtype=object))
+            held = path.stat().st_size - file.tell()
+        if held != wanted:
+            raise ScoreError(f"'{path}' is truncated: {held:,} bytes of data, its header promises {wanted:,}.")
+        scores = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ScoreError(f"'{path}' is no readable .npy file: {error}. {_HINT}") from None
+    return _checked(path, scores), "a plain matrix"
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype, for versions 1 and 2 of the format."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"format version {version} is not used for numbers")
+    return shape, dtype
+
+
+def _read_dictionary(path: Path, file: BinaryIO) -> Shaped[np.ndarray, "N M"]:
+    """The matrix in the pickled dictionary that the authors' code saves."""
+    try:
+        content = _ArraysOnly(file, encoding="latin1").load()  # latin1: how numpy's arrays of Python 2 are read
+    except pickle.UnpicklingError as error:
+        raise ScoreError(f"'{path}' holds a pickle that is refused: {error}. {_HINT}") from None
+    except (EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        raise ScoreError(
+            f"'{path}' holds a truncated or damaged pickle: {error or type(error).__name__}. {_HINT}"
+        ) from None
+    if isinstance(content, np.ndarray) and content.shape == () and content.dtype.hasobject:
+        content = content.item()
+    if not isinstance(content, dict) or not isinstance(content.get("sims"), np.ndarray) or "npts" not in content:
+        raise ScoreError(
+            f"'{path}' holds a pickle of another kind. Expected a dictionary with `npts` and `sims`. {_HINT}"
+        )
+    scores, images = _checked(path, content["sims"]), content["npts"]
+    if not isinstance(images, int | np.integer) or images != len(scores):
+        raise ScoreError(f"'{path}': `npts` is {images} but `sims` has {len(scores)} rows. Expected one row an image.")
+    return scores
+
+
+def _checked(path: Path, scores: np.ndarray) -> Shaped[np.ndarray, "N M"]:
+    """Refuse what is no matrix of numbers."""
+    if scores.ndim != 2 or 0 in scores.shape or scores.dtype.kind not in "fiu":
+        raise ScoreError(
+            f"'{path}' holds {scores.dtype} of shape {scores.shape}. Expected real numbers, images x captions."
+        )
+    return scores.astype(scores.dtype.newbyteorder("="), copy=False)

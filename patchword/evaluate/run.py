@@ -1,0 +1,116 @@
+"""Evaluate a model on a split: encode, score, rank, with both times measured apart."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+
+from patchword.console import Report
+from patchword.data.open import open_split
+from patchword.data.table import Split
+from patchword.encoders.patches import RegionsConfig
+from patchword.evaluate.result import Evaluation, evaluate_scores
+from patchword.evaluate.scores_file import Provenance, save_scores
+from patchword.model import Model, load
+
+
+def score_split(
+    model: Model, split: Split, *, batch: int = 256, max_words: int | None = None, console: Console | None = None
+) -> tuple[Tensor, float, float]:
+    """Scores ``(N, M)`` of a split, the seconds of encoding and the seconds of scoring."""
+    console = console if console is not None else Console(quiet=True)
+    started = time.monotonic()
+    with Report(split.n_images + split.n_captions, "encoding", "items", console) as shown:
+        images = model.encode_images(split.require_images(), batch=batch, progress=shown.advance)
+        captions = model.encode_captions(split.captions, batch=batch, max_words=max_words, progress=shown.advance)
+    encoded = time.monotonic()
+    with Report(split.n_images * split.n_captions, "scoring", "pairs", console) as shown:
+        scores = model.score(images, captions, progress=shown.advance)
+    return scores, encoded - started, time.monotonic() - encoded
+
+
+def evaluate_model(
+    model: Model,
+    split: Split,
+    *,
+    protocol: str = "auto",
+    batch: int = 256,
+    max_words: int | None = None,
+    save_to: Path | None = None,
+    console: Console | None = None,
+) -> tuple[Evaluation, Tensor]:
+    """Evaluate a loaded model on an open split; returns the evaluation and the score matrix.
+
+    Raises:
+        ScoreError: scores are not finite, or the protocol does not fit the split.
+    """
+    scores, encode_s, score_s = score_split(model, split, batch=batch, max_words=max_words, console=console)
+    provenance = Provenance(
+        dataset=split.dataset,
+        split=split.name,
+        method=model.method.name,
+        checkpoint="" if model.path is None else str(model.path),
+        selected_on=str(model.about.get("selected_on", "")),
+        encode_s=encode_s,
+        score_s=score_s,
+    )
+    result = evaluate_scores(scores, split, protocol=protocol, provenance=provenance)
+    if save_to is not None:
+        save_scores(
+            save_to,
+            scores,
+            image_ids=split.image_ids,
+            captions=split.captions,
+            owner=split.owner,
+            provenance=provenance,
+        )
+    return result, scores
+
+
+def evaluate(
+    run: Path | str | Model,
+    data: Path | str | Split,
+    *,
+    split: str = "test",
+    name: str | None = None,
+    protocol: str = "auto",
+    save_to: Path | None = None,
+    limit: int | None = None,
+    console: Console | None = None,
+) -> Evaluation:
+    """Evaluate a run or checkpoint on a split of a data folder.
+
+    Args:
+        run: run folder, checkpoint folder or loaded model.
+        data: data folder in any known layout, or an open split.
+        split: name of the split, when ``data`` is a folder.
+        name: name of the data set, when the folder's name does not say it.
+        protocol: named protocol, or ``auto``.
+        save_to: also save the score matrix there.
+        limit: only the first images.
+
+    Raises:
+        CheckpointError, DataError, ScoreError: one line each.
+    """
+    model = run if isinstance(run, Model) else load(run)
+    opened = data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
+    return evaluate_model(model, opened, protocol=protocol, save_to=save_to, console=console)[0]
+
+
+def open_for(
+    model: Model,
+    data: Path | str,
+    split: str,
+    *,
+    name: str | None = None,
+    limit: int | None = None,
+    skip_broken: bool = False,
+) -> Split:
+    """Open a split with the kind of images that a model reads."""
+    config: Any = model.method.config
+    images = "features" if isinstance(config.image, RegionsConfig) else "pictures"
+    return open_split(data, split, name=name, images=images, limit=limit, skip_broken=skip_broken)

@@ -1,0 +1,98 @@
+"""General relevance against two published libraries and a plain loop."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from patchword.errors import ScoreError
+from patchword.evaluate.relevance import relevance_report
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # both import other packages that warn about themselves
+    import ranx
+    from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_r_precision
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(11)
+    relevance = rng.random((25, 60)) < 0.12
+    relevance[np.arange(60) % 25, np.arange(60)] = True
+    scores = rng.permutation(25 * 60).reshape(25, 60) / 1500 + 0.3001 * relevance  # no two alike
+    return scores, relevance
+
+
+def by_loop(row: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    """mAP@R and R-precision of one query from a plain sort."""
+    order, total = np.argsort(-row), int(right.sum())
+    hits = right[order][:total]
+    precision = [hits[: k + 1].mean() for k in range(total)]
+    return float(np.dot(precision, hits) / total), float(hits.mean())
+
+
+def test_equals_a_plain_loop(case: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, relevance = case
+    report = relevance_report(scores, relevance)
+    for found, s, r in ((report.i2t, scores, relevance), (report.t2i, scores.T, relevance.T)):
+        expected = np.mean([by_loop(row, right) for row, right in zip(s, r, strict=True)], axis=0)
+        np.testing.assert_allclose([found.map_at_r, found.r_precision], expected, rtol=1e-12)
+
+
+def test_equals_torchmetrics(case: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, relevance = case
+    report = relevance_report(scores, relevance)
+    for found, s, r in ((report.i2t, scores, relevance), (report.t2i, scores.T, relevance.T)):
+        rows = [(torch.tensor(row), torch.tensor(right)) for row, right in zip(s, r, strict=True)]
+        for k in (1, 5, 10):
+            hits = [float(retrieval_hit_rate(row, right, top_k=k)) for row, right in rows]
+            assert found.hit[k] == pytest.approx(np.mean(hits))
+        assert found.r_precision == pytest.approx(np.mean([float(retrieval_r_precision(*row)) for row in rows]))
+
+
+@pytest.mark.filterwarnings("ignore:unsafe cast from uint64 to int64")  # inside ranx
+def test_equals_ranx(case: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, relevance = case
+    report = relevance_report(scores, relevance)
+    qrels = {f"q{i}": {f"d{j}": 1 for j in np.flatnonzero(right)} for i, right in enumerate(relevance)}
+    run = {f"q{i}": {f"d{j}": float(x) for j, x in enumerate(row)} for i, row in enumerate(scores)}
+    found = ranx.evaluate(ranx.Qrels(qrels), ranx.Run(run), ["hit_rate@1", "hit_rate@5", "r-precision"])
+    assert found["hit_rate@1"] == pytest.approx(report.i2t.hit[1])
+    assert found["hit_rate@5"] == pytest.approx(report.i2t.hit[5])
+    assert found["r-precision"] == pytest.approx(report.i2t.r_precision)
+    # ranx cuts average precision at one depth for all queries, so mAP@R is asked for one query at a time.
+    one_by_one = [
+        ranx.evaluate(ranx.Qrels({q: docs}), ranx.Run({q: run[q]}), f"map@{len(docs)}") for q, docs in qrels.items()
+    ]
+    assert report.i2t.map_at_r == pytest.approx(np.mean(one_by_one))
+
+
+def test_one_right_answer_makes_all_three_agree() -> None:
+    scores = np.random.default_rng(12).random((20, 20))
+    report = relevance_report(scores, np.arange(20))
+    assert report.i2t.hit[1] == report.i2t.map_at_r == report.i2t.r_precision
+
+
+def test_chunks_and_torch_change_nothing(case: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, relevance = case
+    whole = relevance_report(scores, relevance)
+    assert relevance_report(scores, relevance, chunk_cells=1) == whole
+    assert relevance_report(torch.as_tensor(scores), relevance, chunk_cells=77) == whole
+
+
+def test_ties_bound_each_other() -> None:
+    constant, relevance = np.ones((4, 8)), np.repeat(np.eye(4, dtype=bool), 2, axis=1)
+    worst = relevance_report(constant, relevance)
+    best = relevance_report(constant, relevance, ties="optimistic")
+    assert (worst.i2t.map_at_r, worst.i2t.hit[1], worst.i2t.tied) == (0.0, 0.0, 4)
+    assert (best.i2t.map_at_r, best.i2t.r_precision, best.t2i.hit[1]) == (1.0, 1.0, 1.0)
+
+
+def test_refuses_what_can_not_be_ranked() -> None:
+    scores, relevance = np.zeros((2, 2)), np.eye(2, dtype=bool)
+    scores[0, 1] = np.nan
+    with pytest.raises(ScoreError, match="not finite"):
+        relevance_report(scores, relevance)
+    with pytest.raises(ScoreError, match="1 of 2 images have no right answer"):
+        relevance_report(np.zeros((2, 2)), np.array([[True, True], [False, False]]))
