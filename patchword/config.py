@@ -1,0 +1,335 @@
+"""Typed recipes: frozen pydantic models, YAML with line numbers in every error, dotted overrides.
+
+A recipe holds only what differs from the defaults, and the defaults are the published settings. Nothing is ever
+silently ignored: an unknown key is refused with its file, line and the nearest key that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from patchword.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, typed, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class DataConfig(Config):
+    """Where the pairs are and how they are read.
+
+    Attributes:
+        root: the data folder; no default, because no path exists on every machine.
+        name: data set name (``f30k``, ``coco``, ``flickr8k``, ``scenes``); None takes the folder's name.
+        images: ``features``, ``pictures``, or ``auto`` (features when there are any).
+        train, dev, test: names of the splits.
+        limit_dev: use only the first images of dev (1,000 reproduces the authors' validation curves on Flickr30K).
+        limit_train: use only the first images of train, for trials.
+        captions_per_image: keep the first k captions of each image; None keeps all.
+        vocabulary: path of a SCAN vocabulary JSON; None builds one from train + dev (BiGRU only).
+        min_word_count: words seen less often become unknown when a vocabulary is built (4 in SCAN).
+        max_words: cut captions to this many words (BERT: word pieces); None never cuts.
+        region_drop: training: probability of dropping a region (size augmentation of images); 0 is off.
+        word_drop: training: probability of masking, replacing or deleting a word; 0 is off.
+        skip_broken: leave out pictures that do not decode, listing them, instead of stopping.
+        workers: processes that load batches; 0 loads in the training process (fastest for feature files).
+    """
+
+    root: Path | None = None
+    name: str | None = None
+    images: Literal["auto", "features", "pictures"] = "auto"
+    train: str = "train"
+    dev: str = "dev"
+    test: str = "test"
+    limit_dev: int | None = Field(None, gt=0)
+    limit_train: int | None = Field(None, gt=0)
+    captions_per_image: int | None = Field(None, gt=0)
+    vocabulary: Path | None = None
+    min_word_count: int = Field(4, ge=1)
+    max_words: int | None = Field(None, gt=0)
+    region_drop: float = Field(0.2, ge=0, lt=1)
+    word_drop: float = Field(0.2, ge=0, lt=1)
+    skip_broken: bool = False
+    workers: int = Field(0, ge=0)
+
+
+class TrainConfig(Config):
+    """How a method is trained.
+
+    Attributes:
+        epochs, seed: as they say.
+        batch_size: pairs in one loss, over all processes.
+        micro_batch: pairs encoded at a time; smaller than the batch saves memory and gives the same loss and gradients
+            (the score matrix is always that of the whole batch). None encodes the whole batch at once.
+        lr: base learning rate of AdamW.
+        lr_factors: factor for parameter groups: ``text``, ``text_backbone``, ``image``, ``image_backbone``.
+        lr_steps: epochs at whose start all rates are multiplied by ``lr_gamma``.
+        warmup_steps: optimiser steps of linear learning-rate warm-up (0 in all published recipes).
+        weight_decay: of AdamW, on all parameters.
+        clip_norm: global gradient norm is cut to this; None is off.
+        drop_last: leave out the last incomplete batch of an epoch.
+        precision: ``float32``, or ``bf16`` for autocast around the encoders only.
+        freeze_backbone: epochs -> number of frozen backbone stages (``{0: 4, 1: 0}``: all frozen in epoch 0).
+        select_on: ``dev``; ``test`` exists only to reproduce papers that did so; ``none`` keeps the last epoch.
+        patience: stop after this many epochs without a better dev rsum; None never stops early.
+        save_every_steps: also save ``last/`` every so many steps; None saves at the end of every epoch.
+        on_collapse: ``stop`` with advice, or ``warn``.
+        eval_batch: images or captions encoded at a time in evaluation.
+    """
+
+    epochs: int = Field(25, gt=0)
+    seed: int = Field(2022, ge=0)
+    batch_size: int = Field(128, gt=1)
+    micro_batch: int | None = Field(None, gt=0)
+    lr: float = Field(5e-4, gt=0)
+    lr_factors: dict[str, float] = Field(default_factory=dict)
+    lr_steps: tuple[int, ...] = (15,)
+    lr_gamma: float = Field(0.1, gt=0, le=1)
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float | None = Field(2.0, gt=0)
+    drop_last: bool = True
+    precision: Literal["float32", "bf16"] = "float32"
+    freeze_backbone: dict[int, int] = Field(default_factory=dict)
+    select_on: Literal["dev", "test", "none"] = "dev"
+    patience: int | None = Field(None, gt=0)
+    save_every_steps: int | None = Field(None, gt=0)
+    on_collapse: Literal["stop", "warn"] = "stop"
+    eval_batch: int = Field(256, gt=0)
+
+
+C = TypeVar("C", bound=Config)
+
+
+class Source:
+    """Where each key of a configuration was written, for error messages."""
+
+    def __init__(self, name: str, lines: Mapping[tuple[str | int, ...], int]) -> None:
+        self.name, self.lines = name, lines
+
+    def place(self, path: Sequence[str | int]) -> str:
+        """``file:line`` of a key, or of its nearest enclosing key."""
+        keys = tuple(path)
+        while keys and keys not in self.lines:
+            keys = keys[:-1]
+        return f"{self.name}:{self.lines[keys]}" if keys in self.lines else self.name
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], Source]:
+    """Read a YAML mapping safely, remembering the line of every key.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, is not a mapping, repeats a key, or uses a tag.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(p.stem for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ConfigError(f"recipe '{path}' does not exist.{suggestion(path.stem, near)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe '{path}' can not be read: {error}.") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: dict[tuple[str | int, ...], int] = {}
+        value = {} if node is None else _construct(node, (), lines, path)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a mapping such as 'method: chan', found a {type(value).__name__}.")
+    return value, Source(str(path), lines)
+
+
+def _construct(node: yaml.Node, at: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], path: Path) -> Any:
+    """Plain Python value of a YAML node; refuses duplicate keys and anything but plain data."""
+    line = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        result: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(f"{path}:{key_node.start_mark.line + 1}: a key must be a plain word.")
+            key = _scalar(key_node, path)
+            here = (*at, key)
+            if key in result:
+                raise ConfigError(
+                    f"{path}:{key_node.start_mark.line + 1}: key `{'.'.join(map(str, here))}` is given twice "
+                    f"(first in line {lines[here]}). Remove one."
+                )
+            lines[here] = key_node.start_mark.line + 1
+            result[key] = _construct(value_node, here, lines, path)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        for k, item in enumerate(node.value):
+            lines[(*at, k)] = item.start_mark.line + 1
+        return [_construct(item, (*at, k), lines, path) for k, item in enumerate(node.value)]
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, path)
+    raise ConfigError(f"{path}:{line}: unsupported YAML.")
+
+
+def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_object(node, deep=True)
+    except yaml.YAMLError:
+        raise ConfigError(
+            f"{path}:{node.start_mark.line + 1}: tag '{node.tag}' is not allowed. Recipes hold plain values only."
+        ) from None
+    finally:
+        loader.dispose()
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the keys of ``over`` on top, mapping by mapping.
+
+    Example:
+        >>> merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+        {'a': {'x': 1, 'y': 3}}
+    """
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Nested mapping of ``--a.b value`` and ``--a.b=value`` arguments; values are read as YAML scalars.
+
+    Example:
+        >>> parse_overrides(["--train.lr", "1e-4", "--data.name=coco"])
+        {'train': {'lr': '1e-4'}, 'data': {'name': 'coco'}}
+
+    Raises:
+        ConfigError: an argument is not of this form, or is given twice.
+    """
+    result: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or len(word) < 3:
+            raise ConfigError(f"unexpected argument {word!r}. Expected options such as --train.lr 1e-4.")
+        name, has_value, value = word[2:].partition("=")
+        if not has_value:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"option '--{name}' has no value. Write --{name} VALUE.")
+            value = rest.pop(0)
+        here = result
+        *parents, leaf = name.replace("-", "_").split(".")
+        for parent in parents:
+            here = here.setdefault(parent, {})
+            if not isinstance(here, dict):
+                raise ConfigError(f"option '--{name}' contradicts an earlier option on '{parent}'.")
+        if leaf in here:
+            raise ConfigError(f"option '--{name}' is given twice.")
+        try:
+            here[leaf] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            here[leaf] = value
+    return result
+
+
+def validate(model: type[C], values: Mapping[str, Any], source: Source, at: tuple[str, ...] = ()) -> C:
+    """Build a configuration, turning the first problem into one line with its place and the nearest key.
+
+    Raises:
+        ConfigError: a key is unknown, missing, or has a value of the wrong kind.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        path = [*at, *(str(p) if not isinstance(p, int) else p for p in problem["loc"])]
+        place, dotted = (
+            source.place([p for p in path if not _is_tag(p, model)]),
+            ".".join(str(p) for p in path if not _is_tag(p, model)),
+        )
+        if problem["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"{place}: unknown key `{dotted}`.{suggestion(str(path[-1]), keys_near(model, path[len(at) :]))}"
+            ) from None
+        if problem["type"] == "missing":
+            raise ConfigError(f"{place}: key `{dotted}` is missing.") from None
+        found = problem.get("input")
+        raise ConfigError(
+            f"{place}: `{dotted}` is {found!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
+        ) from None
+
+
+def _is_tag(part: str | int, model: type[BaseModel]) -> bool:
+    """Whether a part of an error's path is the tag of a union (``regions``, ``bigru``), not a key."""
+    return isinstance(part, str) and part in _tags(model)
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    found: set[str] = set()
+    for info in model.model_fields.values():
+        for inner in _models_in(info.annotation):
+            kind = inner.model_fields.get("kind")
+            if kind is not None and get_origin(kind.annotation) is Literal:
+                found.update(get_args(kind.annotation))
+            found |= _tags(inner)
+    return found
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for inner in get_args(annotation) for m in _models_in(inner)]
+
+
+def keys_near(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Keys that exist beside the unknown last part of ``path``."""
+    models: list[type[BaseModel]] = [model]
+    for part in path[:-1]:
+        deeper = [
+            m for one in models if part in one.model_fields for m in _models_in(one.model_fields[str(part)].annotation)
+        ]
+        if deeper:
+            models = deeper
+        else:
+            tagged = [
+                m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
+            ]
+            models = tagged or models
+    return sorted({key for one in models for key in one.model_fields})
+
+
+_FIELD_NAMES = {
+    "max_violation": "negatives_after", "learning_rate": "lr", "embed_size": "joint_dim", "num_epochs": "epochs",
+    "belta": "pooling_temperature", "alpha": "coding_temperature", "coding_type": "coding", "pooling_type": "pooling",
+    "precomp_enc_type": "image", "text_enc_type": "text", "grad_clip": "clip_norm",
+    "vse_mean_warmup_epochs": "warmup_epochs",
+}  # fmt: skip
+
+
+def suggestion(key: str, known: Sequence[str]) -> str:
+    """' Did you mean ...?' with the nearest known key, or the list of keys, or nothing."""
+    if key in _FIELD_NAMES and _FIELD_NAMES[key] in known:
+        return f" Did you mean `{_FIELD_NAMES[key]}`, its name here?"
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if near:
+        return f" Did you mean `{near[0]}`?"
+    return f" Known: {', '.join(known)}." if known else ""
+
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "Source",
+    "TrainConfig",
+    "merge",
+    "parse_overrides",
+    "read_yaml",
+    "suggestion",
+    "validate",
+]

@@ -1,0 +1,191 @@
+"""``patchword import``: an authors' checkpoint to ours, read without running anything that is pickled in it."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer
+from patchword.data.vocab import MASK, Vocabulary
+from patchword.data.wordpiece import WordPieces
+from patchword.encoders.pretrained import read_arch
+from patchword.errors import CheckpointError, ConfigError
+from patchword.importers.keys import Imported, without_prefix
+from patchword.methods.base import Method
+from patchword.model import Model, word_rows
+
+IMPORTERS = {"vse_inf": "patchword.importers.vse_inf", "chan": "patchword.importers.chan"}
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """Outcome of an import.
+
+    Attributes:
+        folder: our checkpoint.
+        used: authors' keys whose weights are in it.
+        dead: authors' keys that their code never uses.
+        tokenizer: ``words``, ``pieces``, or None when no vocabulary was given or stored.
+        options: the authors' options that were found.
+    """
+
+    folder: Path
+    used: list[str]
+    dead: list[str]
+    tokenizer: str | None
+    options: dict[str, Any]
+
+
+def read_authors_file(path: Path) -> dict[str, Any]:
+    """Read a torch checkpoint with an allow-list: tensors, plain containers and ``argparse.Namespace``; nothing else.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or holds anything else (which is not run).
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"'{path}' does not exist. Expected a checkpoint file of the authors' code (model_best.pth)."
+        )
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        unsafe = "Unsupported" in str(error) or "global" in str(error).lower()
+        what = "holds objects that are not allowed, and nothing in it was run" if unsafe else "is damaged"
+        raise CheckpointError(f"'{path}' {what}: {_globals_in(error) or reason}.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"'{path}' is truncated or not a torch checkpoint ({path.stat().st_size:,} bytes): "
+            f"{str(error).splitlines()[0]}."
+        ) from None
+    if not isinstance(content, Mapping) or "model" not in content:
+        found = sorted(map(str, content))[:5] if isinstance(content, Mapping) else type(content).__name__
+        raise CheckpointError(
+            f"'{path}' holds {found}. Expected a dictionary with `model` and `opt`, as the authors' code saves it."
+        )
+    return dict(content)
+
+
+def _globals_in(error: Exception) -> str:
+    """The forbidden name in a refusal of torch's safe reader."""
+    words = [w.strip("`'\".,") for w in str(error).split()]
+    dotted = [
+        w
+        for w in words
+        if w.count(".") >= 1 and all(p.isidentifier() for p in w.split(".")) and not w.startswith("torch")
+    ]
+    return f"`{dotted[0]}`" if dotted else ""
+
+
+def options_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The authors' options as a plain dictionary."""
+    opt = content.get("opt")
+    if isinstance(opt, argparse.Namespace):
+        return dict(vars(opt))
+    return dict(opt) if isinstance(opt, Mapping) else {}
+
+
+def joined_state(model: Any, items: tuple[str, ...], path: Path) -> dict[str, Tensor]:
+    """One state dict of the checkpoint's list of state dicts, with the names of its items as prefixes.
+
+    Raises:
+        CheckpointError: the list has another length, or an item holds something else than tensors.
+    """
+    if isinstance(model, Mapping) and all(isinstance(v, Tensor) for v in model.values()):
+        return without_prefix(dict(model))
+    if not isinstance(model, list | tuple) or len(model) != len(items):
+        count = len(model) if isinstance(model, list | tuple) else type(model).__name__
+        raise CheckpointError(
+            f"'{path}': `model` holds {count} state dicts. "
+            f"Expected {len(items)} ({', '.join(i.rstrip('.') for i in items)}): is it a checkpoint of another method?"
+        )
+    state: dict[str, Tensor] = {}
+    for prefix, part in zip(items, model, strict=True):
+        if not isinstance(part, Mapping) or not all(isinstance(v, Tensor) for v in part.values()):
+            raise CheckpointError(f"'{path}': `model` item '{prefix.rstrip('.')}' is not a state dict of tensors.")
+        state |= {prefix + key: value for key, value in without_prefix(part).items()}
+    return state
+
+
+def import_checkpoint(
+    method: str,
+    file: Path | str,
+    out: Path | str,
+    *,
+    vocab: Path | str | None = None,
+    bert: Path | str | None = None,
+) -> ImportResult:
+    """Turn an authors' checkpoint into one of ours.
+
+    Args:
+        method: ``vse_inf`` or ``chan``.
+        file: the authors' ``model_best.pth`` or ``checkpoint.pth``.
+        out: folder to write; an existing checkpoint there is replaced only by a complete one.
+        vocab: SCAN vocabulary JSON of a BiGRU model (CHAN's GloVe runs store theirs in the file).
+        bert: local BERT folder, for its vocabulary and its number of attention heads.
+
+    Raises:
+        CheckpointError: unsafe or truncated file, missing or unknown keys, another method's checkpoint.
+        ConfigError: the method has no importer.
+    """
+    if method not in IMPORTERS:
+        raise ConfigError(f"there is no importer for {method!r}. Importers: {', '.join(IMPORTERS)}.")
+    module = import_module(IMPORTERS[method])
+    path = Path(file)
+    content = read_authors_file(path)
+    options = options_of(content)
+    if bert is not None:
+        options["bert_config"] = read_arch("bert", Path(bert))
+    state = joined_state(content["model"], module.ITEMS, path)
+    try:
+        imported: Imported = module.import_state(state, options)
+    except CheckpointError as error:
+        raise CheckpointError(f"'{path}': {error}") from None
+    except KeyError as error:
+        raise CheckpointError(f"'{path}': live key {error} is missing. Is it a checkpoint of another method?") from None
+    assert isinstance(imported.method, Method)
+    tokenizer = _tokenizer(imported.method, options, vocab, bert, path)
+    about = {
+        "imported_from": path.name,
+        "epoch": content.get("epoch"),
+        "best_rsum": _plain(content.get("best_rsum")),
+        "dead_keys": imported.dead,
+    }
+    Model(imported.method, tokenizer, about).save(out)
+    shown = {k: v for k, v in options.items() if isinstance(v, str | int | float | bool) or v is None}
+    return ImportResult(Path(out), imported.used, imported.dead, tokenizer.kind if tokenizer else None, shown)
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, int | float | Tensor) else None
+
+
+def _tokenizer(method: Method, options: Mapping[str, Any], vocab: Any, bert: Any, path: Path) -> Tokenizer | None:
+    """The tokeniser that fits the imported weights, or None when its vocabulary is nowhere."""
+    rows = word_rows(method)
+    if hasattr(getattr(method, "text", None), "bert"):
+        folder = bert if bert is not None else vocab
+        return None if folder is None else PieceTokenizer(WordPieces.read(Path(folder)))
+    if vocab is not None:
+        vocabulary = Vocabulary.read(Path(vocab))
+    elif isinstance(options.get("word2idx"), Mapping):
+        words = sorted(options["word2idx"], key=lambda w: int(options["word2idx"][w]))
+        vocabulary = Vocabulary(tuple(words) if MASK in words else (*words, MASK))
+    else:
+        return None
+    if len(vocabulary) != rows:
+        raise CheckpointError(
+            f"'{path}' has {rows:,} word rows, the vocabulary has {len(vocabulary):,} words (with <mask>). "
+            "Use the vocabulary the model was trained with."
+        )
+    return WordTokenizer(vocabulary)

@@ -1,0 +1,103 @@
+"""Renaming an authors' state dict with every key accounted for: live, dead by name, or refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from patchword.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class KeyRules:
+    """How the authors' names become ours.
+
+    Attributes:
+        live: (regular expression, replacement) pairs; the first that matches the start of a key is applied.
+        dead: regular expressions of keys that the authors' code stores but never uses.
+    """
+
+    live: Sequence[tuple[str, str]]
+    dead: Sequence[str]
+
+    def rename(self, key: str) -> str | None:
+        """Our name of an authors' key; None for a dead key.
+
+        Raises:
+            CheckpointError: no rule knows the key.
+        """
+        if any(re.match(pattern, key) for pattern in self.dead):
+            return None
+        for pattern, replacement in self.live:
+            if re.match(pattern, key):
+                return re.sub(f"^{pattern}" if not pattern.startswith("^") else pattern, replacement, key, count=1)
+        raise CheckpointError(
+            f"key `{key}` is unknown: it is neither a live nor a known dead key of this method. "
+            "Is this a checkpoint of another method?"
+        )
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Outcome of an import.
+
+    Attributes:
+        method: the model with the authors' weights, in evaluation mode.
+        used: authors' keys that were used.
+        dead: authors' keys that their code never uses, left out.
+    """
+
+    method: nn.Module
+    used: list[str]
+    dead: list[str]
+
+
+def translate(state: Mapping[str, Tensor], rules: KeyRules) -> tuple[dict[str, Tensor], list[str]]:
+    """Our state dict, and the dead keys.
+
+    Raises:
+        CheckpointError: a key is unknown.
+    """
+    ours: dict[str, Tensor] = {}
+    dead: list[str] = []
+    for key, value in state.items():
+        name = rules.rename(key)
+        if name is None:
+            dead.append(key)
+        else:
+            ours[name] = value
+    return ours, dead
+
+
+def load_all(method: nn.Module, ours: Mapping[str, Tensor], *, source: str) -> None:
+    """Load a complete state dict: every live tensor demanded, none left over, shapes equal.
+
+    Raises:
+        CheckpointError: naming the first offenders.
+    """
+    wanted = method.state_dict()
+    missing, extra = [k for k in wanted if k not in ours], [k for k in ours if k not in wanted]
+    if missing or extra:
+        raise CheckpointError(
+            f"{source}: {len(missing)} live keys are missing{_some(missing)} and {len(extra)} do not belong to this "
+            f"model{_some(extra)}."
+        )
+    for key, value in wanted.items():
+        if ours[key].shape != value.shape:
+            raise CheckpointError(
+                f"{source}: `{key}` has shape {tuple(ours[key].shape)}, the model expects {tuple(value.shape)}."
+            )
+    method.load_state_dict(dict(ours))
+
+
+def _some(names: Iterable[str]) -> str:
+    first = list(names)[:3]
+    return f" ({', '.join(first)} ...)" if first else ""
+
+
+def without_prefix(state: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
+    """Remove the prefix that a data-parallel wrapper leaves on every key."""
+    return {k.removeprefix(prefix): v for k, v in state.items()}

@@ -1,0 +1,46 @@
+"""Unit vectors, and batch normalisation over the batch of all processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+def unit(vectors: Float[Tensor, "*N D"], eps: float = 1e-8) -> Float[Tensor, "*N D"]:
+    """Divide by the length: x / (||x|| + eps). The eps is added to the norm, as in the authors' code.
+
+    Example:
+        >>> unit(torch.tensor([[3.0, 4.0]])).tolist()
+        [[0.6000000238418579, 0.800000011920929]]
+    """
+    return vectors / (vectors.pow(2).sum(dim=-1, keepdim=True).sqrt() + eps)
+
+
+class GlobalBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation whose training statistics cover the batches of all processes.
+
+    In one process it is ``nn.BatchNorm1d``. In several it gives the numbers that one process would give on the joined
+    batch (``nn.SyncBatchNorm`` does so on GPUs only).
+    """
+
+    def forward(self, rows: Float[Tensor, "T F"]) -> Float[Tensor, "T F"]:
+        """Normalise rows; every row counts towards the statistics."""
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            normalised: Tensor = super().forward(rows)
+            return normalised
+        count = all_reduce(rows.new_tensor(float(len(rows))))
+        mean = all_reduce(rows.sum(0)) / count
+        variance = all_reduce((rows - mean).pow(2).sum(0)) / count
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            momentum = self.momentum if self.momentum is not None else 0.1
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_(variance.detach() * count / (count - 1), momentum)
+            self.num_batches_tracked += 1
+        result: Tensor = (rows - mean) / torch.sqrt(variance + self.eps) * self.weight + self.bias
+        return result

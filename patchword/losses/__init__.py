@@ -1,0 +1,1 @@
+"""Losses over a square score matrix; one per file."""

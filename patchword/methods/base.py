@@ -1,0 +1,182 @@
+"""The contract of a method: four verbs and a loss. The trainer, evaluator and search know nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from patchword.config import Config as BaseConfig
+from patchword.losses.contrastive import info_nce
+from patchword.losses.triplet import hinge
+from patchword.types import Alignment, Captions, Encoded, Images
+
+
+class LossConfig(BaseConfig):
+    """Ranking loss of the published systems.
+
+    Attributes:
+        kind: ``hinge`` (a sum over the batch) or ``info_nce`` (a mean).
+        margin: in units of the score.
+        temperature: of InfoNCE.
+        warmup_epochs: epochs of the hinge over all negatives before only the hardest one counts.
+        anneal_epochs: epochs after the warm-up in which the number of counted negatives shrinks geometrically from all
+            to one; 0 is the authors' sudden switch.
+        negatives_after: ``hardest``, or ``all`` to keep counting all negatives.
+        same_image: whether another caption of the same image is a ``negative`` (as in the authors' code) or
+            ``ignored``.
+        ramp_epoch: the epoch in which the loss is multiplied by iteration / iterations (VSE-infinity's grid warm-up).
+    """
+
+    kind: Literal["hinge", "info_nce"] = "hinge"
+    margin: float = Field(0.2, ge=0)
+    temperature: float = Field(0.01, gt=0)
+    warmup_epochs: int = Field(1, ge=0)
+    anneal_epochs: int = Field(0, ge=0)
+    negatives_after: Literal["hardest", "all"] = "hardest"
+    same_image: Literal["negative", "ignored"] = "negative"
+    ramp_epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands when a loss is asked for.
+
+    Attributes:
+        epoch: from 0.
+        iteration: within the epoch, from 0.
+        iterations: of this epoch.
+        image_ids: ``(B,)`` position of each pair's image in the data set, to tell captions of the same image.
+    """
+
+    epoch: int = 0
+    iteration: int = 0
+    iterations: int = 1
+    image_ids: Int[Tensor, " B"] | None = None
+
+    @property
+    def progress(self) -> float:
+        """Fraction of this epoch that is done, 0 <= progress < 1."""
+        return self.iteration / max(1, self.iterations)
+
+
+class Method(nn.Module):
+    """A system that scores images against captions.
+
+    Subclasses define ``Config`` (defaults = the published setting), ``encode_images``, ``encode_captions``, ``score``
+    and ``explain``. What only training needs stays inside the method and never leaks into encode or score.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[BaseConfig]]
+    Loss: ClassVar[type[BaseConfig]] = LossConfig
+
+    def __init__(self, config: Any, loss: Any = None) -> None:
+        super().__init__()
+        self.config = config
+        self.loss = loss if loss is not None else self.default_loss()
+
+    @classmethod
+    def default_loss(cls) -> Any:
+        """The published loss setting of this method."""
+        return cls.Loss()
+
+    @property
+    def has_batch_statistics(self) -> bool:
+        """Whether an encoding depends on the other items of its batch in training (batch normalisation)."""
+        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.modules())
+
+    def encode_images(self, images: Images) -> Encoded:
+        """Turn a batch of images into vector sets."""
+        raise NotImplementedError
+
+    def encode_captions(self, captions: Captions) -> Encoded:
+        """Turn a batch of captions into vector sets."""
+        raise NotImplementedError
+
+    def score(self, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
+        """Score every image against every caption: the readable formula, the oracle of ``scoring/``."""
+        raise NotImplementedError
+
+    def explain(self, images: Images, captions: Captions) -> Alignment:
+        """Split the score of one pair (a batch of one each) into word x patch parts that add up to it.
+
+        It takes the inputs, not their encodings, because a pooled vector no longer knows its patches.
+        """
+        raise NotImplementedError
+
+    def losses(
+        self, scores: Float[Tensor, "B B"], images: Encoded, captions: Encoded, step: Step
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Loss of a batch of true pairs; the key ``total`` is what is optimised."""
+        return {"total": ranking_loss(self.loss, scores, step)}
+
+    def forward(self, images: Images, captions: Captions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Encode a batch of pairs: the part that runs under autocast and inside a data-parallel wrapper.
+
+        Returns:
+            Vectors and lengths of the images, vectors and lengths of the captions.
+        """
+        a, b = self.encode_images(images), self.encode_captions(captions)
+        return a.vectors, a.lengths, b.vectors, b.lengths
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by role, for learning-rate factors and freezing; together they are all parameters."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            groups.setdefault(group_of(name), []).append(parameter)
+        return groups
+
+    def freeze_blocks(self, blocks: int) -> None:
+        """Freeze the first ``blocks`` stages of a raw-image backbone (4 = all of it); nothing to do without one."""
+
+
+def group_of(parameter_name: str) -> str:
+    """Role of a parameter: ``image``, ``image_backbone``, ``text`` or ``text_backbone``.
+
+    Example:
+        >>> group_of("text.bert.encoder.layer.0.output.dense.weight"), group_of("image.fc.bias")
+        ('text_backbone', 'image')
+    """
+    tower = "text" if parameter_name.startswith("text") else "image"
+    return f"{tower}_backbone" if ".backbone." in parameter_name or ".bert." in parameter_name else tower
+
+
+def ranking_loss(config: LossConfig, scores: Float[Tensor, "B B"], step: Step) -> Float[Tensor, ""]:
+    """The loss that ``config`` describes, at this point of training."""
+    ignore: Bool[Tensor, "B B"] | None = None
+    if config.same_image == "ignored" and step.image_ids is not None:
+        ignore = step.image_ids[:, None] == step.image_ids[None, :]
+    if config.kind == "info_nce":
+        loss = info_nce(scores, config.temperature, config.margin, ignore=ignore)
+    else:
+        loss = hinge(scores, config.margin, hardest=counted_negatives(config, step, len(scores)), ignore=ignore)
+    if config.ramp_epoch is not None and step.epoch == config.ramp_epoch:
+        loss = loss * step.progress
+    return loss
+
+
+def counted_negatives(config: LossConfig, step: Step, batch: int) -> int | None:
+    """How many negatives of each query the hinge counts now; None means all.
+
+    Example:
+        >>> c = LossConfig(warmup_epochs=1, anneal_epochs=2)
+        >>> [counted_negatives(c, Step(epoch=e), 65) for e in (0, 1, 2, 3)]
+        [None, 64, 8, 1]
+    """
+    if step.epoch < config.warmup_epochs or config.negatives_after == "all":
+        return None
+    if step.epoch >= config.warmup_epochs + config.anneal_epochs:
+        return 1
+    done = (step.epoch - config.warmup_epochs + step.progress) / config.anneal_epochs
+    return max(1, round(math.pow(batch - 1, 1 - done)))
+
+
+def lengths_of(tensor: Tensor) -> Int[Tensor, " N"]:
+    """Set sizes of vectors that stand alone: all ones."""
+    return torch.ones(len(tensor), dtype=torch.long, device=tensor.device)

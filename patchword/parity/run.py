@@ -1,0 +1,62 @@
+"""Run golden cases and say, quantity by quantity, whether ours equals the authors' code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from patchword.parity.cases import Case, Ledger, find_cases, read_case
+
+
+def runner_of(case: Case) -> Callable[[Case], Ledger] | None:
+    """Which comparison a case needs, from its fields and tensors, never from its file name."""
+    method, kind = case.fields["method"], str(case.fields.get("kind", ""))
+    if method == "evaluation":
+        where = "evaluation:compare"
+    elif method == "vse_infinity" and kind == "evaluation protocol":
+        where = "evaluation:compare_protocol"
+    elif {"vocab_bigru", "vocab_bert", "cases"} <= set(case.fields):
+        where = "words:compare_words"
+    elif method in ("vse_infinity", "chan") and "images" in case.tensors:
+        where = f"{'vse_inf' if method == 'vse_infinity' else 'chan'}:compare"
+    else:
+        return None
+    module, _, name = where.partition(":")
+    found: Callable[[Case], Ledger] = getattr(import_module(f"patchword.parity.{module}"), name)
+    return found
+
+
+def compare_path(path: Path) -> Ledger:
+    """Compare one case; a kind that no comparison knows gives an empty ledger, which does not pass.
+
+    Raises:
+        DataError: the case is unreadable.
+    """
+    case = read_case(path)
+    runner = runner_of(case)
+    return Ledger(case) if runner is None else runner(case)
+
+
+def parity(folders: Sequence[Path]) -> list[Ledger]:
+    """Compare every case in the folders.
+
+    Raises:
+        DataError: a folder holds no case, or a case is unreadable.
+    """
+    return [compare_path(path) for path in find_cases(folders)]
+
+
+def report(ledgers: Sequence[Ledger]) -> list[dict[str, Any]]:
+    """JSON form: one object per case."""
+    return [
+        {
+            "case": ledger.case.name,
+            "passed": ledger.passed,
+            "rows": [asdict(row) for row in ledger.rows],
+            "not_compared": ledger.not_compared,
+        }
+        for ledger in ledgers
+    ]
