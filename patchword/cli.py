@@ -1,0 +1,210 @@
+"""The command line: one table of verbs, each a thin call of a public function.
+
+Nothing heavy is imported before parsing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import patchword
+from patchword.errors import ConfigError, PatchwordError
+
+# verb -> (module:function, what it does, two examples)
+VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
+    "demo": (
+        "patchword.verbs:demo",
+        "the whole story on generated scenes: data, training, evaluation, report, search",
+        ("patchword demo", "patchword demo --out runs/demo --epochs 4"),
+    ),
+    "scenes": (
+        "patchword.verbs:scenes",
+        "write the generated scenes data set",
+        ("patchword scenes data/scenes", "patchword scenes data/scenes --train 5000 --seed 1"),
+    ),
+    "doctor": (
+        "patchword.verbs:doctor",
+        "check a data folder or a recipe: what is present, missing, short, wrong",
+        ("patchword doctor data path/to/f30k --name f30k", "patchword doctor recipe recipes/chan_scenes.yaml"),
+    ),
+    "train": (
+        "patchword.verbs:train",
+        "train a recipe, or go on with the run that is in the folder",
+        (
+            "patchword train chan_scenes --data.root data/scenes",
+            "patchword train my.yaml --out runs/mine --train.lr 1e-4",
+        ),
+    ),
+    "evaluate": (
+        "patchword.verbs:evaluate",
+        "recall of a run, checkpoint or saved score matrix under a named protocol",
+        ("patchword evaluate runs/demo --data runs/demo/data", "patchword evaluate --scores scores.npy --json"),
+    ),
+    "ensemble": (
+        "patchword.verbs:ensemble",
+        "join saved score matrices and evaluate the result",
+        (
+            "patchword ensemble a.safetensors b.safetensors",
+            "patchword ensemble a.npy b.npy --how zscore --save-scores ab.safetensors",
+        ),
+    ),
+    "search": (
+        "patchword.verbs:search",
+        "images for a sentence, or captions for an image",
+        (
+            'patchword search runs/demo "a red ball left of a box" --data runs/demo/data',
+            "patchword search runs/demo --image test_00000_0 --data runs/demo/data",
+        ),
+    ),
+    "import": (
+        "patchword.verbs:import_",
+        "turn an authors' checkpoint into ours, every key accounted for",
+        (
+            "patchword import chan model_best.pth -o checkpoints/chan --vocab f30k_precomp_vocab.json",
+            "patchword import vse_inf model_best.pth -o checkpoints/vse --bert bert-base-uncased",
+        ),
+    ),
+    "parity": (
+        "patchword.verbs:parity",
+        "compare with numbers measured from the authors' own code",
+        ("patchword parity tests/golden/chan", "patchword parity tests/golden/vse_infinity --json"),
+    ),
+    "bench": (
+        "patchword.verbs:bench",
+        "measure scoring, training and reading beside a matrix product",
+        ("patchword bench score --method chan", "patchword bench load --gigabytes 20"),
+    ),
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 done, 2 the user's mistake (one line), 1 ours, 130 stopped."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        sys.stdout.write(f"patchword {patchword.__version__}\n")
+        return 0
+    try:
+        return run_verb(words[0], words[1:])
+    except PatchwordError as error:
+        return fail(2, f"{type(error).__name__}: {error}", debug)
+    except KeyboardInterrupt:
+        return fail(130, "stopped", debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR):
+            return fail(2, f"'{error.filename or 'output'}' can not be read or written: {error.strerror}", debug)
+        return fail(1, f"unexpected {type(error).__name__}: {error} (this is a bug; --debug shows where)", debug)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: say that it is ours
+        return fail(1, f"unexpected {type(error).__name__}: {error} (this is a bug; --debug shows where)", debug)
+
+
+def run_verb(verb: str, words: list[str]) -> int:
+    """Parse the options of a verb by its function's signature, then run it.
+
+    Raises:
+        ConfigError: the verb or an option is unknown, or a value has the wrong type.
+    """
+    if verb not in VERBS:
+        from patchword.config import suggestion
+
+        raise ConfigError(f"unknown verb {verb!r}.{suggestion(verb, list(VERBS))} All verbs: patchword --help")
+    import tyro
+
+    target, what, examples = VERBS[verb]
+    module, _, name = target.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    takes_overrides = getattr(function, "takes_overrides", False)
+    said = io.StringIO()
+    try:
+        with (
+            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(said) if _wants_help(words) else contextlib.nullcontext(),
+        ):
+            parse: Callable[..., Any] = tyro.cli  # its overloads want the last argument as a literal
+            parsed = parse(
+                tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(_deferred(function)),
+                prog=f"patchword {verb}",
+                description=what,
+                args=words,
+                return_unknown_args=takes_overrides,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            sys.stdout.write(said.getvalue() + "examples:\n" + "".join(f"  {e}\n" for e in examples))
+            return 0
+        raise ConfigError(one_line(said.getvalue()) + f" Options: patchword {verb} --help") from None
+    if takes_overrides:
+        call, rest = parsed
+        return int(call(overrides=rest) or 0)
+    return int(parsed() or 0)
+
+
+def _wants_help(words: list[str]) -> bool:
+    return "-h" in words or "--help" in words
+
+
+def _deferred(function: Callable[..., Any]) -> Callable[..., Callable[..., Any]]:
+    """The same signature, but calling it only remembers the arguments: parsing and running stay apart."""
+    from functools import partial, wraps
+
+    @wraps(function)
+    def remember(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return partial(function, *args, **kwargs)
+
+    return remember
+
+
+def one_line(box: str) -> str:
+    """The first statement of a boxed message of the parser, as one line."""
+    lines: list[str] = []
+    for raw in box.splitlines():
+        text = raw.strip(" │╭╮╰╯─")
+        if not text:
+            if lines and "─" in raw:
+                break
+            continue
+        if raw.startswith("╭"):
+            continue
+        lines.append(text)
+    message = " ".join(" ".join(lines).split())
+    return message if message.endswith(".") else f"{message}."
+
+
+def fail(code: int, message: str, debug: bool) -> int:
+    """Print one line to the error stream and give the exit code."""
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(" ".join(message.split()) + "\n")
+    return code
+
+
+def overview() -> str:
+    """What ``patchword --help`` prints."""
+    width = max(map(len, VERBS)) + 2
+    lines = [
+        "usage: patchword VERB [options]",
+        "",
+        "fine-grained image-text matching: train, evaluate, search",
+        "",
+        *(f"  {verb:<{width}}{what}" for verb, (_, what, _) in VERBS.items()),
+        "",
+        "patchword VERB --help shows the options of a verb. Exit codes: 0 done, 2 your input, 1 a bug, 130 stopped.",
+        "--debug shows where an error comes from. Start with: patchword demo",
+        "",
+    ]
+    return "\n".join(lines)

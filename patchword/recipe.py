@@ -1,0 +1,127 @@
+"""A recipe: one published (or own) result, as a file that holds only what differs from the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from patchword.config import (
+    Config,
+    DataConfig,
+    Source,
+    TrainConfig,
+    merge,
+    parse_overrides,
+    read_yaml,
+    suggestion,
+    validate,
+)
+from patchword.errors import ConfigError
+from patchword.methods import METHODS, method_class
+
+SECTIONS = ("method", "data", "model", "loss", "train")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe.
+
+    Attributes:
+        method: name in the table of methods.
+        data, train: how pairs are read and the method trained.
+        model, loss: configuration of the method and of its loss.
+        source: file name, for messages.
+    """
+
+    method: str
+    data: DataConfig
+    model: Config
+    loss: Config
+    train: TrainConfig
+    source: str = "recipe"
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values of the whole recipe, defaults included."""
+        return {
+            "method": self.method,
+            **{key: getattr(self, key).model_dump(mode="json") for key in ("data", "model", "loss", "train")},
+        }
+
+
+def recipe_folders() -> list[Path]:
+    """Where recipes are looked up by name: ``./recipes``, then those of the installed package."""
+    packaged = Path(str(resources.files("patchword"))) / "recipes"
+    beside = Path(str(resources.files("patchword"))).parent / "recipes"
+    return [folder for folder in (Path("recipes"), packaged, beside) if folder.is_dir()]
+
+
+def find_recipe(name: str | Path) -> Path:
+    """A recipe file by path or by name (``chan_scenes``).
+
+    Raises:
+        ConfigError: there is none; the nearest name is suggested.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known: list[str] = []
+    for folder in recipe_folders():
+        for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
+            if path.parent == Path() and candidate.is_file():
+                return candidate
+        known += [p.stem for p in folder.glob("*.yaml")]
+    raise ConfigError(f"recipe '{name}' does not exist.{suggestion(path.stem, sorted(set(known)))}")
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Read a recipe, put overrides on top, and check every key.
+
+    Args:
+        name: path or name of the recipe.
+        overrides: ``["--train.lr", "1e-4"]`` or ``{"train": {"lr": 1e-4}}``.
+
+    Raises:
+        ConfigError: with file, line and the nearest key.
+    """
+    path = find_recipe(name)
+    values, source = read_yaml(path)
+    over = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    return make_recipe(merge(values, over), source)
+
+
+def make_recipe(values: Mapping[str, Any], source: Source | None = None) -> Recipe:
+    """Check plain values and build a recipe of them."""
+    source = source if source is not None else Source("recipe", {})
+    unknown = [key for key in values if key not in SECTIONS]
+    if unknown:
+        raise ConfigError(
+            f"{source.place([unknown[0]])}: unknown key `{unknown[0]}`.{suggestion(str(unknown[0]), SECTIONS)}"
+        )
+    if "method" not in values:
+        raise ConfigError(f"{source.name}: key `method` is missing. Methods: {', '.join(METHODS)}.")
+    method = str(values["method"])
+    if method not in METHODS:
+        raise ConfigError(f"{source.place(['method'])}: unknown method {method!r}.{suggestion(method, list(METHODS))}")
+    for key in SECTIONS[1:]:
+        if not isinstance(values.get(key) or {}, Mapping):
+            raise ConfigError(f"{source.place([key])}: `{key}` is {values[key]!r}. Expected a mapping of options.")
+    cls: Any = method_class(method)
+    default_loss = cls.default_loss().model_dump()
+    return Recipe(
+        method,
+        validate(DataConfig, values.get("data") or {}, source, ("data",)),
+        validate(cls.Config, values.get("model") or {}, source, ("model",)),
+        validate(cls.Loss, {**default_loss, **(values.get("loss") or {})}, source, ("loss",)),
+        validate(TrainConfig, values.get("train") or {}, source, ("train",)),
+        source.name,
+    )
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML, in the order given."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)

@@ -1,0 +1,176 @@
+"""Find images by a sentence and sentences by an image, exactly: every item of the split is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from patchword.data.pictures import PictureFiles
+from patchword.data.table import Split
+from patchword.data.tokenizers import require_tokenizer
+from patchword.errors import DataError
+from patchword.model import Model
+from patchword.types import Encoded
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Attributes:
+        rank: from 1.
+        score: the method's score.
+        image_id: the image found (or the image that the caption found belongs to).
+        file: its picture file, when known.
+        caption: for image -> caption search: the caption found.
+    """
+
+    rank: int
+    score: float
+    image_id: str
+    file: str | None = None
+    caption: str | None = None
+
+
+class Searcher:
+    """An encoded split that answers queries; encoding happens once.
+
+    Args:
+        model: any loaded model.
+        split: the collection.
+        batch: items encoded at a time.
+    """
+
+    def __init__(self, model: Model, split: Split, *, batch: int = 256) -> None:
+        self.model, self.split = model, split
+        self.images: Encoded = model.encode_images(split.require_images(), batch=batch)
+        self._captions: Encoded | None = None
+        self._batch = batch
+
+    @property
+    def captions(self) -> Encoded:
+        """The encoded captions, made when first needed."""
+        if self._captions is None:
+            self._captions = self.model.encode_captions(self.split.captions, batch=self._batch)
+        return self._captions
+
+    def by_text(self, query: str, k: int = 10) -> list[Hit]:
+        """The k best images for a sentence.
+
+        Raises:
+            DataError: the query is empty, or the model knows none of its words.
+        """
+        check_query(self.model, query)
+        scores = self.model.score(self.images, self.model.encode_captions([query]))[:, 0]
+        return [
+            Hit(rank, float(scores[i]), self.split.image_ids[i], file_of(self.split, i))
+            for rank, i in enumerate(best(scores, k), start=1)
+        ]
+
+    def by_image(self, image: str | Path, k: int = 10) -> list[Hit]:
+        """The k best captions for an image of the split (by id or file), or for another picture file.
+
+        Raises:
+            DataError: the image is neither in the split nor a readable file that the model can encode.
+        """
+        scores = self.model.score(self._one_image(image), self.captions)[0]
+        return [
+            Hit(
+                rank,
+                float(scores[j]),
+                self.split.image_ids[int(self.split.owner[j])],
+                file_of(self.split, int(self.split.owner[j])),
+                self.split.captions[j],
+            )
+            for rank, j in enumerate(best(scores, k), start=1)
+        ]
+
+    def _one_image(self, image: str | Path) -> Encoded:
+        wanted = str(image)
+        for i, name in enumerate(self.split.image_ids):
+            if wanted == name or (
+                self.split.files is not None and wanted in (str(self.split.files[i]), self.split.files[i].name)
+            ):
+                return self.images.slice(i, i + 1)
+        path = Path(image)
+        if not path.is_file():
+            raise DataError(
+                f"image '{image}' is neither an id of {self.split.dataset}/{self.split.name} "
+                f"({self.split.image_ids[0]} ...) nor a file."
+            )
+        if not isinstance(self.split.images, PictureFiles):
+            raise DataError(
+                f"'{image}' is not in {self.split.dataset}/{self.split.name}, "
+                "and this model reads region features, which a picture file does not have."
+            )
+        return self.model.encode_images(PictureFiles([path]))
+
+
+def best(scores: torch.Tensor, k: int) -> list[int]:
+    """Positions of the k largest scores, the largest first; equal scores in the order of the collection."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    return [int(i) for i in order[: max(1, k)]]
+
+
+def file_of(split: Split, image: int) -> str | None:
+    """Picture file of an image, when known."""
+    return None if split.files is None else str(split.files[image])
+
+
+def check_query(model: Model, query: str) -> None:
+    """Refuse a query that can only give arbitrary results.
+
+    Raises:
+        DataError: it is empty, or no word of it is known.
+    """
+    if not query.strip():
+        raise DataError('the query is empty. Write a sentence such as "a man in an orange hat".')
+    tokenizer = require_tokenizer(model.tokenizer, model.label)
+    if not tokenizer.knows(query):
+        raise DataError(
+            f"the model knows none of the words of {query!r} ({tokenizer.size:,} words in its vocabulary). "
+            "Use other words, or a model trained on such captions."
+        )
+
+
+def search_split(model: Model, query: str | Path, split: Split, k: int = 10) -> list[Hit]:
+    """One query against a split: a string is a sentence, a ``Path`` is an image."""
+    searcher = Searcher(model, split)
+    return searcher.by_image(query, k) if isinstance(query, Path) else searcher.by_text(query, k)
+
+
+def search(
+    run: Path | str | Model,
+    queries: Sequence[str] = (),
+    *,
+    data: Path | str | Split,
+    split: str = "test",
+    name: str | None = None,
+    image: str | None = None,
+    k: int = 10,
+) -> dict[str, list[Hit]]:
+    """Answer queries over a split of a data folder: sentences find images, ``image`` finds captions.
+
+    Args:
+        run: run folder, checkpoint folder or loaded model.
+        queries: sentences.
+        data: data folder or open split.
+        split, name: which split of which data set.
+        image: id or file of an image to find captions for.
+        k: results per query.
+    """
+    from patchword.evaluate.run import open_for
+    from patchword.model import load
+
+    model = run if isinstance(run, Model) else load(run)
+    for query in queries:
+        check_query(model, query)
+    opened = data if isinstance(data, Split) else open_for(model, data, split, name=name)
+    searcher = Searcher(model, opened)
+    found = {query: searcher.by_text(query, k) for query in queries}
+    if image is not None:
+        found[image] = searcher.by_image(image, k)
+    return found

@@ -1,0 +1,80 @@
+"""Noticing a collapsed run: the hinge sits at its margin and true pairs are no longer found, not even within a batch.
+
+It happens when hardest negatives start before the scores can tell pairs apart (fartashf/vsepp#27, naver-ai/pcmepp#7).
+The loss alone does not show it: a healthy VSE-infinity run contracts its space at that moment, its loss too lies at
+twice the margin per pair for an epoch or two, and it recovers, because it still ranks true pairs first. Remedies:
+docs/train.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchword.methods.base import LossConfig, Step, counted_negatives
+
+ADVICE = (
+    "the hardest negatives score as high as the true pairs, and true pairs are found far less often than before. "
+    "Try, in this order: a gentler start (--loss.warmup_epochs 2, --loss.anneal_epochs 2), a larger batch "
+    "(--train.batch_size 384, with --train.micro_batch to save memory), a smaller learning rate, or mean pooling "
+    "for CHAN (--model.pooling mean)"
+)
+
+
+@dataclass
+class CollapseWatch:
+    """Looks at every score matrix while the hardest negatives are trained on.
+
+    Two running means over about ``window`` steps: the share of the margin that the hardest negatives violate (1 means
+    that they score as high as the true pairs), and the recall within the batch. Training has collapsed when the first
+    is at least 0.9 and the second has fallen below ``kept`` of the best it has been, or to chance.
+
+    Attributes:
+        loss: the loss that is trained with.
+        window: steps that the running means remember.
+        kept: share of the best recall that a healthy run keeps.
+        best: best running recall so far, in 0..1; part of the training state.
+        recall: running recall now.
+    """
+
+    loss: LossConfig
+    window: int = 50
+    kept: float = 0.4
+    best: float = 0.0
+    recall: float = -1.0
+    _violation: float = 0.0
+    _steps: int = 0
+
+    def look(self, scores: Float[Tensor, "B B"], total: float, step: Step) -> bool:
+        """Whether training has collapsed as of this step."""
+        now = batch_recall(scores)
+        share = 1 / self.window
+        self.recall = now if self.recall < 0 else self.recall + share * (now - self.recall)
+        hardest = self.loss.kind == "hinge" and counted_negatives(self.loss, step, len(scores)) == 1
+        if not hardest or self.loss.margin == 0:
+            self.best, self._steps = max(self.best, self.recall), 0
+            return False
+        violation = total / (2 * len(scores) * self.loss.margin)
+        self._violation = violation if self._steps == 0 else self._violation + share * (violation - self._violation)
+        self._steps += 1
+        self.best = max(self.best, self.recall)
+        if self._steps < self.window or self._violation < 0.9:
+            return False
+        return self.recall < max(self.kept * self.best, 2 / len(scores))
+
+
+def batch_recall(scores: Float[Tensor, "B B"]) -> float:
+    """R@1 within a batch, mean of both directions, in 0..1; a tie with the true pair counts as a miss.
+
+    Example:
+        >>> batch_recall(torch.eye(4)), batch_recall(torch.zeros(4, 4))
+        (1.0, 0.0)
+    """
+    scores = scores.detach()
+    others = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool, device=scores.device), -torch.inf)
+    positive = scores.diagonal()
+    by_image, by_caption = (positive > others.amax(1)).float().mean(), (positive > others.amax(0)).float().mean()
+    return float((by_image + by_caption) / 2)

@@ -1,0 +1,153 @@
+"""``patchword train``: from a recipe to a run folder, starting or going on by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+
+from patchword.console import peak_memory_gib
+from patchword.data.batches import TrainingPairs
+from patchword.errors import CheckpointError, ConfigError
+from patchword.model import Model, load, load_weights, text_limit
+from patchword.recipe import Recipe, load_recipe
+from patchword.train.loop import Trainer
+from patchword.train.optimizer import build_optimizer
+from patchword.train.setup import Parts, prepare
+from patchword.train.state import Position, RunFolder
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Outcome of a run.
+
+    Attributes:
+        run: the run folder.
+        position: where it stands.
+        peak_memory_gib: largest resident memory of this process.
+    """
+
+    run: Path
+    position: Position
+    peak_memory_gib: float
+
+    def model(self) -> Model:
+        """The best model of the run."""
+        return load(self.run)
+
+
+def train(
+    recipe: str | Path | Recipe,
+    out: Path | str | None = None,
+    *,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    console: Console | None = None,
+) -> TrainResult:
+    """Train a recipe, or go on with the run that is in ``out``.
+
+    Args:
+        recipe: path, name or loaded recipe.
+        out: run folder; ``runs/<recipe name>`` by default.
+        overrides: ``{"train": {"lr": 1e-4}}`` or ``["--train.lr", "1e-4"]``.
+        console: where progress goes; quiet by default.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, CollapseError: one line each, before training where possible.
+        Interrupted: on Ctrl-C, after saving.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    folder = Path(out) if out is not None else Path("runs") / Path(loaded.source).stem
+    precision = {"float32": "no", "bf16": "bf16"}[loaded.train.precision]
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+    if loaded.train.batch_size % accelerator.num_processes:
+        raise ConfigError(
+            f"`train.batch_size` is {loaded.train.batch_size}, over {accelerator.num_processes} processes. "
+            f"Use a multiple of {accelerator.num_processes}."
+        )
+    shown = console if console is not None and accelerator.is_main_process else Console(quiet=True)
+    run = RunFolder(folder)
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        return TrainResult(folder, _fit(loaded, accelerator, run, shown), peak_memory_gib())
+    with run:
+        shown.print(f"{loaded.method} from {loaded.source} into {folder}", highlight=False)
+        parts = prepare(loaded)
+        run.write_config(loaded)
+        accelerator.wait_for_everyone()
+        position = _fit(loaded, accelerator, run, shown, parts)
+    return TrainResult(folder, position, peak_memory_gib())
+
+
+def _fit(
+    recipe: Recipe, accelerator: Accelerator, run: RunFolder, console: Console, parts: Parts | None = None
+) -> Position:
+    parts = parts if parts is not None else prepare(recipe)
+    method = parts.method.to(accelerator.device)
+    model = Model(method, parts.tokenizer, {"recipe": Path(recipe.source).stem})
+    optimizer = build_optimizer(method, recipe.train)
+    position = _resume(run, model, optimizer, console)
+    data = recipe.data
+    pairs = TrainingPairs(
+        parts.train,
+        parts.tokenizer,
+        seed=recipe.train.seed,
+        region_drop=data.region_drop,
+        word_drop=data.word_drop,
+        grid_cells=parts.grid_cells,
+        max_words=data.max_words,
+        text_limit=text_limit(method),
+    )
+    _prepare_pixels(pairs, model)
+    trainer = Trainer(model, pairs, parts.select, recipe.train, accelerator, optimizer, run, console, data.workers)
+    describe(console, parts, method, trainer)
+    return trainer.fit(position)
+
+
+def _prepare_pixels(pairs: TrainingPairs, model: Model) -> None:
+    from patchword.model import prepare_source
+
+    pairs.source = prepare_source(model.method, pairs.source)
+
+
+def _resume(run: RunFolder, model: Model, optimizer: torch.optim.Optimizer, console: Console) -> Position:
+    """Continue from ``last/`` when there is one."""
+    found = run.load_state()
+    if found is None:
+        return Position()
+    state, position = found
+    load_weights(model.method, run.last)
+    try:
+        optimizer.load_state_dict(state)
+    except ValueError as error:
+        raise CheckpointError(
+            f"the optimiser state in '{run.last}' does not fit the model: {error}. Remove '{run.last}' to start again."
+        ) from None
+    run.forget_after(position.step)
+    console.print(f"resuming '{run.path}' at epoch {position.epoch + 1}, step {position.step}", highlight=False)
+    return position.moved(finished=False)
+
+
+def describe(console: Console, parts: Parts, method: torch.nn.Module, trainer: Trainer) -> None:
+    """The first lines of a run: data, model and batches, with the decisions taken."""
+    train, select = parts.train, parts.select
+    count = sum(p.numel() for p in method.parameters())
+    console.print(
+        f"train on {train.dataset}/{train.name}: {train.n_images:,} images, "
+        f"{train.n_captions:,} captions ({'; '.join(train.notes)})",
+        highlight=False,
+    )
+    if select is not None:
+        console.print(
+            f"select on {select.dataset}/{select.name}: {select.n_images:,} images, {select.n_captions:,} captions",
+            highlight=False,
+        )
+    console.print(
+        f"{count:,} parameters, vocabulary {parts.tokenizer.size:,}, "
+        f"{len(trainer.plan):,} batches of {trainer.config.batch_size} an epoch",
+        highlight=False,
+    )

@@ -1,0 +1,154 @@
+"""From a recipe to the parts of a run: splits, tokeniser, a method with its starting weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchword.config import DataConfig
+from patchword.data.features import RegionFeatures
+from patchword.data.open import open_split
+from patchword.data.table import Split
+from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer
+from patchword.data.vocab import Vocabulary
+from patchword.data.word_vectors import read_vectors
+from patchword.data.wordpiece import WordPieces
+from patchword.encoders.bert import Bert, BertConfig
+from patchword.encoders.bigru import Bigru, BigruConfig, set_embedding_rows
+from patchword.encoders.patches import RegionsConfig, TransformerPatches, VitConfig
+from patchword.encoders.pretrained import read_arch
+from patchword.encoders.resnet import ResnetConfig, grid_cells
+from patchword.errors import ConfigError
+from patchword.methods import method_class
+from patchword.methods.base import Method
+from patchword.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a run needs but its optimiser."""
+
+    train: Split
+    select: Split | None
+    tokenizer: Tokenizer
+    method: Method
+    grid_cells: int | None
+
+
+def data_root(data: DataConfig) -> Path:
+    """The data folder of a recipe.
+
+    Raises:
+        ConfigError: the recipe names none.
+    """
+    if data.root is None:
+        raise ConfigError("the recipe names no data folder. Add --data.root DIR.")
+    return data.root
+
+
+def open_named(data: DataConfig, split: str, *, pictures: bool) -> Split:
+    """A split as the recipe reads it."""
+    kind = data.images if data.images != "auto" else ("pictures" if pictures else "features")
+    return open_split(
+        data_root(data),
+        split,
+        name=data.name,
+        images=kind,
+        captions_per_image=data.captions_per_image,
+        skip_broken=data.skip_broken,
+    )
+
+
+def prepare(recipe: Recipe) -> Parts:
+    """Open the data, make the tokeniser and build the method with starting weights, checking that all fit together.
+
+    Raises:
+        DataError, ConfigError, CheckpointError: before any training step.
+    """
+    config: Any = recipe.model
+    pictures = not isinstance(config.image, RegionsConfig)
+    data = recipe.data
+    train = open_named(data, data.train, pictures=pictures).limit(data.limit_train)
+    select = None
+    if recipe.train.select_on != "none":
+        select = open_named(data, data.dev if recipe.train.select_on == "dev" else data.test, pictures=pictures).limit(
+            data.limit_dev
+        )
+    for split in (train, select):
+        if split is not None:
+            split.require_images()
+            check_width(split, config.image)
+    if train.n_captions < recipe.train.batch_size and recipe.train.drop_last:
+        raise ConfigError(
+            f"{train.dataset}/{train.name} has {train.n_captions} captions, "
+            f"fewer than one batch of {recipe.train.batch_size}. Use a smaller --train.batch_size."
+        )
+    text, tokenizer = resolve_text(config.text, data, [s for s in (train, select) if s is not None])
+    image = resolve_image(config.image)
+    torch.manual_seed(recipe.train.seed)
+    method: Method = method_class(recipe.method)(config.model_copy(update={"text": text, "image": image}), recipe.loss)
+    load_starting_weights(method, tokenizer)
+    cells = grid_cells(image) if isinstance(image, ResnetConfig) else None
+    return Parts(train, select, tokenizer, method, cells)
+
+
+def check_width(split: Split, image: Any) -> None:
+    """Refuse features of another width than the model reads.
+
+    Raises:
+        ConfigError: naming both widths and the option.
+    """
+    if (
+        isinstance(image, RegionsConfig)
+        and isinstance(split.images, RegionFeatures)
+        and split.images.width != image.width
+    ):
+        raise ConfigError(
+            f"'{split.images.path}' holds features of width {split.images.width}, the recipe expects {image.width}. "
+            f"If these are the right features, add --model.image.width {split.images.width}"
+        )
+
+
+def resolve_text(
+    text: BigruConfig | BertConfig, data: DataConfig, splits: list[Split]
+) -> tuple[BigruConfig | BertConfig, Tokenizer]:
+    """The text configuration with its sizes filled in, and the tokeniser that goes with it."""
+    if isinstance(text, BertConfig):
+        if text.pretrained is None:
+            raise ConfigError(
+                "a BERT text encoder needs its vocabulary. Add --model.text.pretrained DIR, "
+                "a local folder of a BERT model."
+            )
+        arch = {**read_arch("bert", text.pretrained), **text.arch}
+        return text.model_copy(update={"arch": arch}), PieceTokenizer(WordPieces.read(text.pretrained))
+    if data.vocabulary is not None:
+        vocabulary = Vocabulary.read(data.vocabulary)
+    else:
+        vocabulary = Vocabulary.build((c for s in splits for c in s.captions), min_count=data.min_word_count)
+    return text.model_copy(update={"vocab_size": len(vocabulary)}), WordTokenizer(vocabulary)
+
+
+def resolve_image(image: Any) -> Any:
+    """The image configuration with the architecture of its pretrained folder filled in."""
+    if isinstance(image, VitConfig) and image.pretrained is not None:
+        return image.model_copy(update={"arch": {**read_arch(image.kind, image.pretrained), **image.arch}})
+    return image
+
+
+def load_starting_weights(method: Method, tokenizer: Tokenizer) -> None:
+    """Pretrained towers and word vectors, where the configuration names local files."""
+    config: Any = method.config
+    text, patches = method.text, method.image.patches  # type: ignore[union-attr]
+    if isinstance(text, Bert) and config.text.pretrained is not None:
+        text.load_pretrained(config.text.pretrained)
+    if isinstance(text, Bigru) and config.text.vectors is not None and isinstance(tokenizer, WordTokenizer):
+        rows: dict[int, Tensor] = read_vectors(config.text.vectors, tokenizer.vocabulary.words, config.text.word_dim)
+        set_embedding_rows(text.embed, rows)
+    if isinstance(patches, TransformerPatches) and config.image.pretrained is not None:
+        patches.load_pretrained(config.image.pretrained)
+    if isinstance(config.image, ResnetConfig) and config.image.weights is not None:
+        patches.backbone.load_weights(config.image.weights)  # type: ignore[union-attr, operator]

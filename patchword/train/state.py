@@ -1,0 +1,246 @@
+"""The run folder: one run at a time, nothing half-written, everything needed to go on bit for bit.
+
+``config.yaml`` (merged recipe, versions), ``metrics.jsonl`` (a line per evaluation and per log interval), ``last/``
+(newest state with optimiser), ``best/`` (model with the best dev rsum).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+import yaml
+
+import patchword
+from patchword.errors import CheckpointError, ConfigError
+from patchword.model import Model, recover_folder, save_folder, write_model
+from patchword.recipe import Recipe, to_yaml
+
+STATE_FILE = "training.pt"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        epoch, iteration: the next step to take.
+        step: optimiser steps taken.
+        best_rsum, best_epoch: of the selection split so far; -1 before the first evaluation.
+        stale_epochs: epochs since the best one.
+        recall, best_recall: running recall within the batch, now and at its best (see ``collapse``).
+        finished: nothing is left to do.
+    """
+
+    epoch: int = 0
+    iteration: int = 0
+    step: int = 0
+    best_rsum: float = -1.0
+    best_epoch: int = -1
+    stale_epochs: int = 0
+    recall: float = -1.0
+    best_recall: float = 0.0
+    finished: bool = False
+
+    def moved(self, **changes: Any) -> Position:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+class RunFolder:
+    """A run's folder, locked while it is open.
+
+    Args:
+        path: created when missing.
+
+    Raises:
+        ConfigError: another live process trains in this folder, or the path is a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = path / ".lock"
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ConfigError(f"run folder '{self.path}' is a file. Choose another with --out DIR.") from None
+        except OSError as error:
+            raise ConfigError(f"run folder '{self.path}' can not be made: {error.strerror}.") from None
+        mine = f"{os.getpid()} {socket.gethostname()}"
+        while True:
+            try:
+                handle = os.open(self._lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                owner = self._lock.read_text(encoding="utf-8").split() if self._lock.exists() else []
+                if _is_alive(owner):
+                    raise ConfigError(
+                        f"run folder '{self.path}' is in use by process {owner[0]} on {owner[1]}. Wait for it, "
+                        "or choose another folder with --out DIR."
+                    ) from None
+                self._lock.unlink(missing_ok=True)  # left behind by a killed process
+                continue
+            except OSError as error:
+                raise ConfigError(f"run folder '{self.path}' can not be written: {error.strerror}.") from None
+            os.write(handle, mine.encode())
+            os.close(handle)
+            return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.unlink(missing_ok=True)
+
+    @property
+    def last(self) -> Path:
+        """Folder of the newest state."""
+        return self.path / "last"
+
+    @property
+    def best(self) -> Path:
+        """Folder of the best model."""
+        return self.path / "best"
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop log lines of steps that will be taken again."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(text).get("step", 0) <= step:
+                    kept.append(text)
+            except ValueError:
+                continue  # a line cut off by a kill
+        fresh = path.with_suffix(".new")
+        fresh.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+        fresh.replace(path)
+
+    def write_config(self, recipe: Recipe) -> None:
+        """Write the merged recipe with everything that made the run, or check it against the one that is there.
+
+        Raises:
+            ConfigError: the folder holds a run of another recipe.
+        """
+        path = self.path / "config.yaml"
+        mine = recipe.dump()
+        if path.exists():
+            try:
+                theirs = yaml.safe_load(path.read_text(encoding="utf-8"))["recipe"]
+            except (yaml.YAMLError, KeyError, TypeError):
+                raise ConfigError(f"'{path}' is damaged. Choose another run folder with --out DIR.") from None
+            different = [k for k in _flat(mine) if k not in _MAY_CHANGE and _flat(mine)[k] != _flat(theirs).get(k)]
+            if different:
+                key = different[0]
+                raise ConfigError(
+                    f"run folder '{self.path}' holds a run with another setting: "
+                    f"`{key}` is {_flat(theirs).get(key)!r} there, {_flat(mine)[key]!r} now. "
+                    "Use the same setting to go on with it, or another folder with --out DIR."
+                )
+        about = {"recipe": mine, "source": recipe.source, "made_with": versions()}
+        fresh = path.with_suffix(".new")
+        fresh.write_text(to_yaml(about), encoding="utf-8")
+        fresh.replace(path)
+
+    def save_last(self, model: Model, optimizer: torch.optim.Optimizer, position: Position) -> None:
+        """Save model, optimiser and position together."""
+
+        def write(folder: Path) -> None:
+            write_model(folder, model)
+            torch.save({"optimizer": optimizer.state_dict(), "position": asdict(position)}, folder / STATE_FILE)
+
+        save_folder(self.last, write)
+
+    def load_state(self) -> tuple[dict[str, Any], Position] | None:
+        """Optimiser state and position of ``last/``, or None for a fresh run.
+
+        Raises:
+            CheckpointError: the state is damaged.
+        """
+        path = recover_folder(self.last) / STATE_FILE
+        if not path.is_file():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return state["optimizer"], Position(**state["position"])
+        except (RuntimeError, OSError, KeyError, TypeError, EOFError) as error:
+            raise CheckpointError(
+                f"'{path}' is damaged ({type(error).__name__}). Remove '{self.last}' to start again, "
+                f"or use '{self.best}'."
+            ) from None
+
+
+# Settings that may differ when a run goes on: they change where it ends or how it is run, not its steps so far.
+_MAY_CHANGE = {
+    "train.epochs",
+    "train.patience",
+    "train.save_every_steps",
+    "train.on_collapse",
+    "train.eval_batch",
+    "data.workers",
+    "data.root",
+    "data.vocabulary",
+}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _is_alive(owner: list[str]) -> bool:
+    """Whether the process named in a lock runs (on this host; another host is taken at its word)."""
+    if len(owner) != 2 or not owner[0].isdigit():
+        return False
+    if owner[1] != socket.gethostname():
+        return True
+    try:
+        os.kill(int(owner[0]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers, and the git revision of the working folder when there is one."""
+    from importlib.metadata import version
+
+    made = {"patchword": patchword.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    made |= {name: version(name) for name in ("transformers", "numpy", "accelerate")}
+    try:
+        revision = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            cwd=Path(__file__).parent,
+            check=False,
+        )
+        made["revision"] = revision.stdout.strip() or "unknown"
+    except (OSError, subprocess.TimeoutExpired):
+        made["revision"] = "unknown"
+    return made
