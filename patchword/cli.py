@@ -90,14 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
-    if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(overview())
-        return 0
-    if words[0] in ("-V", "--version"):
-        sys.stdout.write(f"patchword {patchword.__version__}\n")
-        return 0
     try:
-        return run_verb(words[0], words[1:])
+        code = dispatch(words)
+        sys.stdout.flush()  # here, where a closed pipe is expected, not when Python ends
+        return code
     except PatchwordError as error:
         return fail(2, f"{type(error).__name__}: {error}", debug)
     except KeyboardInterrupt:
@@ -111,6 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(1, f"unexpected {type(error).__name__}: {error} (this is a bug; --debug shows where)", debug)
     except Exception as error:  # noqa: BLE001 - the last line of defence: say that it is ours
         return fail(1, f"unexpected {type(error).__name__}: {error} (this is a bug; --debug shows where)", debug)
+
+
+def dispatch(words: list[str]) -> int:
+    """Help, version, or one verb."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        sys.stdout.write(f"patchword {patchword.__version__}\n")
+        return 0
+    return run_verb(words[0], words[1:])
 
 
 def run_verb(verb: str, words: list[str]) -> int:
@@ -129,6 +136,7 @@ def run_verb(verb: str, words: list[str]) -> int:
     module, _, name = target.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
     takes_overrides = getattr(function, "takes_overrides", False)
+    words, overrides = split_overrides(words) if takes_overrides else (words, [])
     said = io.StringIO()
     try:
         with (
@@ -141,17 +149,30 @@ def run_verb(verb: str, words: list[str]) -> int:
                 prog=f"patchword {verb}",
                 description=what,
                 args=words,
-                return_unknown_args=takes_overrides,
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             sys.stdout.write(said.getvalue() + "examples:\n" + "".join(f"  {e}\n" for e in examples))
             return 0
         raise ConfigError(one_line(said.getvalue()) + f" Options: patchword {verb} --help") from None
-    if takes_overrides:
-        call, rest = parsed
-        return int(call(overrides=rest) or 0)
-    return int(parsed() or 0)
+    return int((parsed(overrides=tuple(overrides)) if takes_overrides else parsed()) or 0)
+
+
+def split_overrides(words: list[str]) -> tuple[list[str], list[str]]:
+    """A verb's own words, and the dotted options with their values.
+
+    Example:
+        >>> split_overrides(["--train.lr", "1e-4", "my.yaml", "--data.name=coco", "--json"])
+        (['my.yaml', '--json'], ['--train.lr', '1e-4', '--data.name=coco'])
+    """
+    own, dotted, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        is_dotted = word.startswith("--") and "." in word.partition("=")[0]
+        (dotted if is_dotted else own).append(word)
+        if is_dotted and "=" not in word and rest and not rest[0].startswith("--"):
+            dotted.append(rest.pop(0))
+    return own, dotted
 
 
 def _wants_help(words: list[str]) -> bool:

@@ -7,12 +7,12 @@ silently ignored: an unknown key is refused with its file, line and the nearest 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from patchword.errors import ConfigError
 
@@ -21,6 +21,15 @@ class Config(BaseModel):
     """Base of every configuration: frozen, typed, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_truth(cls, values: Any) -> Any:
+        """``yes`` is no number, although pydantic would read it as 1."""
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            if isinstance(value, bool) and key in cls.model_fields and cls.model_fields[key].annotation is not bool:
+                raise ValueError(f"`{key}` is not something that can be true or false")
+        return values
 
 
 class DataConfig(Config):
@@ -112,15 +121,36 @@ C = TypeVar("C", bound=Config)
 class Source:
     """Where each key of a configuration was written, for error messages."""
 
-    def __init__(self, name: str, lines: Mapping[tuple[str | int, ...], int]) -> None:
-        self.name, self.lines = name, lines
+    def __init__(
+        self,
+        name: str,
+        lines: Mapping[tuple[str | int, ...], int],
+        options: Collection[tuple[str | int, ...]] = (),
+    ) -> None:
+        self.name, self.lines, self.options = name, lines, options
+
+    def with_overrides(self, values: Mapping[str, Any]) -> Source:
+        """The same source with some keys given as options on top of it."""
+        return Source(self.name, self.lines, [*self.options, *_leaves(values)])
 
     def place(self, path: Sequence[str | int]) -> str:
-        """``file:line`` of a key, or of its nearest enclosing key."""
+        """``file:line`` of a key, or of its nearest enclosing key; ``option --a.b`` of a key that was given as one."""
         keys = tuple(path)
+        for option in self.options:
+            is_above = option[: len(keys)] == keys and keys not in self.lines
+            if keys[: len(option)] == option or is_above:
+                return f"option --{'.'.join(map(str, option))}"
         while keys and keys not in self.lines:
             keys = keys[:-1]
         return f"{self.name}:{self.lines[keys]}" if keys in self.lines else self.name
+
+
+def _leaves(values: Mapping[str, Any], at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Paths of all values of a nested mapping that are not mappings themselves."""
+    paths: list[tuple[str | int, ...]] = []
+    for key, value in values.items():
+        paths += _leaves(value, (*at, key)) if isinstance(value, Mapping) and value else [(*at, key)]
+    return paths
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Source]:
@@ -137,6 +167,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Source]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe '{path}' can not be read: {error}.") from None
     try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # nine lines of aliases can stand for billions of values
+                raise ConfigError(f"{path}:{event.start_mark.line + 1}: aliases (*{event.anchor}) are not allowed.")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines: dict[tuple[str | int, ...], int] = {}
         value = {} if node is None else _construct(node, (), lines, path)
@@ -144,14 +177,21 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Source]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nests its values too deeply to be a recipe.") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected a mapping such as 'method: chan', found a {type(value).__name__}.")
     return value, Source(str(path), lines)
 
 
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
 def _construct(node: yaml.Node, at: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], path: Path) -> Any:
     """Plain Python value of a YAML node; refuses duplicate keys and anything but plain data."""
     line = node.start_mark.line + 1
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+        raise ConfigError(f"{path}:{line}: tag '{node.tag}' is not allowed. Recipes hold plain values only.")
     if isinstance(node, yaml.MappingNode):
         result: dict[Any, Any] = {}
         for key_node, value_node in node.value:
@@ -249,10 +289,8 @@ def validate(model: type[C], values: Mapping[str, Any], source: Source, at: tupl
     except ValidationError as error:
         problem = error.errors()[0]
         path = [*at, *(str(p) if not isinstance(p, int) else p for p in problem["loc"])]
-        place, dotted = (
-            source.place([p for p in path if not _is_tag(p, model)]),
-            ".".join(str(p) for p in path if not _is_tag(p, model)),
-        )
+        keys = [*(p for p in path[:-1] if not _is_tag(p, model)), *path[-1:]]
+        place, dotted = source.place(keys), ".".join(map(str, keys))
         if problem["type"] == "extra_forbidden":
             raise ConfigError(
                 f"{place}: unknown key `{dotted}`.{suggestion(str(path[-1]), keys_near(model, path[len(at) :]))}"

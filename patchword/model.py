@@ -42,12 +42,14 @@ class Model:
         tokenizer: None when an import came without a vocabulary.
         about: how it was made: version, recipe, epoch, selection, source of an import.
         path: where it was loaded from.
+        max_words: captions are cut to this many words (or words of word pieces), as in training; None never cuts.
     """
 
     method: Method
     tokenizer: Tokenizer | None
     about: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    max_words: int | None = None
 
     @property
     def label(self) -> str:
@@ -69,7 +71,8 @@ class Model:
             DataError: a caption is longer than the text encoder can read.
         """
         tokenizer = require_tokenizer(self.tokenizer, self.label)
-        units = [cut_units(tokenizer.units(caption), max_words) for caption in captions]
+        limit = self.max_words if max_words is None else max_words
+        units = [cut_units(tokenizer.units(caption), limit) for caption in captions]
         check_lengths(units, text_limit(self.method), where)
         return [tokenizer.join(one) for one in units]
 
@@ -160,6 +163,7 @@ def write_model(folder: Path, model: Model) -> None:
         "model": config,
         "loss": model.method.loss.model_dump(mode="json"),
         "vocabulary": None if model.tokenizer is None else {"kind": model.tokenizer.kind, "size": model.tokenizer.size},
+        "max_words": model.max_words,
         "about": model.about,
     }
     (folder / "config.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -176,9 +180,10 @@ def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
     Raises:
         CheckpointError: the disk is full or the place can not be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(folder)  # else an interrupted replacement would lose its only complete folder below
         if fresh.exists():
             shutil.rmtree(fresh)
         fresh.mkdir()
@@ -243,24 +248,46 @@ def load(path: Path | str, *, method: str | None = None, device: str = "cpu") ->
         ``model = patchword.load("runs/demo")``
     """
     folder = find_checkpoint(Path(path))
-    try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        name = about["method"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    about = read_config(folder / "config.json")
+    name = about["method"]
+    if about["format"] != FORMAT:
         raise CheckpointError(
-            f"'{folder / 'config.json'}' is not a checkpoint's config: {error}. Save or import the checkpoint again."
-        ) from None
-    if about.get("format") != FORMAT:
-        raise CheckpointError(
-            f"'{folder}' has checkpoint format {about.get('format')}. This version reads format {FORMAT}."
+            f"'{folder}' has checkpoint format {about['format']}. This version reads format {FORMAT}."
         )
     if method is not None and name != method:
         raise CheckpointError(f"'{folder}' is a checkpoint of {name!r}. Expected one of {method!r}.")
     made = build_method(name, about["model"], about["loss"], Source(str(folder / "config.json"), {}))
     load_weights(made, folder)
     tokenizer = load_tokenizer(folder)
+    if tokenizer is None and about["vocabulary"] is not None:
+        raise CheckpointError(
+            f"'{folder}' lacks the vocabulary that its config.json names. Expected vocabulary.json or vocab.txt."
+        )
     check_vocabulary(made, tokenizer, folder)
-    return Model(made.to(device).eval(), tokenizer, about.get("about", {}), folder)
+    return Model(made.to(device).eval(), tokenizer, about["about"], folder, about["max_words"])
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint.
+
+    Raises:
+        CheckpointError: it is not one.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"'{path}' is not a checkpoint's config: {error}. Save or import the checkpoint again."
+        ) from None
+    expected = {"format": int, "method": str, "model": dict, "loss": dict, "vocabulary": dict | None}
+    expected |= {"about": dict, "max_words": int | None}
+    for key, kind in expected.items():
+        if not isinstance(config, dict) or key not in config or not isinstance(config[key], kind):
+            raise CheckpointError(
+                f"'{path}' is not a checkpoint's config: `{key}` is missing or of the wrong kind. "
+                "Save or import the checkpoint again."
+            )
+    return config
 
 
 def build_method(name: str, model: Mapping[str, Any], loss: Mapping[str, Any], source: Source) -> Method:

@@ -91,7 +91,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     path = find_recipe(name)
     values, source = read_yaml(path)
     over = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    return make_recipe(merge(values, over), source)
+    return make_recipe(merge(values, over), source.with_overrides(over))
 
 
 def make_recipe(values: Mapping[str, Any], source: Source | None = None) -> Recipe:

@@ -40,20 +40,25 @@ def note(text: str) -> None:
 
 
 def demo(
-    out: Path = Path("runs/demo"), epochs: int = 3, images: int = 900, seed: int = 0, pictures: bool = True
+    out: Path = Path("runs/demo"), epochs: int = 6, images: int = 900, seed: int = 0, pictures: bool = True
 ) -> int:
     """Make data, train CHAN and VSE-infinity, evaluate, write the report, answer three queries.
 
     Args:
-        out: everything is written here.
+        out: everything is written here; what is finished is reused, what was interrupted goes on.
         epochs: of each of the two trainings.
         images: training images to draw.
         seed: of the data and the trainings.
-        pictures: also draw the pictures.
+        pictures: also draw the pictures; without them the report shows ids.
     """
     from patchword.demo import run_demo
+    from patchword.train.loop import Interrupted
 
-    run_demo(out, epochs=epochs, images=images, seed=seed, pictures=pictures, console=Console())
+    try:
+        run_demo(out, epochs=epochs, images=images, seed=seed, pictures=pictures, console=Console())
+    except Interrupted:
+        note("stopped and saved. The same command goes on from here.")
+        return 130
     return 0
 
 
@@ -113,6 +118,7 @@ def train(
         json: print the outcome as JSON.
         overrides: dotted options.
     """
+    from patchword.train.distributed import world
     from patchword.train.loop import Interrupted
     from patchword.train.run import train as run_training
 
@@ -120,16 +126,19 @@ def train(
     try:
         result = run_training(recipe, out, overrides=list(overrides), console=console)
     except Interrupted:
-        note("stopped and saved. The same command goes on from here.")
+        if world()[0] == 0:
+            note("stopped and saved. The same command goes on from here.")
         return 130
     place = result.position
+    if world()[0] > 0:  # one of several processes speaks
+        return 0
     if json:
         say_json({"run": str(result.run), **asdict(place), "peak_memory_gib": result.peak_memory_gib})
-    elif place.best_rsum >= 0:
-        say(
-            f"best epoch {place.best_epoch + 1}, rsum {place.best_rsum:.1f}, in '{result.run}/best'. Next: "
-            f"patchword evaluate {result.run} --data DIR"
-        )
+    else:
+        chosen = f"best epoch {place.best_epoch + 1}, rsum {place.best_rsum:.1f}"
+        if place.best_rsum < 0:
+            chosen = f"last epoch {place.epoch}, not selected"
+        say(f"{chosen}, in '{result.run}/best'. Next: patchword evaluate {result.run} --data DIR")
     return 0
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import nn
 
 from patchword.errors import CheckpointError, ConfigError
 
@@ -54,45 +55,70 @@ def read_arch(kind: str, folder: Path) -> dict[str, Any]:
     return {k: v for k, v in fields.items() if k not in _NOT_ARCHITECTURE}
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Tensors of ``model.safetensors`` or ``pytorch_model.bin`` (read without unpickling code).
+def weights_file(folder: Path) -> Path:
+    """``model.safetensors``, or ``pytorch_model.bin`` (which is read without unpickling code).
 
     Raises:
-        CheckpointError: neither file is there or readable.
+        CheckpointError: neither is there.
     """
-    if (folder / "model.safetensors").is_file():
-        return load_file(folder / "model.safetensors")
-    if (folder / "pytorch_model.bin").is_file():
-        state: dict[str, Tensor] = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-        return state
+    for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
     raise CheckpointError(f"'{folder}' holds no weights. Expected model.safetensors or pytorch_model.bin.")
 
 
 def load_pretrained(model: nn.Module, folder: Path, *, ignored: tuple[str, ...]) -> None:
     """Copy pretrained weights into ``model``; every weight of the model must be in the folder.
 
+    transformers reads them, because its modules are not named as the tensors in the files of the field are.
+
     Args:
+        model: a transformers model without its pooler.
+        folder: local folder in the form of ``save_pretrained``.
         ignored: prefixes of tensors in the folder that the model has no use for (heads, poolers).
 
     Raises:
-        CheckpointError: a weight is missing, has another shape, or is unknown.
+        CheckpointError: the file is damaged, or a weight is missing, has another shape, or is unknown.
     """
-    weights = read_weights(folder)
-    wanted = model.state_dict()
-    prefixes = {"", *(f"{p}." for p in ("bert", "vit", "swin"))}
-    prefix = max(prefixes, key=lambda p: sum(f"{p}{key}" in weights for key in wanted))
-    weights = {k.removeprefix(prefix): v for k, v in weights.items()}
-    missing = [k for k in wanted if k not in weights]
-    unknown = [k for k in weights if k not in wanted and not k.startswith(ignored) and not k.endswith("position_ids")]
+    kind: Any = type(model)
+    path = weights_file(folder)
+    try:
+        with _quiet():
+            loaded, found = kind.from_pretrained(
+                folder,
+                config=model.config,
+                add_pooling_layer=False,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except (OSError, ValueError, RuntimeError, LookupError, EOFError, SafetensorError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"'{path}' is truncated or damaged ({path.stat().st_size:,} bytes): {reason}.") from None
+    missing = sorted(found["missing_keys"])
+    plain = {k: k.removeprefix(f"{kind.base_model_prefix}.") for k in found["unexpected_keys"]}
+    unknown = sorted(k for k, v in plain.items() if not v.startswith(ignored) and not v.endswith("position_ids"))
     if missing or unknown:
         raise CheckpointError(
-            f"'{folder}' does not fit the {type(model).__name__}: "
+            f"'{folder}' does not fit the {kind.__name__}: "
             f"{len(missing)} weights missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}."
         )
-    wrong = [k for k in wanted if weights[k].shape != wanted[k].shape]
-    if wrong:
-        raise CheckpointError(
-            f"'{folder}' weight `{wrong[0]}` has shape {tuple(weights[wrong[0]].shape)}, "
-            f"the model expects {tuple(wanted[wrong[0]].shape)}."
-        )
-    model.load_state_dict({k: weights[k] for k in wanted})
+    for name, theirs, ours in sorted(found["mismatched_keys"]):
+        raise CheckpointError(f"'{folder}' weight `{name}` has shape {tuple(theirs)}, the model expects {tuple(ours)}.")
+    model.load_state_dict(loaded.state_dict())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' bars and load reports: what they would say is checked and raised."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

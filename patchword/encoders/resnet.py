@@ -113,6 +113,7 @@ class Resnet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.train()
 
     def train(self, mode: bool = True) -> Resnet:
         """Set training mode, except for batch normalisation."""
@@ -141,7 +142,7 @@ class Resnet(nn.Module):
         """Read backbone weights from a local file, every one of them demanded.
 
         Raises:
-            CheckpointError: the file is missing, unreadable, or lacks a weight.
+            CheckpointError: the file is missing, unreadable, lacks a weight, or one has another shape.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -151,20 +152,25 @@ class Resnet(nn.Module):
             raise CheckpointError(
                 f"backbone weights '{path}' can not be read safely: {type(error).__name__}."
             ) from error
+        if not isinstance(state, dict):
+            raise CheckpointError(f"backbone weights '{path}' holds a {type(state).__name__}. Expected a state dict.")
         if {"base", "top"} <= set(state):
-            state = rename_backbone(
-                {
-                    **{f"base.{k}": v for k, v in state["base"].items()},
-                    **{f"top.{k}": v for k, v in state["top"].items()},
-                }
-            )
-        missing = [k for k in self.state_dict() if k not in state and not k.endswith("num_batches_tracked")]
+            parts = {f"{part}.{k}": v for part in ("base", "top") for k, v in state[part].items()}
+            state = rename_backbone(parts)
+        own = self.state_dict()
+        missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
         if missing:
             raise CheckpointError(
                 f"backbone weights '{path}' lack {len(missing)} tensors, the first is `{missing[0]}`."
             )
-        own = self.state_dict()
-        self.load_state_dict({k: state.get(k, own[k]) for k in own})
+        chosen = {k: state.get(k, own[k]) for k in own}
+        for key, value in own.items():
+            if chosen[key].shape != value.shape:
+                raise CheckpointError(
+                    f"backbone weights '{path}': `{key}` has shape {tuple(chosen[key].shape)}, "
+                    f"the model expects {tuple(value.shape)}."
+                )
+        self.load_state_dict(chosen)
 
 
 _AUTHORS_MODULES = {

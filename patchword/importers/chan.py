@@ -55,10 +55,10 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> ChanCo
         CheckpointError: coding or pooling, which the weights can not tell, are not in the options.
     """
     context = "none"
-    if "img_enc.feedforward.ln.weight" in state:
-        context = "self_attention"
-    elif "img_enc.feedforward.ln_1.weight" in state:
+    if any(key.startswith("img_enc.feedforward.mlp.") for key in state):
         context = "transformer"
+    elif any(key.startswith("img_enc.feedforward.") for key in state):
+        context = "self_attention"
     values = {
         "joint_dim": state["img_enc.fc.weight"].shape[0],
         "image": image_config(state, options),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import pickle
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +26,11 @@ from patchword.importers.keys import Imported, without_prefix
 from patchword.methods.base import Method
 from patchword.model import Model, word_rows
 
+# What torch's safe reader raises on damaged bytes, besides its refusals.
+_DAMAGE = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
+    struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 IMPORTERS = {"vse_inf": "patchword.importers.vse_inf", "chan": "patchword.importers.chan"}
 
 
@@ -56,17 +64,20 @@ def read_authors_file(path: Path) -> dict[str, Any]:
             f"'{path}' does not exist. Expected a checkpoint file of the authors' code (model_best.pth)."
         )
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # "unusual pickle protocol": refused below if it can not be read
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         unsafe = "Unsupported" in str(error) or "global" in str(error).lower()
         what = "holds objects that are not allowed, and nothing in it was run" if unsafe else "is damaged"
         raise CheckpointError(f"'{path}' {what}: {_globals_in(error) or reason}.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(
-            f"'{path}' is truncated or not a torch checkpoint ({path.stat().st_size:,} bytes): "
-            f"{str(error).splitlines()[0]}."
+            f"'{path}' is truncated or not a torch checkpoint ({path.stat().st_size:,} bytes): {reason}."
         ) from None
     if not isinstance(content, Mapping) or "model" not in content:
         found = sorted(map(str, content))[:5] if isinstance(content, Mapping) else type(content).__name__
@@ -153,11 +164,14 @@ def import_checkpoint(
         raise CheckpointError(f"'{path}': {error}") from None
     except KeyError as error:
         raise CheckpointError(f"'{path}': live key {error} is missing. Is it a checkpoint of another method?") from None
+    except (ValueError, TypeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"'{path}' holds options or shapes that fit no {method} model: {reason}.") from None
     assert isinstance(imported.method, Method)
     tokenizer = _tokenizer(imported.method, options, vocab, bert, path)
     about = {
         "imported_from": path.name,
-        "epoch": content.get("epoch"),
+        "epoch": _plain(content.get("epoch")),
         "best_rsum": _plain(content.get("best_rsum")),
         "dead_keys": imported.dead,
     }
@@ -167,7 +181,10 @@ def import_checkpoint(
 
 
 def _plain(value: Any) -> Any:
-    return float(value) if isinstance(value, int | float | Tensor) else None
+    """A number that JSON can hold, or None."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _tokenizer(method: Method, options: Mapping[str, Any], vocab: Any, bert: Any, path: Path) -> Tokenizer | None:
@@ -175,17 +192,35 @@ def _tokenizer(method: Method, options: Mapping[str, Any], vocab: Any, bert: Any
     rows = word_rows(method)
     if hasattr(getattr(method, "text", None), "bert"):
         folder = bert if bert is not None else vocab
-        return None if folder is None else PieceTokenizer(WordPieces.read(Path(folder)))
+        if folder is None:
+            return None
+        pieces = PieceTokenizer(WordPieces.read(Path(folder)))
+        _check_rows(rows, pieces.size, path)
+        return pieces
     if vocab is not None:
         vocabulary = Vocabulary.read(Path(vocab))
     elif isinstance(options.get("word2idx"), Mapping):
-        words = sorted(options["word2idx"], key=lambda w: int(options["word2idx"][w]))
-        vocabulary = Vocabulary(tuple(words) if MASK in words else (*words, MASK))
+        vocabulary = _stored_vocabulary(options["word2idx"], path)
     else:
         return None
-    if len(vocabulary) != rows:
+    _check_rows(rows, len(vocabulary), path)
+    return WordTokenizer(vocabulary)
+
+
+def _stored_vocabulary(table: Mapping[Any, Any], path: Path) -> Vocabulary:
+    """The vocabulary in the options of a checkpoint."""
+    dense = all(isinstance(k, str) for k in table) and sorted(map(str, table.values())) == sorted(
+        map(str, range(len(table)))
+    )
+    if not dense:
+        raise CheckpointError(f"'{path}': option `word2idx` is not a vocabulary with the ids 0..{len(table) - 1}.")
+    words = sorted(table, key=lambda word: int(table[word]))
+    return Vocabulary(tuple(words) if MASK in words else (*words, MASK))
+
+
+def _check_rows(rows: int | None, size: int, path: Path) -> None:
+    if size != rows:
         raise CheckpointError(
-            f"'{path}' has {rows:,} word rows, the vocabulary has {len(vocabulary):,} words (with <mask>). "
+            f"'{path}' has {rows:,} word rows, the vocabulary has {size:,} words (with <mask>). "
             "Use the vocabulary the model was trained with."
         )
-    return WordTokenizer(vocabulary)

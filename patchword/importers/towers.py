@@ -40,12 +40,14 @@ def text_config(state: Mapping[str, Tensor], options: Mapping[str, Any], *, embe
     """
     if "txt_enc.embed.weight" in state:
         rows, width = state["txt_enc.embed.weight"].shape
-        layers = len({m.group(1) for k in state if (m := re.match(r"txt_enc\.rnn\.weight_ih_l(\d+)$", k))})
+        layers = len({m.group(1) for k in state if (m := re.match(r"txt_enc\.rnn\.(?:weight|bias)_[ih]h_l(\d+)", k))})
         return BigruConfig.model_validate(
             {"vocab_size": rows, "word_dim": width, "layers": layers, "embedding": embedding}
         )
     table = state.get("txt_enc.bert.embeddings.word_embeddings.weight")
     if table is None:
+        if any(key.startswith("txt_enc.bert.") for key in state):
+            raise CheckpointError("live key `txt_enc.bert.embeddings.word_embeddings.weight` is missing.")
         raise CheckpointError(
             "neither `txt_enc.embed.weight` (BiGRU) nor `txt_enc.bert.*` (BERT) is in the checkpoint: "
             "it has no known text encoder."
@@ -74,7 +76,7 @@ def text_config(state: Mapping[str, Tensor], options: Mapping[str, Any], *, embe
 
 def image_config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> RegionsConfig | ResnetConfig:
     """Regions, or the ResNet grid that the keys describe."""
-    if "img_enc.backbone.base.0.weight" not in state:
+    if not any(key.startswith("img_enc.backbone.") for key in state):
         return RegionsConfig(width=state["img_enc.fc.weight"].shape[1])
     stages = ("base.4", "base.5", "base.6", "top.0")
     blocks = tuple(len({k.split(".")[4] for k in state if k.startswith(f"img_enc.backbone.{s}.")}) for s in stages)

@@ -48,7 +48,7 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> VseInf
     return VseInfinityConfig(
         joint_dim=state[head].shape[0],
         image=image,
-        residual_mlp="img_enc.mlp.layers.0.weight" in state,
+        residual_mlp=any(key.startswith("img_enc.mlp.") for key in state),
         text=text_config(state, options, embedding="uniform"),
         unit_images=not options.get("no_imgnorm", False),
         unit_captions=not options.get("no_txtnorm", False),

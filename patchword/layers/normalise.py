@@ -12,11 +12,15 @@ from torch.distributed.nn.functional import all_reduce
 def unit(vectors: Float[Tensor, "*N D"], eps: float = 1e-8) -> Float[Tensor, "*N D"]:
     """Divide by the length: x / (||x|| + eps). The eps is added to the norm, as in the authors' code.
 
+    A zero vector stays zero, and its gradient is finite (that of a written-out root of squares is NaN there, which
+    would reach the weights from zero-padded slots).
+
     Example:
         >>> unit(torch.tensor([[3.0, 4.0]])).tolist()
         [[0.6000000238418579, 0.800000011920929]]
     """
-    return vectors / (vectors.pow(2).sum(dim=-1, keepdim=True).sqrt() + eps)
+    result: Tensor = vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + eps)
+    return result
 
 
 class GlobalBatchNorm(nn.BatchNorm1d):

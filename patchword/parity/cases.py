@@ -19,6 +19,8 @@ from torch import Tensor
 
 from patchword.errors import DataError
 
+CAP = 6e-4  # largest tolerance of any comparison
+
 # Fields of a case that describe it; every other leaf is a quantity that must be used or compared.
 DESCRIPTIVE = frozenset(
     {"method", "kind", "what", "reference", "notes", "torch", "dtype", "tensors", "config", "note", "case"}
@@ -153,7 +155,10 @@ class Ledger:
         self.excused[name] = reason
 
     def close(self, name: str, found: Any, expected: Any, *, atol: float, rtol: float, note: str = "") -> None:
-        """Compare numbers: |found - expected| <= atol + rtol * |expected| everywhere; NaN equals NaN."""
+        """Compare numbers: |found - expected| <= atol + rtol * |expected| everywhere; NaN equals NaN.
+
+        No tolerance exceeds ``CAP``, however large the values, so that a value off by 1e-3 never passes.
+        """
         self.used.add(name)
         a = torch.as_tensor(found, dtype=torch.float64).detach()  # a Python float would pass through float32 otherwise
         b = torch.as_tensor(expected, dtype=torch.float64).detach()
@@ -176,7 +181,7 @@ class Ledger:
         difference = torch.where(difference.isnan(), torch.inf, difference)
         relative = torch.where(difference == 0, 0.0, difference / b.abs().clamp_min(1e-30))
         largest = float(difference.max()) if difference.numel() else 0.0
-        passed = bool((same | (difference <= atol + rtol * b.abs())).all())
+        passed = bool((same | (difference <= (atol + rtol * b.abs()).clamp_max(CAP))).all())
         self.rows.append(
             Row(name, largest, float(relative.max()) if relative.numel() else 0.0, tolerance, passed, note)
         )

@@ -8,15 +8,17 @@ from torch import Tensor
 from patchword.importers import chan
 from patchword.importers.chan import CODINGS, POOLINGS
 from patchword.importers.keys import Imported
+from patchword.layers.normalise import unit
 from patchword.methods.base import Method
 from patchword.methods.chan import Chan, code_pairs, pool_codes
 from patchword.parity.cases import Case, Ledger
-from patchword.parity.towers import Runner, compare_case, near, near_sets, read_captions, read_images
+from patchword.parity.towers import Runner, compare_case, near, read_captions, read_images
+from patchword.types import Captions, Images
 
 
 def compare(case: Case) -> Ledger:
     """Compare a model case in full."""
-    return compare_case(case, Runner(_import_reference, chan.our_key, _forward))
+    return compare_case(case, Runner(_import_reference, chan.our_key, _forward, _slots))
 
 
 def _import_reference(state: dict[str, Tensor], options: dict[str, object]) -> Imported:
@@ -27,14 +29,25 @@ def _import_reference(state: dict[str, Tensor], options: dict[str, object]) -> I
     return imported
 
 
+def _slots(method: Method, images: Images, captions: Captions) -> tuple[Tensor, Tensor]:
+    """Region and word vectors of every slot; the padded ones hold what the towers make of padding."""
+    assert isinstance(method, Chan)
+    patches, _ = method.image(images)
+    words = method.text(captions.tokens, captions.lengths)
+    return (
+        unit(patches) if method.config.unit_patches else patches,
+        unit(words) if method.config.unit_words else words,
+    )
+
+
 def _forward(ledger: Ledger, method: Method) -> None:
     assert isinstance(method, Chan)
     tensors = ledger.case.tensors
     images, captions = read_images(ledger), read_captions(ledger)
     near(ledger, "img_fc", method.image.fc(images.values), tensors["img_fc"])
     patches, words = method.encode_images(images), method.encode_captions(captions)
-    near_sets(ledger, "img_emb", patches.padded())
-    near_sets(ledger, "cap_emb", words.padded())
+    for name, found in zip(("img_emb", "cap_emb"), _slots(method, images, captions), strict=True):
+        near(ledger, name, found, tensors[name])
     near(ledger, "sims/selected", method.score(patches, words), tensors["sims/selected"])
     unit = method.config.unit_patches and method.config.unit_words
     for authors_coding, coding in CODINGS.items():

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from patchword.errors import DataError
 from patchword.parity.cases import Case, Ledger, find_cases, read_case
 
 
@@ -33,11 +34,14 @@ def compare_path(path: Path) -> Ledger:
     """Compare one case; a kind that no comparison knows gives an empty ledger, which does not pass.
 
     Raises:
-        DataError: the case is unreadable.
+        DataError: the case is unreadable or incomplete.
     """
     case = read_case(path)
     runner = runner_of(case)
-    return Ledger(case) if runner is None else runner(case)
+    try:
+        return Ledger(case) if runner is None else runner(case)
+    except KeyError as error:
+        raise DataError(f"'{path}' has no {error}, which this kind of case needs.") from None
 
 
 def parity(folders: Sequence[Path]) -> list[Ledger]:

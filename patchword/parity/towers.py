@@ -24,6 +24,7 @@ ATOL = 1e-5  # on embeddings and unit-scale scores
 RTOL_LARGE = 2e-5  # on larger values
 RTOL_GRADIENT = 1e-4
 STATE = "state_dict/"
+BUFFERS = "train/buffer_after_1_forward/"
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,13 @@ class Runner:
         import_state: builds the method from an authors' state dict and options.
         our_key: our name of an authors' key, None for a dead one.
         forward: compares the method's own forward quantities.
+        slots: image and caption vectors of every slot, padded ones included; None for one vector per item.
     """
 
     import_state: Callable[[Any, Any], Imported]
     our_key: Callable[[str], str | None]
     forward: Callable[[Ledger, Method], None]
+    slots: Callable[[Method, Images, Captions], tuple[Tensor, Tensor]] | None = None
 
 
 def near(ledger: Ledger, name: str, found: Tensor, expected: Tensor, note: str = "") -> None:
@@ -106,6 +109,7 @@ def compare_training(ledger: Ledger, method: Method, state: dict[str, Tensor], r
     case, config = ledger.case, ledger.case.config
     images, captions = read_images(ledger, "train/"), read_captions(ledger, "train/")
     start = {k: v.clone() for k, v in method.state_dict().items()}
+    method.freeze_blocks(int(config.get("fixed_blocks", 0)))
     margin, temperature = float(config["margin"]), float(config.get("temperature", 0.01))
     kinds = {
         "hinge_sum": (LossConfig(margin=margin, warmup_epochs=1), Step(epoch=0)),
@@ -121,7 +125,10 @@ def compare_training(ledger: Ledger, method: Method, state: dict[str, Tensor], r
         image_sets, caption_sets = method.encode_images(images), method.encode_captions(captions)
         scores = method.score(image_sets, caption_sets)
         if k == 0:
-            compare_train_forward(ledger, method, image_sets.padded(), caption_sets.padded(), scores, start, runner)
+            vectors = (image_sets.vectors, caption_sets.vectors)
+            compare_train_forward(
+                ledger, method, runner.slots(method, images, captions) if runner.slots else vectors, scores, runner
+            )
         total = ranking_loss(loss, scores, step)
         near(ledger, f"train/loss/{kind}", total, case.tensors[f"train/loss/{kind}"])
         if kind in case.fields.get("scalars", {}):
@@ -138,21 +145,22 @@ def compare_training(ledger: Ledger, method: Method, state: dict[str, Tensor], r
     if "train/traj/loss" in case.tensors:
         compare_trajectory(ledger, method, state, runner, images, captions)
     method.load_state_dict(start)
+    counters = [n for n in case.tensors if n.startswith(BUFFERS) and n.endswith("num_batches_tracked")]
+    for name in (n for n in counters if n not in ledger.used):  # buffers of a moment that was not reached
+        ledger.exact(name, "after 1 forward or after all steps", f"after {int(case.tensors[name])}")
 
 
 def compare_train_forward(
     ledger: Ledger,
     method: Method,
-    images: tuple[Tensor, Tensor],
-    captions: tuple[Tensor, Tensor],
+    embeddings: tuple[Tensor, Tensor],
     scores: Tensor,
-    start: dict[str, Tensor],
     runner: Runner,
 ) -> None:
     """Embeddings and scores in train mode, and the buffers after this one forward."""
     case = ledger.case
-    near_sets(ledger, "train/img_emb", images)
-    near_sets(ledger, "train/cap_emb", captions)
+    near(ledger, "train/img_emb", embeddings[0], case.tensors["train/img_emb"])
+    near(ledger, "train/cap_emb", embeddings[1], case.tensors["train/cap_emb"])
     near(ledger, "train/sims", scores, case.tensors["train/sims"])
     compare_buffers(ledger, method, runner, forwards=1)
 
@@ -162,27 +170,15 @@ def compare_buffers(ledger: Ledger, method: Method, runner: Runner, *, forwards:
 
     The name of the tensors says one forward; their own counter says when they were taken, and the counter is right.
     """
-    group = "train/buffer_after_1_forward/"
     case, now = ledger.case, method.state_dict()
-    counts = [int(v) for k, v in case.state(group).items() if k.endswith("num_batches_tracked")]
+    counts = [int(v) for k, v in case.state(BUFFERS).items() if k.endswith("num_batches_tracked")]
     if max(counts, default=0) != forwards:
         return
-    for key, expected in case.state(group).items():
+    for key, expected in case.state(BUFFERS).items():
         ours = runner.our_key(key)
         found = case.tensors[STATE + key] if ours is None else now[ours]  # a dead buffer must not have moved
         atol = mean_atol if key.endswith("running_mean") and ours is not None else ATOL
-        ledger.close(group + key, found, expected, atol=atol, rtol=RTOL_LARGE, note=f"after {forwards} forward(s)")
-
-
-def near_sets(ledger: Ledger, name: str, sets: tuple[Tensor, Tensor]) -> None:
-    """Compare embeddings on their real slots (``(N, D)`` or ``(N, S, D)``); padded slots hold arbitrary values."""
-    expected = ledger.case.tensors[name]
-    block, mask = sets
-    if expected.ndim == 2:
-        near(ledger, name, block[:, 0], expected)
-        return
-    size = min(expected.shape[1], block.shape[1])
-    near(ledger, name, block[:, :size][mask[:, :size]], expected[:, :size][mask[:, :size]], note="real slots")
+        ledger.close(BUFFERS + key, found, expected, atol=atol, rtol=RTOL_LARGE, note=f"after {forwards} forward(s)")
 
 
 def train_config(config: dict[str, Any], method: Method) -> TrainConfig:

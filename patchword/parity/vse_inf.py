@@ -9,7 +9,7 @@ from patchword.layers.gpo import positional_encoding
 from patchword.methods.base import Method
 from patchword.methods.vse_inf import VseInfinity, pool
 from patchword.parity.cases import Case, Ledger
-from patchword.parity.towers import Runner, compare_case, near, near_sets, read_captions, read_images
+from patchword.parity.towers import Runner, compare_case, near, read_captions, read_images
 
 
 def compare(case: Case) -> Ledger:
@@ -32,7 +32,7 @@ def _forward(ledger: Ledger, method: Method) -> None:
         near(ledger, "img_mlp", method.image.mlp(patches, every), tensors["img_mlp"])
     near(ledger, "img_feat_before_pool", features, tensors["img_feat_before_pool"])
     words = method.text(captions.tokens, captions.lengths)
-    near_sets_of_words(ledger, "cap_feat_before_pool", words, captions.lengths)
+    near(ledger, "cap_feat_before_pool", words, tensors["cap_feat_before_pool"])
     assert method.image.pool is not None
     assert method.text_pool is not None
     for side, gpo, block, lengths in (
@@ -47,15 +47,9 @@ def _forward(ledger: Ledger, method: Method) -> None:
         )
         near(ledger, f"{side}_pooled", pool(gpo, block, lengths), tensors[f"{side}_pooled"])
     image_sets, caption_sets = method.encode_images(images), method.encode_captions(captions)
-    near_sets(ledger, "img_emb", image_sets.padded())
-    near_sets(ledger, "cap_emb", caption_sets.padded())
+    near(ledger, "img_emb", image_sets.vectors, tensors["img_emb"])
+    near(ledger, "cap_emb", caption_sets.vectors, tensors["cap_emb"])
     near(ledger, "sims", method.score(image_sets, caption_sets), tensors["sims"])
     for name in [n for n in tensors if n.startswith("gpo_pe_len")]:
         count, width = tensors[name].shape
         near(ledger, name, positional_encoding(count, width, tensors[name]), tensors[name])
-
-
-def near_sets_of_words(ledger: Ledger, name: str, found: torch.Tensor, lengths: torch.Tensor) -> None:
-    """Compare token features on the real tokens."""
-    mask = torch.arange(found.shape[1]) < lengths[:, None]
-    near(ledger, name, found[mask], ledger.case.tensors[name][:, : found.shape[1]][mask], note="real slots")

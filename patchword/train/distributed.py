@@ -7,11 +7,11 @@ data-parallel wrapper averages over them, so the gradients are those of one proc
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 from patchword.types import Encoded, Images
 
@@ -28,7 +28,7 @@ def gather_sets(sets: Encoded) -> Encoded:
     sizes = _gather_plain(torch.tensor([len(sets.vectors), len(sets.lengths)], device=sets.vectors.device))  # (P, 2)
     rows, items = sizes.max(0).values.tolist()
     padded = torch.nn.functional.pad(sets.vectors, (0, 0, 0, rows - len(sets.vectors)))
-    vectors = all_gather(padded)
+    vectors: Tensor = _GatherBlocks.apply(padded)
     lengths = _gather_plain(torch.nn.functional.pad(sets.lengths, (0, items - len(sets.lengths))))
     return Encoded(
         torch.cat([v[:n] for v, n in zip(vectors, sizes[:, 0].tolist(), strict=True)]),
@@ -46,10 +46,24 @@ def gather_ids(ids: Tensor) -> Tensor:
 
 
 def _gather_plain(values: Tensor) -> Tensor:
-    """Integer tensors of equal shape from all processes, stacked."""
+    """Tensors of equal shape from all processes, stacked; nothing flows back."""
     parts = [torch.empty_like(values) for _ in range(world()[1])]
     dist.all_gather(parts, values.contiguous())
     return torch.stack(parts)
+
+
+class _GatherBlocks(torch.autograd.Function):
+    """Blocks of equal shape from all processes, stacked; gradients are summed where a block was made."""
+
+    @staticmethod
+    def forward(ctx: Any, block: Tensor) -> Tensor:
+        return _gather_plain(block)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
 
 
 def pad_alike(images: Images) -> Images:

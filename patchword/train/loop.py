@@ -6,6 +6,7 @@ steps as one that was not.
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -100,8 +101,13 @@ class Trainer:
         scores, losses = self._whole_step(batch, step) if whole else self._cached_step(batch, step)
         parameters = [p for p in self.method.parameters() if p.grad is not None]
         norm = clip_gradients(parameters, config.clip_norm)
-        self.optimizer.step()
         total = float(losses["total"].detach())
+        if not math.isfinite(total + norm):
+            raise CollapseError(
+                f"the loss is {total}, its gradient's norm {norm}, at step {position.step + 1} (epoch "
+                f"{position.epoch + 1}); the step was not taken. Try a smaller --train.lr, or --train.precision float32."
+            )
+        self.optimizer.step()
         if self._watch.look(scores, total, step):
             self._report_collapse(position)
         named = {name: float(value.detach()) for name, value in losses.items() if name != "total"}
@@ -185,6 +191,8 @@ class Trainer:
             if self.config.freeze_backbone:
                 self.method.freeze_blocks(blocks)
             self._frozen = blocks
+            if self._wrapped is not None:
+                self.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
             self._wrapped = self.accelerator.prepare_model(self.method)
 
     def fit(self, position: Position) -> Position:
@@ -195,12 +203,19 @@ class Trainer:
             CollapseError: when training has collapsed and ``on_collapse`` is ``stop``; the state before is saved.
         """
         self._watch.recall, self._watch.best = position.recall, position.best_recall
+        position = position.moved(finished=self._is_finished(position))  # epochs or patience may have grown
         with self._signals():
-            while position.epoch < self.config.epochs and not position.finished:
+            while not position.finished:
                 self._freeze(position.epoch)
                 position = self._train_epoch(position)
                 position = self._close_epoch(position)
         return position
+
+    def _is_finished(self, position: Position) -> bool:
+        """Whether all epochs are done, or patience has run out."""
+        patience = self.config.patience
+        out_of_patience = patience is not None and position.stale_epochs >= patience
+        return position.epoch >= self.config.epochs or out_of_patience
 
     def _train_epoch(self, position: Position) -> Position:
         """The rest of one epoch."""
@@ -246,13 +261,9 @@ class Trainer:
             best_epoch=finished_epoch if better else position.best_epoch,
             stale_epochs=0 if better else position.stale_epochs + 1,
         )
-        patience = self.config.patience
-        position = position.moved(
-            finished=position.epoch >= self.config.epochs
-            or (patience is not None and position.stale_epochs >= patience)
-        )
+        position = position.moved(finished=self._is_finished(position))
         if better and self.accelerator.is_main_process:
-            self._about(position)
+            self.model.about |= {"selected_on": self._selected_on(), "rsum": rsum, **self._progress(position)}
             self.model.save(self.run.best)
         self._save(position)
         return position
@@ -262,7 +273,7 @@ class Trainer:
         """Rsum on the selection split, computed by the first process and told to the others."""
         if self.select is None:
             return None
-        rsum = torch.zeros(1, dtype=torch.float64)
+        rsum = torch.zeros(1, dtype=torch.float64, device=self.device)
         if self.accelerator.is_main_process:
             result, _ = evaluate_model(self.model, self.select, batch=self.config.eval_batch)
             self._log(self.config.select_on, position, {"epoch": epoch + 1, **summary(result)})
@@ -272,23 +283,17 @@ class Trainer:
             torch.distributed.broadcast(rsum, 0)
         return float(rsum)
 
-    def _about(self, position: Position) -> None:
-        """What a checkpoint says of itself."""
-        selected = {
-            "dev": self.select.name if self.select else "",
-            "test": self.select.name if self.select else "",
-            "none": "",
-        }
-        self.model.about |= {
-            "epoch": position.best_epoch + 1,
-            "step": position.step,
-            "selected_on": selected[self.config.select_on],
-            "rsum": position.best_rsum,
-        }
+    def _selected_on(self) -> str:
+        """The split that the best epoch was chosen on; ``none`` when it is simply the last one."""
+        return self.select.name if self.select is not None else "none"
+
+    def _progress(self, position: Position) -> dict[str, int]:
+        """Epochs begun and steps taken, as a checkpoint tells of itself."""
+        return {"epoch": position.epoch + (position.iteration > 0), "step": position.step}
 
     def _save(self, position: Position) -> None:
         if self.accelerator.is_main_process:
-            self._about(position)
+            self.model.about |= {"selected_on": "none", "rsum": None, **self._progress(position)}
             self.run.save_last(self.model, self.optimizer, position)
         self.accelerator.wait_for_everyone()
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from rich.console import Console
 
 from patchword.console import peak_memory_gib
 from patchword.data.batches import TrainingPairs
+from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from patchword.errors import CheckpointError, ConfigError
 from patchword.model import Model, load, load_weights, text_limit
 from patchword.recipe import Recipe, load_recipe
@@ -63,6 +65,7 @@ def train(
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     folder = Path(out) if out is not None else Path("runs") / Path(loaded.source).stem
     precision = {"float32": "no", "bf16": "bf16"}[loaded.train.precision]
+    AcceleratorState._reset_state()  # else a second run in one Python process can not have another precision
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     if loaded.train.batch_size % accelerator.num_processes:
         raise ConfigError(
@@ -78,6 +81,7 @@ def train(
         shown.print(f"{loaded.method} from {loaded.source} into {folder}", highlight=False)
         parts = prepare(loaded)
         run.write_config(loaded)
+        run.recover()
         accelerator.wait_for_everyone()
         position = _fit(loaded, accelerator, run, shown, parts)
     return TrainResult(folder, position, peak_memory_gib())
@@ -88,9 +92,11 @@ def _fit(
 ) -> Position:
     parts = parts if parts is not None else prepare(recipe)
     method = parts.method.to(accelerator.device)
-    model = Model(method, parts.tokenizer, {"recipe": Path(recipe.source).stem})
+    model = Model(method, parts.tokenizer, {"recipe": Path(recipe.source).stem}, max_words=recipe.data.max_words)
+    if parts.select is not None:  # a caption too long for the encoder must not stop the run at its first evaluation
+        model.tokenize(parts.select.captions, where=f"{parts.select.dataset}/{parts.select.name}")
     optimizer = build_optimizer(method, recipe.train)
-    position = _resume(run, model, optimizer, console)
+    position = _resume(run, model, optimizer, console, is_main=accelerator.is_main_process)
     data = recipe.data
     pairs = TrainingPairs(
         parts.train,
@@ -114,22 +120,42 @@ def _prepare_pixels(pairs: TrainingPairs, model: Model) -> None:
     pairs.source = prepare_source(model.method, pairs.source)
 
 
-def _resume(run: RunFolder, model: Model, optimizer: torch.optim.Optimizer, console: Console) -> Position:
-    """Continue from ``last/`` when there is one."""
+def _resume(
+    run: RunFolder, model: Model, optimizer: torch.optim.Optimizer, console: Console, *, is_main: bool
+) -> Position:
+    """Continue from ``last/`` when there is one.
+
+    Raises:
+        CheckpointError: the state is damaged or does not fit.
+        ConfigError: the vocabulary is no longer the one that the run began with.
+    """
     found = run.load_state()
-    if found is None:
-        return Position()
-    state, position = found
+    state, position = found if found is not None else (None, Position())
+    if is_main:
+        run.forget_after(position.step)
+    if state is None:
+        return position
     load_weights(model.method, run.last)
+    if words_of(model.tokenizer) != words_of(load_tokenizer(run.last)):
+        raise ConfigError(
+            f"run folder '{run.path}' holds a run over other words than this vocabulary. "
+            "Use the same data and vocabulary to go on with it, or another folder with --out DIR."
+        )
     try:
         optimizer.load_state_dict(state)
     except ValueError as error:
         raise CheckpointError(
             f"the optimiser state in '{run.last}' does not fit the model: {error}. Remove '{run.last}' to start again."
         ) from None
-    run.forget_after(position.step)
     console.print(f"resuming '{run.path}' at epoch {position.epoch + 1}, step {position.step}", highlight=False)
-    return position.moved(finished=False)
+    return position
+
+
+def words_of(tokenizer: Tokenizer | None) -> tuple[str, ...]:
+    """All words or word pieces in the order of their ids."""
+    if isinstance(tokenizer, WordTokenizer):
+        return tokenizer.vocabulary.words
+    return tokenizer.pieces.tokens if isinstance(tokenizer, PieceTokenizer) else ()
 
 
 def describe(console: Console, parts: Parts, method: torch.nn.Module, trainer: Trainer) -> None:

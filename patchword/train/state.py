@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pickle
 import platform
 import socket
 import subprocess
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +29,10 @@ from patchword.model import Model, recover_folder, save_folder, write_model
 from patchword.recipe import Recipe, to_yaml
 
 STATE_FILE = "training.pt"
+# What torch's safe reader raises on damaged bytes.
+_UNREADABLE = (
+    RuntimeError, OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Position:
 
 
 class RunFolder:
-    """A run's folder, locked while it is open.
+    """A run's folder, locked while it is open; the system drops the lock of a process that dies.
 
     Args:
         path: created when missing.
@@ -68,7 +75,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = path / ".lock"
+        self._lock: int | None = None
 
     def __enter__(self) -> RunFolder:
         try:
@@ -77,29 +84,30 @@ class RunFolder:
             raise ConfigError(f"run folder '{self.path}' is a file. Choose another with --out DIR.") from None
         except OSError as error:
             raise ConfigError(f"run folder '{self.path}' can not be made: {error.strerror}.") from None
-        mine = f"{os.getpid()} {socket.gethostname()}"
-        while True:
-            try:
-                handle = os.open(self._lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                owner = self._lock.read_text(encoding="utf-8").split() if self._lock.exists() else []
-                if _is_alive(owner):
-                    raise ConfigError(
-                        f"run folder '{self.path}' is in use by process {owner[0]} on {owner[1]}. Wait for it, "
-                        "or choose another folder with --out DIR."
-                    ) from None
-                self._lock.unlink(missing_ok=True)  # left behind by a killed process
-                continue
-            except OSError as error:
-                raise ConfigError(f"run folder '{self.path}' can not be written: {error.strerror}.") from None
-            os.write(handle, mine.encode())
+        try:
+            handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            raise ConfigError(f"run folder '{self.path}' can not be written: {error.strerror}.") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(handle, 1000).decode(errors="replace")
             os.close(handle)
-            return self
+            raise ConfigError(
+                f"run folder '{self.path}' is in use by {owner or 'another process'}. Wait for it, "
+                "or choose another folder with --out DIR."
+            ) from None
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self._lock = handle
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.unlink(missing_ok=True)
+        if self._lock is not None:  # the file stays: removing a lock file lets two processes hold "the" lock
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def last(self) -> Path:
@@ -115,6 +123,11 @@ class RunFolder:
         """Append one line to ``metrics.jsonl``."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def recover(self) -> None:
+        """Undo what a kill in the middle of a save left behind."""
+        for folder in (self.last, self.best):
+            recover_folder(folder)
 
     def forget_after(self, step: int) -> None:
         """Drop log lines of steps that will be taken again."""
@@ -142,17 +155,18 @@ class RunFolder:
         mine = recipe.dump()
         if path.exists():
             try:
-                theirs = yaml.safe_load(path.read_text(encoding="utf-8"))["recipe"]
-            except (yaml.YAMLError, KeyError, TypeError):
+                theirs = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))["recipe"])
+            except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
                 raise ConfigError(f"'{path}' is damaged. Choose another run folder with --out DIR.") from None
-            different = [k for k in _flat(mine) if k not in _MAY_CHANGE and _flat(mine)[k] != _flat(theirs).get(k)]
-            if different:
-                key = different[0]
-                raise ConfigError(
-                    f"run folder '{self.path}' holds a run with another setting: "
-                    f"`{key}` is {_flat(theirs).get(key)!r} there, {_flat(mine)[key]!r} now. "
-                    "Use the same setting to go on with it, or another folder with --out DIR."
-                )
+            now = _flat(yaml.safe_load(to_yaml(mine)))  # written and read once, as theirs was
+            keys = [*now, *(key for key in theirs if key not in now)]
+            for key in keys:
+                if key not in _MAY_CHANGE and now.get(key) != theirs.get(key):
+                    raise ConfigError(
+                        f"run folder '{self.path}' holds a run with another setting: "
+                        f"`{key}` is {theirs.get(key)!r} there, {now.get(key)!r} now. "
+                        "Use the same setting to go on with it, or another folder with --out DIR."
+                    )
         about = {"recipe": mine, "source": recipe.source, "made_with": versions()}
         fresh = path.with_suffix(".new")
         fresh.write_text(to_yaml(about), encoding="utf-8")
@@ -163,7 +177,9 @@ class RunFolder:
 
         def write(folder: Path) -> None:
             write_model(folder, model)
-            torch.save({"optimizer": optimizer.state_dict(), "position": asdict(position)}, folder / STATE_FILE)
+            state = {"optimizer": optimizer.state_dict(), "position": asdict(position)}
+            with (folder / STATE_FILE).open("wb") as file:  # by name, torch reports a full disk as a RuntimeError
+                torch.save(state, file)
 
         save_folder(self.last, write)
 
@@ -173,13 +189,15 @@ class RunFolder:
         Raises:
             CheckpointError: the state is damaged.
         """
-        path = recover_folder(self.last) / STATE_FILE
-        if not path.is_file():
+        path = self.last / STATE_FILE
+        if not self.last.exists():
             return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of damaged bytes that look like another pickle protocol
+                state = torch.load(path, map_location="cpu", weights_only=True)
             return state["optimizer"], Position(**state["position"])
-        except (RuntimeError, OSError, KeyError, TypeError, EOFError) as error:
+        except _UNREADABLE as error:
             raise CheckpointError(
                 f"'{path}' is damaged ({type(error).__name__}). Remove '{self.last}' to start again, "
                 f"or use '{self.best}'."
@@ -208,21 +226,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def _is_alive(owner: list[str]) -> bool:
-    """Whether the process named in a lock runs (on this host; another host is taken at its word)."""
-    if len(owner) != 2 or not owner[0].isdigit():
-        return False
-    if owner[1] != socket.gethostname():
-        return True
-    try:
-        os.kill(int(owner[0]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def versions() -> dict[str, str]:
