@@ -11,17 +11,14 @@ if TYPE_CHECKING:
     from patchword.model import Model, load
     from patchword.train.run import train
 
-_HOME = {
-    "load": "patchword.model",
-    "Model": "patchword.model",
-    "open_split": "patchword.data.open",
-    "train": "patchword.train.run",
-    "evaluate": "patchword.evaluate.run",
-}
+_HOME = {"load": "patchword.model", "Model": "patchword.model", "open_split": "patchword.data.open"}
+_PACKAGES = ("evaluate", "train")  # folders that can be called
 __all__ = ["Model", "__version__", "evaluate", "load", "open_split", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if name in _PACKAGES:
+        return import_module(f"patchword.{name}")
     raise AttributeError(f"module 'patchword' has no attribute {name!r}; it has {', '.join(__all__)}")

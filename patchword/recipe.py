@@ -112,14 +112,27 @@ def make_recipe(values: Mapping[str, Any], source: Source | None = None) -> Reci
             raise ConfigError(f"{source.place([key])}: `{key}` is {values[key]!r}. Expected a mapping of options.")
     cls: Any = method_class(method)
     default_loss = cls.default_loss().model_dump()
+    model = with_tower_defaults(cls.Config, values.get("model") or {})
     return Recipe(
         method,
         validate(DataConfig, values.get("data") or {}, source, ("data",)),
-        validate(cls.Config, values.get("model") or {}, source, ("model",)),
+        validate(cls.Config, model, source, ("model",)),
         validate(cls.Loss, {**default_loss, **(values.get("loss") or {})}, source, ("loss",)),
         validate(TrainConfig, values.get("train") or {}, source, ("train",)),
         source.name,
     )
+
+
+def with_tower_defaults(config: type[Config], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a tower on top of the method's own tower, when they are of the same kind or name none."""
+    filled = dict(model)
+    for tower in ("image", "text"):
+        given, default = filled.get(tower), config.model_fields[tower].default if tower in config.model_fields else None
+        if isinstance(given, Mapping) and isinstance(default, Config):
+            kind = default.model_dump()["kind"]
+            if given.get("kind", kind) == kind:
+                filled[tower] = merge({**default.model_dump(exclude_unset=True), "kind": kind}, given)
+    return filled
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
