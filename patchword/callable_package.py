@@ -1,7 +1,7 @@
 """Packages that can be called: ``patchword.train(...)`` although ``patchword.train`` is also the folder it lives in.
 
-Importing anything below a package puts the package under its name in the parent, over a function of the same name. So the
-package itself is made callable, and both readings of the name work, in any order of imports.
+Importing anything below a package puts the package under its name in the parent, over a function of the same name. So
+the package itself is made callable, and both readings of the name work, in any order of imports.
 """
 
 from __future__ import annotations

@@ -165,7 +165,9 @@ def split_overrides(words: list[str]) -> tuple[list[str], list[str]]:
         >>> split_overrides(["--train.lr", "1e-4", "my.yaml", "--data.name=coco", "--json"])
         (['my.yaml', '--json'], ['--train.lr', '1e-4', '--data.name=coco'])
     """
-    own, dotted, rest = [], [], list(words)
+    own: list[str] = []
+    dotted: list[str] = []
+    rest = list(words)
     while rest:
         word = rest.pop(0)
         is_dotted = word.startswith("--") and "." in word.partition("=")[0]

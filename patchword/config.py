@@ -169,7 +169,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Source]:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):  # nine lines of aliases can stand for billions of values
-                raise ConfigError(f"{path}:{event.start_mark.line + 1}: aliases (*{event.anchor}) are not allowed.")
+                line = event.start_mark.line + 1 if event.start_mark is not None else 1
+                raise ConfigError(f"{path}:{line}: aliases (*{event.anchor}) are not allowed.")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines: dict[tuple[str | int, ...], int] = {}
         value = {} if node is None else _construct(node, (), lines, path)

@@ -274,12 +274,12 @@ def read_config(path: Path) -> dict[str, Any]:
         CheckpointError: it is not one.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"'{path}' is not a checkpoint's config: {error}. Save or import the checkpoint again."
         ) from None
-    expected = {"format": int, "method": str, "model": dict, "loss": dict, "vocabulary": dict | None}
+    expected: dict[str, Any] = {"format": int, "method": str, "model": dict, "loss": dict, "vocabulary": dict | None}
     expected |= {"about": dict, "max_words": int | None}
     for key, kind in expected.items():
         if not isinstance(config, dict) or key not in config or not isinstance(config[key], kind):
@@ -287,7 +287,7 @@ def read_config(path: Path) -> dict[str, Any]:
                 f"'{path}' is not a checkpoint's config: `{key}` is missing or of the wrong kind. "
                 "Save or import the checkpoint again."
             )
-    return config
+    return dict(config)
 
 
 def build_method(name: str, model: Mapping[str, Any], loss: Mapping[str, Any], source: Source) -> Method:

@@ -122,7 +122,7 @@ def train(
     from patchword.train.loop import Interrupted
     from patchword.train.run import train as run_training
 
-    console = Console(stderr=json, soft_wrap=True)
+    console = Console(stderr=json, soft_wrap=True, markup=False)
     try:
         result = run_training(recipe, out, overrides=list(overrides), console=console)
     except Interrupted:
@@ -170,6 +170,8 @@ def evaluate(
     from patchword.evaluate.run import evaluate as run_evaluation
     from patchword.evaluate.scores_file import load_scores
 
+    if run is not None and scores is not None:
+        raise ConfigError(f"'{run}' and --scores '{scores}' were given. Evaluate a run or a saved matrix, not both.")
     if scores is not None:
         opened = None
         if data is not None:

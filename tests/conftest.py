@@ -12,7 +12,9 @@ REAL = Path(__file__).parent / "real"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--shared DIR``: also run the tests on real annotation files and photographs that lie in DIR/data."""
-    parser.addoption("--shared", type=Path, default=None, help="folder with data/ and golden/ of real files; adds tests/real")
+    parser.addoption(
+        "--shared", type=Path, default=None, help="folder with data/ and golden/ of real files; adds tests/real"
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

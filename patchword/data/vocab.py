@@ -81,7 +81,7 @@ class Vocabulary:
             table = json.loads(raw)["word2idx"]
             words = sorted(table, key=lambda w: int(table[w]))
             dense = [int(table[w]) for w in words] == list(range(len(words)))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise DataError(f"vocabulary '{path}' is not SCAN's JSON. Expected an object with `word2idx`.") from None
         if not dense:
             raise DataError(

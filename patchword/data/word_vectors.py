@@ -7,7 +7,7 @@ Source of the look-up rule: ppanzx/CHAN ``lib/encoders.py`` (a missing word is l
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -36,7 +36,7 @@ def read_vectors(path: Path, words: Sequence[str], width: int) -> dict[int, Tens
         width: expected number of components.
 
     Raises:
-        DataError: the file is missing, or a line has another number of components.
+        DataError: the file is missing or no text, or a line has another number of components.
     """
     wanted: dict[str, list[int]] = {}
     second: dict[str, list[int]] = {}
@@ -46,24 +46,37 @@ def read_vectors(path: Path, words: Sequence[str], width: int) -> dict[int, Tens
             second.setdefault(plain_form(word), []).append(k)
     rows: dict[int, Tensor] = {}
     later: dict[int, Tensor] = {}
+    for number, word, values in _lines(path):
+        if word not in wanted and word not in second:
+            continue
+        if len(values) != width:
+            raise DataError(
+                f"word vectors '{path}' line {number}: {len(values)} numbers for {word!r}. "
+                f"Expected {width} (model.text.word_dim)."
+            )
+        try:
+            vector = torch.tensor([float(v) for v in values])
+        except ValueError:
+            raise DataError(
+                f"word vectors '{path}' line {number}: {word!r} is followed by something that is no number."
+            ) from None
+        rows.update(dict.fromkeys(wanted.get(word, ()), vector))
+        later.update(dict.fromkeys(second.get(word, ()), vector))
+    return {**later, **rows}
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Number, word and components of every line but a fastText header."""
     try:
-        file = path.open(encoding="utf-8", newline="\n")
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                word, _, rest = line.rstrip("\n").partition(" ")
+                values = rest.split()
+                if number > 1 or len(values) != 1:
+                    yield number, word, values
+    except UnicodeDecodeError:
+        raise DataError(
+            f"word vectors '{path}' is not UTF-8 text. Expected the text form of GloVe or fastText."
+        ) from None
     except OSError:
         raise DataError(f"word vectors '{path}' do not exist. Expected a local GloVe or fastText text file.") from None
-    with file:
-        for number, line in enumerate(file, start=1):
-            word, _, rest = line.rstrip("\n").partition(" ")
-            if number == 1 and len(rest.split()) == 1:
-                continue  # fastText header
-            if word not in wanted and word not in second:
-                continue
-            values = rest.split()
-            if len(values) != width:
-                raise DataError(
-                    f"word vectors '{path}' line {number}: {len(values)} numbers for {word!r}. "
-                    f"Expected {width} (model.text.word_dim)."
-                )
-            vector = torch.tensor([float(v) for v in values])
-            rows.update(dict.fromkeys(wanted.get(word, ()), vector))
-            later.update(dict.fromkeys(second.get(word, ()), vector))
-    return {**later, **rows}

@@ -41,7 +41,7 @@ def basic_words(text: str) -> list[str]:
         code, category = ord(char), unicodedata.category(char)
         if char in "\t\n\r" or category == "Zs":
             spaced.append(" ")
-        elif code in (0, 0xFFFD) or category in ("Cc", "Cf"):
+        elif code in (0, 0xFFFD) or category in ("Cc", "Cf", "Co", "Cs"):
             continue
         elif any(low <= code <= high for low, high in _CJK):
             spaced += [" ", char, " "]

@@ -28,7 +28,7 @@ def gather_sets(sets: Encoded) -> Encoded:
     sizes = _gather_plain(torch.tensor([len(sets.vectors), len(sets.lengths)], device=sets.vectors.device))  # (P, 2)
     rows, items = sizes.max(0).values.tolist()
     padded = torch.nn.functional.pad(sets.vectors, (0, 0, 0, rows - len(sets.vectors)))
-    vectors: Tensor = _GatherBlocks.apply(padded)
+    vectors: Tensor = _GatherBlocks.apply(padded)  # type: ignore[no-untyped-call]
     lengths = _gather_plain(torch.nn.functional.pad(sets.lengths, (0, items - len(sets.lengths))))
     return Encoded(
         torch.cat([v[:n] for v, n in zip(vectors, sizes[:, 0].tolist(), strict=True)]),

@@ -104,8 +104,9 @@ class Trainer:
         total = float(losses["total"].detach())
         if not math.isfinite(total + norm):
             raise CollapseError(
-                f"the loss is {total}, its gradient's norm {norm}, at step {position.step + 1} (epoch "
-                f"{position.epoch + 1}); the step was not taken. Try a smaller --train.lr, or --train.precision float32."
+                f"the loss is {total}, its gradient's norm {norm}, at step {position.step + 1} "
+                f"(epoch {position.epoch + 1}); the step was not taken. "
+                "Try a smaller --train.lr, or --train.precision float32."
             )
         self.optimizer.step()
         if self._watch.look(scores, total, step):
