@@ -45,6 +45,7 @@ def keep_cells_mask(
     The drop rate is itself random in (rate^2, rate), and 0 for a share ``rate`` of the images.
     """
     keep = cell_draws > rate * image_draws[:, None]
+    keep[np.arange(len(keep)), cell_draws.argmax(1)] = True  # a tiny grid could lose all its cells
     return torch.from_numpy(np.where(image_draws[:, None] > rate, keep, True))
 
 

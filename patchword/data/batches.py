@@ -77,7 +77,8 @@ class EpochPlan:
 
     def __len__(self) -> int:
         whole, rest = divmod(self.pairs, self.batch_size)
-        return whole + (not self.drop_last and rest > 1)  # a batch of one pair has no negatives
+        # A batch of one pair has no negatives, and every process needs a pair.
+        return whole + (not self.drop_last and rest >= max(2, self.processes))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
         """This process's share of every batch of an epoch, from batch ``start`` on."""

@@ -13,7 +13,7 @@ import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -105,6 +105,17 @@ class RegionFeatures:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker gets the name of a mapped file, not its content."""
+        state = dict(self.__dict__)
+        if isinstance(self.array, np.memmap) and self.array.filename is not None:
+            state["array"] = Path(self.array.filename)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, open_array(value) if name == "array" and isinstance(value, Path) else value)
 
     @property
     def width(self) -> int:

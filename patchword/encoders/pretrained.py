@@ -31,7 +31,11 @@ def hf_config(kind: str, arch: Mapping[str, Any]) -> Any:
     """The transformers configuration of a ``bert``, ``vit`` or ``swin`` with some fields changed."""
     import transformers
 
-    return getattr(transformers, _CLASSES[kind])(**arch)
+    try:
+        return getattr(transformers, _CLASSES[kind])(**arch)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"`arch` of the {kind} encoder does not describe one: {reason}.") from None
 
 
 def read_arch(kind: str, folder: Path) -> dict[str, Any]:

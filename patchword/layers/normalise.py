@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 def unit(vectors: Float[Tensor, "*N D"], eps: float = 1e-8) -> Float[Tensor, "*N D"]:
@@ -23,6 +24,28 @@ def unit(vectors: Float[Tensor, "*N D"], eps: float = 1e-8) -> Float[Tensor, "*N
     return result
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Sum over all processes, with gradients."""
+    total: Tensor = _SumOverProcesses.apply(value)  # type: ignore[no-untyped-call]
+    return total
+
+
 class GlobalBatchNorm(nn.BatchNorm1d):
     """Batch normalisation whose training statistics cover the batches of all processes.
 
@@ -35,9 +58,9 @@ class GlobalBatchNorm(nn.BatchNorm1d):
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             normalised: Tensor = super().forward(rows)
             return normalised
-        count = all_reduce(rows.new_tensor(float(len(rows))))
-        mean = all_reduce(rows.sum(0)) / count
-        variance = all_reduce((rows - mean).pow(2).sum(0)) / count
+        count = sum_over_processes(rows.new_tensor(float(len(rows))))
+        mean = sum_over_processes(rows.sum(0)) / count
+        variance = sum_over_processes((rows - mean).pow(2).sum(0)) / count
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None

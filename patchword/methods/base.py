@@ -87,6 +87,11 @@ class Method(nn.Module):
         return cls.Loss()
 
     @property
+    def mixes_batch(self) -> bool:
+        """Whether the images of a batch see each other's vectors, so that a part of a batch gives other numbers."""
+        return False
+
+    @property
     def has_batch_statistics(self) -> bool:
         """Whether an encoding depends on the other items of its batch in training (batch normalisation)."""
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.modules())

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from patchword.config import Config
@@ -67,6 +67,12 @@ class ChanConfig(Config):
     unit_words: bool = True
     attention_padding: Literal["reference", "masked"] = "reference"
     score_padding: Literal["masked", "reference"] = "masked"
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ChanConfig:
+        if self.context != "none" and self.joint_dim % self.heads:
+            raise ValueError(f"joint_dim {self.joint_dim} is not a multiple of heads {self.heads}")
+        return self
 
 
 class SelfAttention(nn.Module):
@@ -144,6 +150,11 @@ class Chan(Method):
     def default_loss(cls) -> LossConfig:
         """Hinge with margin 0.05, in units of the score, after one epoch over all negatives."""
         return LossConfig(margin=0.05)
+
+    @property
+    def mixes_batch(self) -> bool:
+        """True for the authors' ``transformer`` context."""
+        return self.config.context == "transformer"
 
     def encode_images(self, images: Images) -> Encoded:
         """One unit vector per patch."""

@@ -79,6 +79,12 @@ class Trainer:
         self.plan = EpochPlan(
             len(self.pairs), self.config.batch_size, self.config.seed, self.config.drop_last, rank, processes
         )
+        parts = "train.micro_batch" if self.config.micro_batch is not None else "several processes"
+        if self.method.mixes_batch and (self.config.micro_batch is not None or processes > 1):
+            raise ConfigError(
+                f"this {self.method.name} lets the images of a batch see each other, so {parts} would change "
+                "the result. Train it in one process without train.micro_batch, or use another model.context."
+            )
         if self.config.micro_batch is not None and self.method.train().has_batch_statistics:
             raise ConfigError(
                 f"`train.micro_batch` is {self.config.micro_batch}, "

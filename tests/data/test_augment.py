@@ -73,3 +73,8 @@ def test_gradients_reach_the_kept_rows_only() -> None:
     keep_rows(values, keep)[0].sum().backward()
     assert values.grad is not None
     assert values.grad[..., 0].tolist() == keep.float().tolist()
+
+
+def test_a_tiny_grid_keeps_a_cell() -> None:
+    keep = keep_cells_mask(np.zeros((2, 3)), np.asarray([0.9, 0.1]))
+    assert keep.sum(1).tolist() == [1, 3]

@@ -216,3 +216,9 @@ def test_padding_captions() -> None:
     made = pad_captions([[5], [1, 2, 3]])
     assert made.tokens.tolist() == [[5, 0, 0], [1, 2, 3]]
     assert made.lengths.tolist() == [1, 3]
+
+
+def test_no_process_is_left_without_a_pair() -> None:
+    plans = [EpochPlan(22, 20, seed=1, drop_last=False, rank=rank, processes=4) for rank in range(4)]
+    assert [len(plan) for plan in plans] == [1, 1, 1, 1]
+    assert len(EpochPlan(24, 20, seed=1, drop_last=False, processes=4)) == 2

@@ -1,8 +1,10 @@
 import contextlib
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,3 +133,12 @@ def test_scan_of_chosen_rows_gives_their_numbers() -> None:
     array[[2, 5]] = np.inf
     assert scan_rows(array, np.asarray([0, 5])).broken == [5]
     assert np.isnan(scan_rows(array, np.asarray([5])).mean)
+
+
+def test_a_worker_gets_the_file_not_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "train_ims.npy"
+    np.save(path, np.arange(600 * 6 * 8, dtype=np.float32).reshape(600, 6, 8))
+    features = RegionFeatures(path, open_array(path), np.arange(600))
+    packed = pickle.dumps(features)
+    assert len(packed) < 8_000  # the row numbers, not 115 kB of features
+    assert torch.equal(pickle.loads(packed).read([3, 599]).values, features.read([3, 599]).values)

@@ -262,3 +262,19 @@ def test_published_dimensions() -> None:
     # BERT-base without its pooler, plus the two projections
     pooler, projections = 768 * 769, 1024 * (769 + 2049)
     assert sum(p.numel() for p in bert.parameters()) == 109_482_240 - pooler + projections
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="joint_dim 30 is not a multiple of heads 8"):
+        ChanConfig(joint_dim=30)
+
+
+def test_only_the_transformer_context_mixes_the_batch() -> None:
+    text = BigruConfig(vocab_size=9, word_dim=4)
+    mixing = {
+        context: Chan(
+            ChanConfig(joint_dim=8, heads=2, context=context, image=RegionsConfig(width=4), text=text)
+        ).mixes_batch
+        for context in ("none", "self_attention", "transformer")
+    }
+    assert mixing == {"none": False, "self_attention": False, "transformer": True}

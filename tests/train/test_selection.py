@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import recipe, same_tensors, weights, write_precomp
+
+from patchword.errors import ConfigError
+from patchword.evaluate.run import evaluate
+from patchword.train.loop import Trainer
+from patchword.train.run import train
+
+
+def script_rsums(monkeypatch: pytest.MonkeyPatch, rsums: list[float]) -> None:
+    """Let the epochs score as given."""
+    monkeypatch.setattr(Trainer, "_select", lambda trainer, position, epoch: rsums[epoch])
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.mark.parametrize("method", ["chan", "vse_inf"])
+def test_twenty_steps_lift_rsum_far_above_chance(method: str, tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data")
+    train(recipe(method, data), tmp_path / "run")
+    found = evaluate(tmp_path / "run", data)
+    assert found.headline.rsum > found.chance.rsum + 80
+
+
+def test_the_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_precomp(tmp_path / "data")
+    script_rsums(monkeypatch, [100.0, 300.0, 300.0, 200.0])
+    train(recipe("chan", data, {"train": {"epochs": 4}}), tmp_path / "run")
+    train(recipe("chan", data, {"train": {"epochs": 2}}), tmp_path / "two")
+    assert same_tensors(weights(tmp_path / "run" / "best"), weights(tmp_path / "two" / "last"))
+    about = config_of(tmp_path / "run" / "best")["about"]
+    assert (about["epoch"], about["step"], about["rsum"], about["selected_on"]) == (2, 20, 300.0, "dev")
+    about = config_of(tmp_path / "run" / "last")["about"]
+    assert (about["epoch"], about["step"], about["selected_on"]) == (4, 40, "none")
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (3, 5), (None, 6)])
+def test_patience_counts_epochs_without_a_better_one(
+    patience: int | None, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_precomp(tmp_path / "data", {"train": 8, "dev": 4})
+    script_rsums(monkeypatch, [100.0, 300.0, 200.0, 250.0, 250.0, 400.0])
+    result = train(recipe("chan", data, {"train": {"epochs": 6, "patience": patience}}), tmp_path / "run")
+    assert result.position.epoch == epochs
+    assert result.position.best_rsum == (400.0 if patience is None else 300.0)
+
+
+def test_selecting_on_test_is_said_wherever_the_numbers_go(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data")
+    train(recipe("chan", data, {"train": {"select_on": "test", "epochs": 1}}), tmp_path / "run")
+    assert config_of(tmp_path / "run" / "best")["about"]["selected_on"] == "test"
+    result = evaluate(tmp_path / "run", data)
+    assert result.used_for_selection is True
+    assert "chosen on this split" in result.table()
+    assert evaluate(tmp_path / "run", data, split="dev").used_for_selection is False
+
+
+def test_selecting_on_nothing_keeps_the_last_epoch_and_needs_no_dev(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data", {"train": 12, "test": 4})
+    train(recipe("chan", data, {"train": {"select_on": "none"}}), tmp_path / "run")
+    assert same_tensors(weights(tmp_path / "run" / "best"), weights(tmp_path / "run" / "last"))
+    about = config_of(tmp_path / "run" / "best")["about"]
+    assert (about["epoch"], about["selected_on"], about["rsum"]) == (2, "none", None)
+    result = evaluate(tmp_path / "run", data)
+    assert result.used_for_selection is False
+    assert "checkpoint selected on: none" in result.table()
+
+
+def test_the_logged_rsum_is_the_one_that_evaluate_finds(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data")
+    result = train(recipe("vse_inf", data, {"train": {"epochs": 1}}), tmp_path / "run")
+    assert evaluate(tmp_path / "run", data, split="dev").headline.rsum == result.position.best_rsum
+
+
+def test_a_batch_that_is_never_full_is_refused_before_training(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data", {"train": 3, "dev": 4})
+    with pytest.raises(ConfigError, match="15 captions, fewer than one batch of 20"):
+        train(recipe("chan", data), tmp_path / "run")
+    changes = {"train": {"drop_last": False, "epochs": 1}}
+    assert train(recipe("chan", data, changes), tmp_path / "run").position.step == 1
+
+
+def test_the_same_recipe_gives_the_same_weights_whatever_was_drawn_before(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data")
+    for name in ("a", "b"):
+        torch.rand(7)
+        train(recipe("chan", data, {"train": {"epochs": 1}}), tmp_path / name)
+    assert same_tensors(weights(tmp_path / "a" / "last"), weights(tmp_path / "b" / "last"))
+    train(recipe("chan", data, {"train": {"epochs": 1, "seed": 2}}), tmp_path / "c")
+    assert not same_tensors(weights(tmp_path / "a" / "last"), weights(tmp_path / "c" / "last"))
