@@ -36,7 +36,7 @@ from patchword.train.optimizer import clip_gradients, set_rates
 from patchword.train.state import Position, RunFolder
 from patchword.types import Encoded
 
-LOG_EVERY_S = 10.0
+LOG_EVERY_S = 3.0
 
 
 class Interrupted(Exception):  # noqa: N818 - an outcome, not an error

@@ -1,0 +1,131 @@
+"""Words lit on regions: which words of a caption made its score with a picture, and what they looked at.
+
+The numbers are those of ``method.explain``: one part for every word and patch, and all parts add up to the score. Here
+they get their words and boxes, and are read word by word.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchword.data.table import Split
+from patchword.data.tokenizers import require_tokenizer
+from patchword.data.vocab import END, START
+from patchword.encoders.patches import RegionsConfig
+from patchword.errors import DataError
+from patchword.model import Model, prepare_source
+from patchword.types import Alignment, Captions, Images
+
+SHORTEST = 3  # letters of a word that is drawn on the picture; "a" and "," have a part too, but nothing to show
+_MARKS = (START, END, "[CLS]", "[SEP]")
+
+
+@dataclass(frozen=True)
+class LitWord:
+    """One row of an alignment.
+
+    Attributes:
+        text: the word.
+        part: what it adds to the score, over all patches.
+        patch: the patch that gave it most (its column).
+        is_mark: whether it is a token around the caption and no word of it.
+    """
+
+    text: str
+    part: float
+    patch: int
+    is_mark: bool
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the word adds to the score and has letters enough to be worth drawing."""
+        return self.part > 0 and not self.is_mark and sum(letter.isalnum() for letter in self.text) >= SHORTEST
+
+
+def light_words(model: Model, split: Split, image: int, caption: int | str) -> Alignment:
+    """Explain the score of an image of a split and a caption, with words and boxes filled in.
+
+    Args:
+        model: any loaded model.
+        split: where the image is; its boxes are used when it has any.
+        image: position in the split.
+        caption: position in the split, or a text of one's own.
+
+    Returns:
+        Parts ``(L, R)`` that add up to the score; L tokens, special ones included.
+
+    Raises:
+        DataError: the split has no images, or no image at this position.
+        CheckpointError: the model holds no vocabulary.
+    """
+    if not 0 <= image < split.n_images:
+        raise DataError(f"{split.dataset}/{split.name} has no image {image}. Expected 0..{split.n_images - 1}.")
+    source = prepare_source(model.method, split.require_images())
+    text = split.captions[caption] if isinstance(caption, int) else caption
+    boxes = None if split.boxes is None else torch.from_numpy(np.array(split.boxes[image], dtype=np.float32))
+    return explain_pair(model, source.read([image]), text, boxes=boxes)
+
+
+def explain_pair(model: Model, images: Images, caption: str, *, boxes: Float[Tensor, "R 4"] | None = None) -> Alignment:
+    """Explain one image, as an encoder reads it, and one caption.
+
+    Args:
+        model: any loaded model.
+        images: a batch of one.
+        caption: its text.
+        boxes: x1, y1, x2, y2 in 0..1 of the regions; for pictures, the cells of the encoder's grid are found here.
+    """
+    ids = model.tokenize([caption])[0]
+    words = tuple(require_tokenizer(model.tokenizer, model.label).shown(caption))
+    tokens = Captions(torch.tensor([ids]), torch.tensor([len(ids)])).to(model.device)
+    model.method.eval()
+    found = model.method.explain(images.to(model.device), tokens)
+    if boxes is None and not isinstance(model.method.config.image, RegionsConfig):
+        boxes = grid_boxes(found.parts.shape[1])
+    if boxes is not None:
+        boxes = boxes[: found.parts.shape[1]] if len(boxes) >= found.parts.shape[1] else None
+    return replace(found, parts=found.parts.cpu(), words=words, boxes=boxes)
+
+
+def grid_boxes(cells: int) -> Float[Tensor, "R 4"] | None:
+    """Boxes of a square grid of patches in row-major order; None when they form no square.
+
+    A class token in front (one more than a square) gets the whole picture.
+
+    Example:
+        >>> grid_boxes(4)[1].tolist(), grid_boxes(5)[0].tolist(), grid_boxes(7)
+        ([0.5, 0.0, 1.0, 0.5], [0.0, 0.0, 1.0, 1.0], None)
+    """
+    side = math.isqrt(cells)
+    first = cells - side * side
+    if first > 1 or side == 0:
+        return None
+    rows, columns = (t.flatten().float() / side for t in torch.meshgrid([torch.arange(side)] * 2, indexing="ij"))
+    boxes = torch.stack([columns, rows, columns + 1 / side, rows + 1 / side], dim=1)
+    return torch.cat([torch.tensor([[0.0, 0.0, 1.0, 1.0]]), boxes]) if first else boxes
+
+
+def lit_words(alignment: Alignment) -> list[LitWord]:
+    """The words of an alignment in order; their parts add up to its score.
+
+    Example:
+        >>> found = lit_words(Alignment(torch.tensor([[0.1, 0.5], [0.2, 0.1]]), 0.9, ("red", "ball")))
+        >>> [(word.text, round(word.part, 1), word.patch) for word in found]
+        [('red', 0.6, 1), ('ball', 0.3, 0)]
+    """
+    parts = alignment.parts
+    words = alignment.words or tuple(f"word {k + 1}" for k in range(len(parts)))
+    sums, best = parts.sum(1).tolist(), parts.argmax(1).tolist()
+    return [LitWord(text, part, patch, text in _MARKS) for text, part, patch in zip(words, sums, best, strict=True)]
+
+
+def telling_patches(words: list[LitWord], most: int) -> list[int]:
+    """The patches that the strongest telling words chose, the strongest first, each once."""
+    strongest = sorted((word for word in words if word.is_telling), key=lambda word: -word.part)
+    return list(dict.fromkeys(word.patch for word in strongest))[:most]

@@ -1,0 +1,240 @@
+"""The report: self-contained, escaped, complete, and honest about what is missing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from patchword.data.table import Split
+from patchword.data.tokenizers import WordTokenizer
+from patchword.data.vocab import Vocabulary
+from patchword.encoders.bigru import BigruConfig
+from patchword.encoders.patches import RegionsConfig
+from patchword.errors import ConfigError
+from patchword.evaluate.report import report_run, write_report
+from patchword.evaluate.report_curves import Curve, chart, log_ticks, read_log, round_ticks
+from patchword.evaluate.report_examples import choose_examples, leads
+from patchword.evaluate.report_page import STYLE, Thumbnails
+from patchword.methods.chan import Chan, ChanConfig
+from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
+from patchword.model import Model
+from patchword.types import Images
+
+EVIL = "<script>alert(1)</script> a \"red\" ball & 'box'"
+SECTIONS = ("results", "training", "searches", "words", "ties", "again")
+EMPTY_TAGS = {"meta", "img"}
+
+
+class Rows:
+    """Region features held in memory."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def read(self, images: Any) -> Images:
+        """A batch."""
+        return Images(self.values[list(images)], torch.full((len(images),), self.values.shape[1]))
+
+    def select(self, images: Any) -> Rows:
+        """A subset."""
+        return Rows(self.values[list(images)])
+
+
+class Checker(HTMLParser):
+    """Collects tags, ids and everything that points somewhere; complains about tags that are not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "srcset", "action", "poster", "data"):
+                self.targets.append(value or "")
+            assert not name.startswith("on")
+        if tag not in EMPTY_TAGS:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in EMPTY_TAGS:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def check(page: str) -> Checker:
+    """Parse a page to its end."""
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    """Six images with pictures and boxes, two hostile captions each."""
+    generator = torch.Generator().manual_seed(0)
+    files = []
+    for k in range(6):
+        files.append(tmp_path / f"picture {k} <b>.png")
+        Image.new("RGB", (300, 200), (40 * k, 90, 120)).save(files[-1])
+    captions = [f"{EVIL} number {k}" for k in range(12)]
+    boxes = np.tile(np.array([0.1, 0.1, 0.6, 0.7], dtype=np.float32), (6, 4, 1))
+    return Split(
+        "toy <set>", "test", [f"id<{k}>" for k in range(6)], captions, np.repeat(np.arange(6), 2),
+        images=Rows(torch.randn(6, 4, 5, generator=generator)), files=files, boxes=boxes, notes=("a <note>",),
+    )  # fmt: skip
+
+
+def models(split: Split) -> list[Model]:
+    """VSE-infinity and CHAN with random weights."""
+    torch.manual_seed(0)
+    tokenizer = WordTokenizer(Vocabulary.build(split.captions, min_count=1))
+    text, image = BigruConfig(vocab_size=tokenizer.size, word_dim=8), RegionsConfig(width=5)
+    return [
+        Model(VseInfinity(VseInfinityConfig(joint_dim=8, image=image, text=text)), tokenizer),
+        Model(Chan(ChanConfig(joint_dim=8, image=image, text=text, pooling="mean")), tokenizer),
+    ]
+
+
+def made(path: Path, split: Split) -> str:
+    """The page of both models on a split."""
+    runs = [report_run(model, split) for model in models(split)]
+    return write_report(path / "sub" / "report.html", runs=runs, split=split).read_text(encoding="utf-8")
+
+
+def test_nothing_is_asked_of_the_network(split: Split, tmp_path: Path) -> None:
+    page = made(tmp_path, split)
+    checker = check(page)
+    assert checker.targets
+    assert all(target.startswith(("data:image/jpeg;base64,", "#")) for target in checker.targets)
+    assert "http" not in page
+    assert not re.search(r"@import|url\(", STYLE)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(checker.tags)
+
+
+def test_every_section_is_there_once(split: Split, tmp_path: Path) -> None:
+    page = made(tmp_path, split)
+    assert check(page).ids == list(SECTIONS)
+    for words in ("VSE-infinity", "CHAN", "chance", "R@K = %", "The clearest hits", "Near misses", "The worst misses"):
+        assert words in page
+    assert "no log of the training" in page  # these models were never trained
+
+
+def test_captions_ids_and_notes_are_escaped(split: Split, tmp_path: Path) -> None:
+    page = made(tmp_path, split)
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "id&lt;" in page
+    assert "a &lt;note&gt;" in page
+    assert "toy &lt;set&gt;/test" in page
+
+
+def test_without_pictures_and_boxes_the_page_says_so(split: Split, tmp_path: Path) -> None:
+    page = made(tmp_path, replace(split, files=None, boxes=None))
+    assert check(page).ids == list(SECTIONS)
+    assert "has no pictures on disk" in page
+    assert "Boxes of the regions are not known here" in page
+    assert "<img" not in page
+
+
+def test_boxes_without_pictures_are_drawn_on_an_empty_ground(split: Split, tmp_path: Path) -> None:
+    page = made(tmp_path, replace(split, files=None))
+    assert "boxes are drawn on an empty ground" in page
+
+
+def test_a_broken_picture_is_listed_and_its_id_shown(split: Split, tmp_path: Path) -> None:
+    assert split.files is not None
+    split.files[2].write_bytes(b"no picture")
+    page = made(tmp_path, split)
+    assert check(page)
+    pictures = Thumbnails(split.files)
+    assert pictures.get(2) is None
+    assert "not a decodable picture" in pictures.problems[2]
+    good = pictures.get(1)
+    assert good is not None
+    assert (good.width, good.height) == (160, 107)
+
+
+def test_a_run_of_another_split_is_refused(split: Split, tmp_path: Path) -> None:
+    runs = [report_run(models(split)[1], split)]
+    with pytest.raises(ConfigError, match="Evaluate it on this split"):
+        write_report(tmp_path / "r.html", runs=runs, split=split.select([0, 1]))
+    with pytest.raises(ConfigError, match="no runs"):
+        write_report(tmp_path / "r.html", runs=[], split=split)
+
+
+def test_examples_are_chosen_by_rank_and_lead() -> None:
+    scores = torch.tensor([[0.9, 0.2, 0.1, 0.3], [0.1, 0.8, 0.6, 0.3], [0.0, 0.1, 0.5, 0.1]])
+    chosen = choose_examples(scores, np.array([0, 1, 2, 2]), each=2)
+    assert [found.caption for found in chosen.best] == [0, 1]
+    assert [(twin.found.caption, twin.found.top[0], twin.found.rank) for twin in chosen.twins] == [(2, 1, 2)]
+    assert chosen.worst[0].caption == 3
+    assert chosen.worst[0].rank == 3
+    assert chosen.worst[0].top == (0, 1, 2)
+    np.testing.assert_allclose(leads(scores, np.array([0, 1, 2, 2])), [0.8, 0.6, -0.1, -0.2], atol=1e-6)
+
+
+def test_a_tie_counts_against_the_right_image_in_the_list_too() -> None:
+    chosen = choose_examples(torch.full((3, 3), 0.5), np.array([0, 1, 2]), each=3)
+    assert chosen.best == ()
+    assert [found.rank for found in chosen.worst] == [3, 3, 3]
+    assert [found.top[-1] for found in chosen.worst] == [found.right for found in chosen.worst]
+
+
+def test_one_image_alone_makes_a_report(split: Split, tmp_path: Path) -> None:
+    page = made(tmp_path, split.select([3]))
+    assert "There is no near miss in this split." in page
+
+
+def test_logs_with_a_line_cut_off_are_read(tmp_path: Path) -> None:
+    lines = (
+        '{"kind": "train", "epoch": 1, "step": 4, "time": 10.0, "loss": 3.5}\n'
+        '{"kind": "dev", "epoch": 1, "step": 4, "time": 12.5, "rsum": 99.0}\n{"kind": "tr'
+    )
+    (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    log = read_log(tmp_path)
+    assert (log.loss, log.rsum, log.steps, log.span_s) == (((4.0, 3.5),), ((1.0, 99.0),), 4, 2.5)
+    assert read_log(tmp_path / "nowhere").loss == ()
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (3.0, 3.0), (0.001, 0.002), (12.0, 98765.0), (1.0, 2.0)])
+def test_ticks_cover_the_values(values: tuple[float, float]) -> None:
+    ticks = round_ticks(*values)
+    assert ticks[0] <= values[0]
+    assert ticks[-1] >= values[1] - 1e-9
+    assert len(ticks) <= 8
+    if values[0] > 0:
+        marks = log_ticks(*values)
+        assert marks[0] <= values[0]
+        assert marks[-1] >= values[1]
+        assert len(marks) >= 2
+
+
+def test_charts_survive_a_single_point_and_nothing_at_all() -> None:
+    assert chart("t", "x", [Curve("a", ())]) == ""
+    assert chart("t", "x", [Curve("a", ((1.0, 0.0),))], is_log=True) == ""
+    one = chart("t <b>", "x", [Curve("a & b", ((1.0, 5.0),)), Curve("c", ())], is_log=True, reference=("chance", 2.0))
+    assert "a &amp; b" in one
+    assert "<b>" not in one
+    check(one)

@@ -1,0 +1,118 @@
+"""Lit words: they add up to the score, and get the right words and boxes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from patchword.data.pictures import PictureFiles
+from patchword.data.table import Split
+from patchword.data.tokenizers import WordTokenizer
+from patchword.data.vocab import Vocabulary
+from patchword.encoders.bigru import BigruConfig
+from patchword.encoders.patches import RegionsConfig, VitConfig
+from patchword.errors import DataError
+from patchword.explain.lit_words import LitWord, grid_boxes, light_words, lit_words, telling_patches
+from patchword.methods.chan import Chan, ChanConfig
+from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
+from patchword.model import Model
+from patchword.types import Alignment, Images
+
+CAPTIONS = ["a red ball , left of a box", "two dogs", "a box", "a red dog"]
+TINY_VIT = {
+    "image_size": 32, "patch_size": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 16,
+}  # fmt: skip
+
+
+class Rows:
+    """Region features held in memory."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def read(self, images: Any) -> Images:
+        """A batch."""
+        return Images(self.values[list(images)], torch.full((len(images),), self.values.shape[1]))
+
+    def select(self, images: Any) -> Rows:
+        """A subset."""
+        return Rows(self.values[list(images)])
+
+
+def a_split() -> Split:
+    """Two images of five regions, two captions each, with boxes."""
+    values = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    boxes = np.tile(np.array([0.1, 0.2, 0.5, 0.9], dtype=np.float32), (2, 5, 1))
+    return Split("toy", "test", ["x", "y"], CAPTIONS, np.array([0, 0, 1, 1]), images=Rows(values), boxes=boxes)
+
+
+def a_model(kind: str, *, image: Any = None) -> Model:
+    """A small model with random weights."""
+    torch.manual_seed(1)
+    tokenizer = WordTokenizer(Vocabulary.build(CAPTIONS, min_count=1))
+    text = BigruConfig(vocab_size=tokenizer.size, word_dim=8)
+    image = image if image is not None else RegionsConfig(width=6)
+    if kind == "vse_inf":
+        return Model(VseInfinity(VseInfinityConfig(joint_dim=16, image=image, text=text)).eval(), tokenizer)
+    coding, pooling = kind.split("-")
+    config: Any = {"joint_dim": 16, "image": image, "text": text, "coding": coding, "pooling": pooling}
+    return Model(Chan(ChanConfig(**config)).eval(), tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["vha-mean", "vha-lse", "vha-max", "tha-mean", "vsa-softmax", "vse_inf"])
+def test_the_words_add_up_to_the_score(kind: str) -> None:
+    model, split = a_model(kind), a_split()
+    images, captions = model.encode_images(split.require_images()), model.encode_captions(split.captions)
+    scores = model.score(images, captions)
+    for image in range(2):
+        for caption in range(4):
+            found = light_words(model, split, image, caption)
+            assert sum(word.part for word in lit_words(found)) == pytest.approx(found.score, abs=1e-5)
+            assert found.score == pytest.approx(float(scores[image, caption]), abs=1e-5)
+
+
+def test_words_and_boxes_are_those_of_the_caption_and_image() -> None:
+    found = light_words(a_model("vha-mean"), a_split(), 1, "a red box")
+    assert found.words == ("<start>", "a", "red", "box", "<end>")
+    assert [word.is_mark for word in lit_words(found)] == [True, False, False, False, True]
+    assert found.boxes is not None
+    assert found.boxes.shape == (5, 4)
+    no_boxes = light_words(a_model("vha-mean"), replace(a_split(), boxes=None), 1, "a red box")
+    assert no_boxes.boxes is None
+
+
+def test_an_image_that_is_not_there_is_refused() -> None:
+    with pytest.raises(DataError, match=r"no image 7\. Expected 0\.\.1"):
+        light_words(a_model("vha-mean"), a_split(), 7, 0)
+
+
+def test_pictures_get_the_cells_of_their_grid(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 40), (200, 10, 10)).save(tmp_path / "x.png")
+    split = Split(
+        "toy", "test", ["x"], CAPTIONS[:2], np.array([0, 0]),
+        images=PictureFiles([tmp_path / "x.png"]), files=[tmp_path / "x.png"],
+    )  # fmt: skip
+    found = light_words(a_model("vha-mean", image=VitConfig(arch=TINY_VIT)), split, 0, 1)
+    assert found.parts.shape[1] == 4
+    assert found.boxes is not None
+    assert found.boxes[3].tolist() == [0.5, 0.5, 1.0, 1.0]
+    assert grid_boxes(6) is None
+
+
+def test_the_strongest_telling_words_choose_the_patches() -> None:
+    parts = torch.tensor([[9.0, 0, 0], [0, 8, 0], [0, 0, 2], [0, 3, 0], [0, 0, -1]])
+    words = lit_words(Alignment(parts, 21.0, ("a", "<end>", "red", "box", "big")))
+    assert [word.is_telling for word in words] == [False, False, True, True, False]
+    assert telling_patches(words, 3) == [1, 2]
+    assert telling_patches(words, 1) == [1]
+    assert telling_patches([LitWord("no", 1.0, 0, False)], 3) == []
