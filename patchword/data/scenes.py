@@ -12,13 +12,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+import torch
 from PIL import Image
 
 from patchword.data.scenes_draw import CANVAS, place
@@ -80,6 +81,7 @@ def write_scenes(
     try:
         (partial / PRECOMP).mkdir(parents=True)
         with ExitStack() as files:
+            files.enter_context(_one_thread())
             listing = None
             if pictures:
                 (partial / "images").mkdir()
@@ -91,6 +93,17 @@ def write_scenes(
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # nothing is left of it after the renaming
     return folder
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: the products here are too small to share."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check(sizes: SceneSizes, seed: int, regions: int) -> None:

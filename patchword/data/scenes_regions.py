@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import torch
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
@@ -91,7 +92,15 @@ def region_vectors(
     described = describe_crops(picture, boxes)  # (R, 297)
     matrix, bias = _projection(described.shape[1])
     noise = NOISE * generator.standard_normal((len(boxes), REGION_WIDTH), dtype=np.float32)
-    return np.asarray(np.maximum(described @ matrix + bias + noise, 0.0))
+    return np.asarray(np.maximum(_product(described, matrix) + bias + noise, 0.0))
+
+
+def _product(a: Float32[np.ndarray, "*A k"], b: Float32[np.ndarray, "*B n"]) -> Float32[np.ndarray, "*C n"]:
+    """Matrix product through torch, whose threads the caller can limit: for products this small, NumPy's threads wait
+    for each other longer than they work (8.0 s against 2.3 s for 280 images on two busy cores)."""
+    return np.asarray(
+        torch.matmul(torch.from_numpy(np.ascontiguousarray(a)), torch.from_numpy(np.ascontiguousarray(b)))
+    )
 
 
 @lru_cache(maxsize=1)
@@ -123,7 +132,7 @@ def _colours(crops: UInt8[np.ndarray, "R S S 3"]) -> Float32[np.ndarray, "R c"]:
     coarse = (crops >> 4).astype(np.intp)  # 16 levels of each channel
     numbers = (coarse[..., 0] * 256 + coarse[..., 1] * 16 + coarse[..., 2]).reshape(len(crops), -1)  # (R, S*S)
     joint = _colour_shares()[numbers]  # (R, S*S, 27)
-    return np.asarray(0.4 * np.sqrt(_areas() @ joint).reshape(len(crops), -1))
+    return np.asarray(0.4 * np.sqrt(_product(_areas(), joint)).reshape(len(crops), -1))
 
 
 @lru_cache(maxsize=1)
@@ -159,7 +168,7 @@ def _colourfulness(values: Float32[np.ndarray, "R 3 S S"]) -> Float32[np.ndarray
     """How far the pixels are from grey, on an 8 x 8 grid: roughly the outline of what is in the crop."""
     red, green, blue = values[:, 0], values[:, 1], values[:, 2]
     most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    return np.asarray(0.25 * (most - least).reshape(len(values), -1) @ _grid(8))
+    return np.asarray(0.25 * _product((most - least).reshape(len(values), -1), _grid(8)))
 
 
 def _gradients(values: Float32[np.ndarray, "R 3 S S"]) -> Float32[np.ndarray, "R c"]:
@@ -170,7 +179,7 @@ def _gradients(values: Float32[np.ndarray, "R 3 S S"]) -> Float32[np.ndarray, "R
     down[:, 1:-1] = grey[:, 2:] - grey[:, :-2]
     diagonal = np.float32(0.5**0.5)
     strength = np.abs(np.stack([across, down, (across + down) * diagonal, (across - down) * diagonal], axis=1))
-    pooled = np.sqrt(strength.reshape(len(values), 4, -1) @ _grid(4))  # (R, 4, 16)
+    pooled = np.sqrt(_product(strength.reshape(len(values), 4, -1), _grid(4)))  # (R, 4, 16)
     return np.asarray(0.6 * pooled.reshape(len(values), -1))
 
 
