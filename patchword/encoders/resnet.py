@@ -7,6 +7,7 @@ Source: He et al., "Deep Residual Learning" (CVPR 2016); woodfrog/vse_infty ``li
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Literal
 
@@ -148,7 +149,7 @@ class Resnet(nn.Module):
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise CheckpointError(f"backbone weights '{path}' do not exist.") from None
-        except Exception as error:
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"backbone weights '{path}' can not be read safely: {type(error).__name__}."
             ) from error

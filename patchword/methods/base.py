@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -65,7 +66,7 @@ class Step:
         return self.iteration / max(1, self.iterations)
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A system that scores images against captions.
 
     Subclasses define ``Config`` (defaults = the published setting), ``encode_images``, ``encode_captions``, ``score``
@@ -96,24 +97,24 @@ class Method(nn.Module):
         """Whether an encoding depends on the other items of its batch in training (batch normalisation)."""
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.modules())
 
+    @abstractmethod
     def encode_images(self, images: Images) -> Encoded:
         """Turn a batch of images into vector sets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_captions(self, captions: Captions) -> Encoded:
         """Turn a batch of captions into vector sets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
         """Score every image against every caption: the readable formula, the oracle of ``scoring/``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def explain(self, images: Images, captions: Captions) -> Alignment:
         """Split the score of one pair (a batch of one each) into word x patch parts that add up to it.
 
         It takes the inputs, not their encodings, because a pooled vector no longer knows its patches.
         """
-        raise NotImplementedError
 
     def losses(
         self, scores: Float[Tensor, "B B"], images: Encoded, captions: Encoded, step: Step
