@@ -18,9 +18,9 @@ from patchword.methods.base import LossConfig, Step, counted_negatives
 
 ADVICE = (
     "the hardest negatives score as high as the true pairs, and true pairs are found far less often than before. "
-    "Try, in this order: a gentler start (--loss.warmup_epochs 2, --loss.anneal_epochs 2), a larger batch "
-    "(--train.batch_size 384, with --train.micro_batch to save memory), a smaller learning rate, or mean pooling "
-    "for CHAN (--model.pooling mean)"
+    "Try, in this order: InfoNCE (--loss.kind info_nce --loss.temperature 0.05 --loss.margin 0, for CHAN with "
+    "--model.pooling mean), a gentler start (--loss.warmup_epochs 2, --loss.anneal_epochs 2), a larger batch "
+    "(--train.batch_size 384, with --train.micro_batch to save memory), or a smaller learning rate"
 )
 
 
