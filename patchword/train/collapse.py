@@ -42,7 +42,7 @@ class CollapseWatch:
 
     loss: LossConfig
     window: int = 50
-    kept: float = 0.5
+    kept: float = 0.6
     best: float = 0.0
     recall: float = -1.0
     _violation: float = 0.0
