@@ -6,7 +6,6 @@ from torch import Tensor
 
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
-from patchword.methods.base import Method
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.scoring.matrix import pair_scores, score_matrix, tile_sizes
@@ -54,7 +53,7 @@ def test_a_method_with_one_vector_per_item_needs_no_fast_form() -> None:
         same(score_matrix(method, images, captions, tile=tile), images.vectors @ captions.vectors.T)
 
 
-class _Plain(Method):
+class _Plain(Chan):
     """A method that no table knows: scoring must fall back on its own formula."""
 
     name = "plain"
@@ -64,7 +63,7 @@ class _Plain(Method):
 
 
 def test_unknown_methods_use_their_own_formula() -> None:
-    method = _Plain(ChanConfig())
+    method = _Plain(chan().config)
     images, captions = sets(REGIONS, 1), sets(WORDS, 2)
     expected = torch.tensor(REGIONS)[:, None] + torch.tensor(WORDS)[None] / 10
     same(score_matrix(method, images, captions, tile=(2, 3)), expected)
