@@ -7,29 +7,35 @@ vocabulary; nothing else is needed to load it, and nothing in it is ever unpickl
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import patchword
+from patchword.checkpoint import (
+    FORMAT,
+    WEIGHTS,
+    find_checkpoint,
+    inference_state,
+    load_weights,
+    read_config,
+    save_folder,
+)
 from patchword.config import Source, validate
 from patchword.data.batches import check_lengths, cut_units, pad_captions
+from patchword.data.extras import read_extras
 from patchword.data.pictures import PictureFiles
-from patchword.data.table import ImageSource, Split
+from patchword.data.table import Extra, ImageSource, Split
 from patchword.data.tokenizers import Tokenizer, load_tokenizer, require_tokenizer
-from patchword.errors import CheckpointError
+from patchword.errors import CheckpointError, DataError
 from patchword.methods import method_class
 from patchword.methods.base import Method
 from patchword.types import Captions, Encoded
 
-FORMAT = 1
 Progress = Callable[[int], None]
 
 
@@ -83,18 +89,25 @@ class Model:
         *,
         batch: int = 256,
         max_words: int | None = None,
+        extras: Mapping[str, Extra] | None = None,
         progress: Progress | None = None,
     ) -> Encoded:
         """Encode captions in batches of similar length.
 
-        The result is in the order given and does not depend on ``batch``.
+        The result is in the order given and does not depend on ``batch``. A method with ``caption_extras`` needs them
+        in ``extras``.
         """
         self.method.eval()
+        needed = self.method.caption_extras
+        check_extras(needed, extras, "captions")
         ids = self.tokenize(captions, max_words=max_words)
         order = sorted(range(len(ids)), key=lambda k: (len(ids[k]), k))
         parts = []
         for start in range(0, len(order), batch):
-            inputs: Captions = pad_captions([ids[k] for k in order[start : start + batch]]).to(self.device)
+            chosen = order[start : start + batch]
+            inputs: Captions = replace(
+                pad_captions([ids[k] for k in chosen]), extra=read_extras(extras or {}, needed, chosen)
+            ).to(self.device)
             parts.append(self.method.encode_captions(inputs).float().to("cpu"))
             if progress is not None:
                 progress(len(inputs))
@@ -103,13 +116,23 @@ class Model:
         return Encoded.concat(parts).select(back)
 
     @torch.no_grad()
-    def encode_images(self, source: ImageSource, *, batch: int = 256, progress: Progress | None = None) -> Encoded:
-        """Encode all images of a source, in order."""
+    def encode_images(
+        self,
+        source: ImageSource,
+        *,
+        batch: int = 256,
+        extras: Mapping[str, Extra] | None = None,
+        progress: Progress | None = None,
+    ) -> Encoded:
+        """Encode all images of a source, in order; a method with ``image_extras`` needs them in ``extras``."""
         self.method.eval()
+        needed = self.method.image_extras
+        check_extras(needed, extras, "images")
         source = prepare_source(self.method, source)
         parts = []
         for start in range(0, len(source), batch):
-            inputs = source.read(range(start, min(start + batch, len(source)))).to(self.device)
+            chosen = range(start, min(start + batch, len(source)))
+            inputs = replace(source.read(chosen), extra=read_extras(extras or {}, needed, chosen)).to(self.device)
             parts.append(self.method.encode_images(inputs).float().to("cpu"))
             if progress is not None:
                 progress(len(inputs))
@@ -136,6 +159,17 @@ class Model:
 def text_limit(method: Method) -> int | None:
     """Longest caption, in tokens, that the text tower can read; None without a limit."""
     return getattr(getattr(method, "text", None), "max_words", None)
+
+
+def check_extras(needed: Sequence[str], extras: Mapping[str, Extra] | None, what: str) -> None:
+    """Refuse to encode without the side inputs of a method.
+
+    Raises:
+        DataError: naming the first one that is missing.
+    """
+    for name in needed:
+        if name not in (extras or {}):
+            raise DataError(f"this model also reads `{name}` of the {what}, which was not given. Pass it in `extras`.")
 
 
 def prepare_source(method: Method, source: ImageSource) -> ImageSource:
@@ -167,70 +201,9 @@ def write_model(folder: Path, model: Model) -> None:
         "about": model.about,
     }
     (folder / "config.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in model.method.state_dict().items()}, folder / "model.safetensors"
-    )
+    save_file(inference_state(model.method), folder / WEIGHTS)
     if model.tokenizer is not None:
         model.tokenizer.save(folder)
-
-
-def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder under a temporary name and put it in place; whatever fails, the old folder survives.
-
-    Raises:
-        CheckpointError: the disk is full or the place can not be written.
-    """
-    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        recover_folder(folder)  # else an interrupted replacement would lose its only complete folder below
-        if fresh.exists():
-            shutil.rmtree(fresh)
-        fresh.mkdir()
-        write(fresh)
-        for path in fresh.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
-        kept = " The checkpoint that was there before is untouched." if folder.exists() else ""
-        raise CheckpointError(
-            f"'{folder}' could not be written: {reason}.{kept} Free some space and run the same command again."
-        ) from None
-    if old.exists():
-        shutil.rmtree(old)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover_folder(folder: Path) -> Path:
-    """Undo a replacement that was interrupted between its two renames."""
-    old = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and old.exists():
-        old.rename(folder)
-    return folder
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint folder meant by a path: itself, or ``best/`` or ``last/`` of a run.
-
-    Raises:
-        CheckpointError: there is none; the message lists what was tried.
-    """
-    tried = [path, path / "best", path / "last"]
-    for folder in tried:
-        if (recover_folder(folder) / "config.json").is_file():
-            return folder
-    if not path.exists():
-        raise CheckpointError(
-            f"'{path}' does not exist. Expected a run folder or a checkpoint folder (config.json + model.safetensors)."
-        )
-    raise CheckpointError(
-        f"'{path}' holds no checkpoint. Tried {', '.join(repr(str(f / 'config.json')) for f in tried)}."
-    )
 
 
 def load(path: Path | str, *, method: str | None = None, device: str = "cpu") -> Model:
@@ -267,29 +240,6 @@ def load(path: Path | str, *, method: str | None = None, device: str = "cpu") ->
     return Model(made.to(device).eval(), tokenizer, about["about"], folder, about["max_words"])
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint.
-
-    Raises:
-        CheckpointError: it is not one.
-    """
-    try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"'{path}' is not a checkpoint's config: {error}. Save or import the checkpoint again."
-        ) from None
-    expected: dict[str, Any] = {"format": int, "method": str, "model": dict, "loss": dict, "vocabulary": dict | None}
-    expected |= {"about": dict, "max_words": int | None}
-    for key, kind in expected.items():
-        if not isinstance(config, dict) or key not in config or not isinstance(config[key], kind):
-            raise CheckpointError(
-                f"'{path}' is not a checkpoint's config: `{key}` is missing or of the wrong kind. "
-                "Save or import the checkpoint again."
-            )
-    return dict(config)
-
-
 def build_method(name: str, model: Mapping[str, Any], loss: Mapping[str, Any], source: Source) -> Method:
     """A method with fresh weights from plain configuration values.
 
@@ -300,32 +250,6 @@ def build_method(name: str, model: Mapping[str, Any], loss: Mapping[str, Any], s
     config = validate(cls.Config, model, source, ("model",))  # type: ignore[attr-defined]
     made: Method = cls(config, validate(cls.Loss, loss, source, ("loss",)))  # type: ignore[attr-defined]
     return made
-
-
-def load_weights(method: Method, folder: Path) -> None:
-    """Fill a method with the weights of a checkpoint folder, every tensor accounted for."""
-    path = folder / "model.safetensors"
-    try:
-        state = load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"'{path}' is missing. Expected the weights beside config.json.") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"'{path}' is truncated or damaged ({path.stat().st_size:,} bytes): {error}. Use another checkpoint."
-        ) from None
-    wanted = method.state_dict()
-    if set(state) != set(wanted):
-        odd = sorted(set(state) ^ set(wanted))
-        raise CheckpointError(
-            f"'{path}' does not fit its config.json: {len(odd)} tensors differ, the first is `{odd[0]}`."
-        )
-    for key, value in wanted.items():
-        if state[key].shape != value.shape:
-            raise CheckpointError(
-                f"'{path}' tensor `{key}` has shape {tuple(state[key].shape)}; its config.json says "
-                f"{tuple(value.shape)}."
-            )
-    method.load_state_dict(state)
 
 
 def check_vocabulary(method: Method, tokenizer: Tokenizer | None, folder: Path) -> None:

@@ -46,7 +46,7 @@ class Searcher:
 
     def __init__(self, model: Model, split: Split, *, batch: int = 256) -> None:
         self.model, self.split = model, split
-        self.images: Encoded = model.encode_images(split.require_images(), batch=batch)
+        self.images: Encoded = model.encode_images(split.require_images(), batch=batch, extras=split.image_extras)
         self._captions: Encoded | None = None
         self._batch = batch
 
@@ -54,7 +54,9 @@ class Searcher:
     def captions(self) -> Encoded:
         """The encoded captions, made when first needed."""
         if self._captions is None:
-            self._captions = self.model.encode_captions(self.split.captions, batch=self._batch)
+            self._captions = self.model.encode_captions(
+                self.split.captions, batch=self._batch, extras=self.split.caption_extras
+            )
         return self._captions
 
     def by_text(self, query: str, k: int = 10) -> list[Hit]:

@@ -6,8 +6,8 @@ width. A *patch* is a region, a grid cell or a vision-transformer token; a *word
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,11 +24,13 @@ class Images:
         values: region features ``(B, R, F)``, zero-padded to the longest image, or pixels ``(B, 3, H, W)``.
         lengths: number of real regions of each image; None for pixels (the encoder knows its patch count).
         keep: for pixels in training: which grid cells survive the size augmentation, ``(B, R)``; None keeps all.
+        extra: side inputs that some methods ask for (``Method.image_extras``), each with B rows.
     """
 
     values: Float[Tensor, "B ..."]
     lengths: Int[Tensor, " B"] | None = None
     keep: Bool[Tensor, "B R"] | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -39,11 +41,13 @@ class Images:
             self.values.to(device, non_blocking=True),
             None if self.lengths is None else self.lengths.to(device, non_blocking=True),
             None if self.keep is None else self.keep.to(device, non_blocking=True),
+            {name: value.to(device, non_blocking=True) for name, value in self.extra.items()},
         )
 
     def __getitem__(self, rows: slice) -> Images:
         lengths = None if self.lengths is None else self.lengths[rows]
-        return Images(self.values[rows], lengths, None if self.keep is None else self.keep[rows])
+        keep = None if self.keep is None else self.keep[rows]
+        return Images(self.values[rows], lengths, keep, {name: value[rows] for name, value in self.extra.items()})
 
 
 @dataclass(frozen=True)
@@ -53,20 +57,28 @@ class Captions:
     Attributes:
         tokens: token ids ``(C, L)``, padded with 0 at the end.
         lengths: number of real tokens of each caption, special tokens counted.
+        extra: side inputs that some methods ask for (``Method.caption_extras``), each with C rows.
     """
 
     tokens: Int[Tensor, "C L"]
     lengths: Int[Tensor, " C"]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def to(self, device: torch.device | str) -> Captions:
         """Move every tensor to a device."""
-        return Captions(self.tokens.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+        return Captions(
+            self.tokens.to(device, non_blocking=True),
+            self.lengths.to(device, non_blocking=True),
+            {name: value.to(device, non_blocking=True) for name, value in self.extra.items()},
+        )
 
     def __getitem__(self, rows: slice) -> Captions:
-        return Captions(self.tokens[rows], self.lengths[rows])
+        return Captions(
+            self.tokens[rows], self.lengths[rows], {name: value[rows] for name, value in self.extra.items()}
+        )
 
 
 @dataclass(frozen=True)

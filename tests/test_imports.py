@@ -23,10 +23,10 @@ FLOORS = (
     ("data",),
     ("layers", "encoders", "losses"),
     ("methods",),
-    ("scoring", "recipe"),
+    ("scoring", "recipe", "checkpoint"),
     ("model",),
     ("train", "evaluate", "index", "explain", "importers", "export", "search"),
-    ("parity", "bench", "demo"),
+    ("parity", "bench", "demo", "leaderboard"),
     ("cli", "verbs", "web", "__main__"),
 )
 FLOOR_OF = {name: k for k, names in enumerate(FLOORS) for name in names}

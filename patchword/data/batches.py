@@ -7,7 +7,7 @@ processes, and a resumed run continues bit for bit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from patchword.data.augment import keep_cells_mask, keep_rows, kept_regions, pair_generator, pair_random
+from patchword.data.extras import read_extras, require_extras
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import ImageSource, Split
 from patchword.data.tokenizers import Tokenizer, Units
@@ -99,6 +100,7 @@ class TrainingPairs:
         grid_cells: number of cells of a grid backbone, for its own form of the augmentation; None for regions.
         max_words: cut captions to this many units.
         text_limit: longest caption, in tokens, that the text encoder can read; None has no limit.
+        image_extras, caption_extras: names of the side inputs that the method reads.
 
     Raises:
         DataError: a caption is longer than the text encoder can read.
@@ -115,7 +117,12 @@ class TrainingPairs:
         grid_cells: int | None = None,
         max_words: int | None = None,
         text_limit: int | None = None,
+        image_extras: Sequence[str] = (),
+        caption_extras: Sequence[str] = (),
     ) -> None:
+        require_extras(split, image_extras, caption_extras)
+        self.image_extras = {name: split.image_extras[name] for name in image_extras}
+        self.caption_extras = {name: split.caption_extras[name] for name in caption_extras}
         self.source: ImageSource = split.require_images()
         self.owner = split.owner
         self.tokenizer = tokenizer
@@ -150,6 +157,8 @@ class TrainingPairs:
                 for p in pairs
             ]
         )
+        images = replace(images, extra=read_extras(self.image_extras, list(self.image_extras), image_ids.tolist()))
+        captions = replace(captions, extra=read_extras(self.caption_extras, list(self.caption_extras), pairs))
         return Batch(images, captions, torch.from_numpy(image_ids), torch.tensor(list(pairs)))
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:

@@ -26,6 +26,7 @@ from patchword.data.doctor_checks import (
     first_few,
 )
 from patchword.data.doctor_expect import Counts, archive_of, expected_counts
+from patchword.data.extras import KNOWN
 from patchword.data.find_pictures import pictures_of_ids
 from patchword.data.open import Place, find_places, guess_name, nothing_found, place_splits, read_place
 from patchword.data.table import Split
@@ -170,7 +171,7 @@ def _half_present(folder: Path, there: list[str]) -> list[Finding]:
         ending = next((ending for ending in _SPLIT_FILES if path.name.endswith(ending)), None)
         if ending is not None:
             stems.setdefault(path.name.removesuffix(ending), []).append(path.name)
-        elif path.suffix == ".npy":
+        elif path.suffix == ".npy" and not _is_extra(path.name, there):
             unread.append(path.name)
     for split in in_split_order(set(stems)):
         if split not in there:
@@ -183,6 +184,11 @@ def _half_present(folder: Path, there: list[str]) -> list[Finding]:
             Finding("warning", "arrays", f"not read: {first_few(unread)}", "{split}_ims.npy", "rename or convert")
         )
     return found
+
+
+def _is_extra(name: str, splits: list[str]) -> bool:
+    """Whether a file is a side input of a split (``data/extras.py``)."""
+    return any(name == f"{split}_{side}_{known}.npy" for split in splits for side in ("ims", "caps") for known in KNOWN)
 
 
 def _read_split(place: Place, split: str, name: str) -> tuple[Split | None, list[Finding]]:

@@ -283,6 +283,7 @@ def first_captions(split: Split, per_image: int | None) -> Split:
         split,
         captions=[split.captions[j] for j in kept],
         owner=split.owner[kept],
+        caption_extras={name: extra.select(kept.tolist()) for name, extra in split.caption_extras.items()},
         notes=(*split.notes, f"first {per_image} captions of each image: {split.n_captions - len(kept):,} left out"),
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from patchword.data.extras import find_extras
 from patchword.data.features import RegionFeatures, open_array
 from patchword.data.find_pictures import pictures_of_ids
 from patchword.data.table import Split
@@ -279,6 +280,7 @@ def read_precomp(folder: Path, split: str, *, dataset: str) -> Split:
     array, offsets = found if found is not None else (None, None)
     n_rows = None if array is None else (len(array) if offsets is None else len(offsets) - 1)
     grouping = group_rows(ids, len(captions), n_rows, array if offsets is None else None, f"'{folder}' {split}")
+    repeated = 1 if n_rows is None else max(1, n_rows // len(grouping.image_ids))
     features = None
     if array is not None and grouping.rows is not None:
         features = RegionFeatures(folder / f"{split}_ims.npy", array, grouping.rows, offsets)
@@ -295,6 +297,8 @@ def read_precomp(folder: Path, split: str, *, dataset: str) -> Split:
         images=features,
         files=files,
         boxes=boxes,
+        image_extras=find_extras(folder, split, "ims", len(grouping.image_ids), repeated=repeated),
+        caption_extras=find_extras(folder, split, "caps", len(captions)),
         layout=f"precomp in '{folder}'",
         notes=tuple(note for note in (grouping.note, picture_note, box_note) if note),
     )

@@ -7,13 +7,14 @@ per image is free and may differ from image to image.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from patchword.errors import DataError
 from patchword.types import Images
@@ -34,6 +35,21 @@ class ImageSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Extra(Protocol):
+    """A side input of the images or captions of a split, see ``data/extras.py``."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, items: Sequence[int]) -> dict[str, Tensor]:
+        """Named tensors of a batch, one row per item, in the order asked for."""
+        ...
+
+    def select(self, items: Sequence[int]) -> Extra:
+        """That of a subset of the items."""
+        ...
+
+
 @dataclass(frozen=True)
 class Split:
     """One split of a data set: N images, M captions and the image of each caption.
@@ -47,6 +63,7 @@ class Split:
         images: where features or pixels are read; None when only annotations are at hand.
         files: N picture files for reports and search results; None when unknown.
         boxes: ``(N, R, 4)`` x1, y1, x2, y2 in 0..1, memory-mapped; None when unknown.
+        image_extras, caption_extras: side inputs by name, one entry per image or per caption.
         layout: the layout that was recognised, for messages.
         notes: decisions taken while reading (repetition found, limits applied), to be shown.
     """
@@ -59,6 +76,8 @@ class Split:
     images: ImageSource | None = None
     files: list[Path] | None = None
     boxes: NDArray[np.float32] | None = None
+    image_extras: Mapping[str, Extra] = field(default_factory=dict)
+    caption_extras: Mapping[str, Extra] = field(default_factory=dict)
     layout: str = "memory"
     notes: tuple[str, ...] = field(default=())
 
@@ -78,6 +97,10 @@ class Split:
         for what, found in (("image rows", self.images), ("files", self.files), ("box rows", self.boxes)):
             if found is not None and len(found) != n:
                 raise DataError(f"{where}: {len(found)} {what} for {n} images. Expected one for each image.")
+        for extras, count in ((self.image_extras, n), (self.caption_extras, m)):
+            for name, extra in extras.items():
+                if len(extra) != count:
+                    raise DataError(f"{where}: side input `{name}` has {len(extra)} entries. Expected {count}.")
 
     @property
     def n_images(self) -> int:
@@ -128,6 +151,8 @@ class Split:
             images=None if self.images is None else self.images.select(chosen),
             files=None if self.files is None else [self.files[i] for i in chosen],
             boxes=None if self.boxes is None else self.boxes[chosen],
+            image_extras={name: extra.select(chosen) for name, extra in self.image_extras.items()},
+            caption_extras={name: extra.select(rows) for name, extra in self.caption_extras.items()},
             notes=(*self.notes, note) if note else self.notes,
         )
 

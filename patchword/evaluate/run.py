@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from patchword.console import Report
+from patchword.data.extras import require_extras
 from patchword.data.open import open_split
 from patchword.data.table import Split
 from patchword.encoders.patches import RegionsConfig
@@ -23,10 +24,16 @@ def score_split(
 ) -> tuple[Tensor, float, float]:
     """Scores ``(N, M)`` of a split, the seconds of encoding and the seconds of scoring."""
     console = console if console is not None else Console(quiet=True)
+    split.require_images()
+    require_extras(split, model.method.image_extras, model.method.caption_extras)
     started = time.monotonic()
     with Report(split.n_images + split.n_captions, "encoding", "items", console) as shown:
-        images = model.encode_images(split.require_images(), batch=batch, progress=shown.advance)
-        captions = model.encode_captions(split.captions, batch=batch, max_words=max_words, progress=shown.advance)
+        images = model.encode_images(
+            split.require_images(), batch=batch, extras=split.image_extras, progress=shown.advance
+        )
+        captions = model.encode_captions(
+            split.captions, batch=batch, max_words=max_words, extras=split.caption_extras, progress=shown.advance
+        )
     encoded = time.monotonic()
     with Report(split.n_images * split.n_captions, "scoring", "pairs", console) as shown:
         scores = model.score(images, captions, progress=shown.advance)

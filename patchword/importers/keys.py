@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from patchword.errors import CheckpointError
+from patchword.methods.base import Method, is_training_only
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,15 @@ def translate(state: Mapping[str, Tensor], rules: KeyRules) -> tuple[dict[str, T
     return ours, dead
 
 
-def load_all(method: nn.Module, ours: Mapping[str, Tensor], *, source: str) -> None:
+def load_all(method: Method, ours: Mapping[str, Tensor], *, source: str) -> None:
     """Load a complete state dict: every live tensor demanded, none left over, shapes equal.
+
+    What only training needs is in no checkpoint and keeps its starting values.
 
     Raises:
         CheckpointError: naming the first offenders.
     """
-    wanted = method.state_dict()
+    wanted = {k: v for k, v in method.state_dict().items() if not is_training_only(method, k)}
     missing, extra = [k for k in wanted if k not in ours], [k for k in ours if k not in wanted]
     if missing or extra:
         raise CheckpointError(
@@ -90,7 +93,7 @@ def load_all(method: nn.Module, ours: Mapping[str, Tensor], *, source: str) -> N
             raise CheckpointError(
                 f"{source}: `{key}` has shape {tuple(ours[key].shape)}, the model expects {tuple(value.shape)}."
             )
-    method.load_state_dict(dict(ours))
+    method.load_state_dict(dict(ours), strict=False)  # queues and key encoders are in no authors' checkpoint
 
 
 def _some(names: Iterable[str]) -> str:

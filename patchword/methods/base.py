@@ -52,6 +52,7 @@ class Step:
         epoch: from 0.
         iteration: within the epoch, from 0.
         iterations: of this epoch.
+        step: optimiser steps taken before this one, over the whole run.
         image_ids: ``(B,)`` position of each pair's image in the data set, to tell captions of the same image.
     """
 
@@ -59,6 +60,7 @@ class Step:
     iteration: int = 0
     iterations: int = 1
     image_ids: Int[Tensor, " B"] | None = None
+    step: int = 0
 
     @property
     def progress(self) -> float:
@@ -70,10 +72,16 @@ class Method(nn.Module, ABC):
     """A system that scores images against captions.
 
     Subclasses define ``Config`` (defaults = the published setting), ``encode_images``, ``encode_captions``, ``score``
-    and ``explain``. What only training needs stays inside the method and never leaks into encode or score.
+    and ``explain``. What only training needs stays inside the method: in training mode a vector set may hold more rows
+    than scoring needs (a key for a queue, the vectors before pooling), and the same method's ``score`` knows them.
+
+    Attributes:
+        training_only: prefixes of the state that nothing but training needs (queues, key encoders, a graph over the
+            batch). It is kept for resuming and left out of checkpoints.
     """
 
     name: ClassVar[str]
+    training_only: ClassVar[tuple[str, ...]] = ()
     Config: ClassVar[type[BaseConfig]]
     Loss: ClassVar[type[BaseConfig]] = LossConfig
 
@@ -86,6 +94,16 @@ class Method(nn.Module, ABC):
     def default_loss(cls) -> Any:
         """The published loss setting of this method."""
         return cls.Loss()
+
+    @property
+    def image_extras(self) -> tuple[str, ...]:
+        """Names of the side inputs that ``encode_images`` reads from ``Images.extra``."""
+        return ()
+
+    @property
+    def caption_extras(self) -> tuple[str, ...]:
+        """Names of the side inputs that ``encode_captions`` reads from ``Captions.extra``."""
+        return ()
 
     @property
     def mixes_batch(self) -> bool:
@@ -119,17 +137,27 @@ class Method(nn.Module, ABC):
     def losses(
         self, scores: Float[Tensor, "B B"], images: Encoded, captions: Encoded, step: Step
     ) -> dict[str, Float[Tensor, ""]]:
-        """Loss of a batch of true pairs; the key ``total`` is what is optimised."""
+        """Loss of a batch of true pairs; the key ``total`` is what is optimised, the others are logged.
+
+        The sets are those of all processes. Random numbers drawn here and in ``score`` are the same on every process.
+        """
         return {"total": ranking_loss(self.loss, scores, step)}
 
-    def forward(self, images: Images, captions: Captions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Encode a batch of pairs: the part that runs under autocast and inside a data-parallel wrapper.
+    def begin_step(self, step: Step) -> None:
+        """What happens once before a training step, such as moving momentum encoders. Nothing by default."""
 
-        Returns:
-            Vectors and lengths of the images, vectors and lengths of the captions.
+    def hardest_margin(self, step: Step, batch: int) -> float | None:
+        """The margin, while only the hardest negative of each query is trained on; else None.
+
+        For the detection of a collapse, which happens then (``train/collapse.py``).
         """
-        a, b = self.encode_images(images), self.encode_captions(captions)
-        return a.vectors, a.lengths, b.vectors, b.lengths
+        if not isinstance(self.loss, LossConfig) or self.loss.kind != "hinge" or self.loss.margin == 0:
+            return None
+        return self.loss.margin if counted_negatives(self.loss, step, batch) == 1 else None
+
+    def pair_bytes(self, images: Encoded, captions: Encoded) -> int:
+        """Temporary memory of ``score`` for one pair, in bytes: what the size of a tile is chosen by."""
+        return 4 * max(1, images.max_length) * max(1, captions.max_length)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by role, for learning-rate factors and freezing; together they are all parameters."""
@@ -181,6 +209,11 @@ def counted_negatives(config: LossConfig, step: Step, batch: int) -> int | None:
         return 1
     done = (step.epoch - config.warmup_epochs + step.progress) / config.anneal_epochs
     return max(1, round(math.pow(batch - 1, 1 - done)))
+
+
+def is_training_only(method: Method, key: str) -> bool:
+    """Whether a key of the state dict is needed by training only."""
+    return key.startswith(method.training_only) if method.training_only else False
 
 
 def lengths_of(tensor: Tensor) -> Int[Tensor, " N"]:

@@ -33,10 +33,10 @@ def pair_scores(method: Method, images: Encoded, captions: Encoded) -> Float[Ten
     return method.score(images, captions)
 
 
-def tile_sizes(images: Encoded, captions: Encoded, budget: int = TILE_BYTES) -> tuple[int, int]:
-    """Images and captions per tile so that a patch x word block of a tile stays within ``budget`` bytes."""
-    per_pair = 4 * max(1, images.max_length) * max(1, captions.max_length)
-    n_captions = min(len(captions), 1024)
+def tile_sizes(method: Method, images: Encoded, captions: Encoded, budget: int = TILE_BYTES) -> tuple[int, int]:
+    """Images and captions per tile so that the temporaries of a tile stay within ``budget`` bytes."""
+    per_pair = method.pair_bytes(images, captions)
+    n_captions = min(len(captions), 1024, max(1, budget // per_pair))
     return max(1, min(len(images), budget // (per_pair * max(1, n_captions)))), max(1, n_captions)
 
 
@@ -58,7 +58,7 @@ def score_matrix(
         progress: called with the number of pairs scored since the last call.
     """
     scores = torch.empty(len(images), len(captions))
-    rows, columns = tile if tile is not None else tile_sizes(images, captions)
+    rows, columns = tile if tile is not None else tile_sizes(method, images, captions)
     order = torch.argsort(captions.lengths, stable=True)  # tiles of captions of similar length waste no padding
     for start in range(0, len(captions), columns):
         chosen = order[start : start + columns]

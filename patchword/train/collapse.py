@@ -14,8 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patchword.methods.base import LossConfig, Step, counted_negatives
-
 ADVICE = (
     "the hardest negatives score as high as the true pairs, and true pairs are found far less often than before. "
     "Try, in this order: InfoNCE (--loss.kind info_nce --loss.temperature 0.05 --loss.margin 0, for CHAN with "
@@ -33,14 +31,12 @@ class CollapseWatch:
     is at least 0.9 and the second has fallen below ``kept`` of the best it has been, or to chance.
 
     Attributes:
-        loss: the loss that is trained with.
         window: steps that the running means remember.
         kept: share of the best recall that a healthy run keeps.
         best: best running recall so far, in 0..1; part of the training state.
         recall: running recall now.
     """
 
-    loss: LossConfig
     window: int = 50
     kept: float = 0.6
     best: float = 0.0
@@ -48,16 +44,21 @@ class CollapseWatch:
     _violation: float = 0.0
     _steps: int = 0
 
-    def look(self, scores: Float[Tensor, "B B"], total: float, step: Step) -> bool:
-        """Whether training has collapsed as of this step."""
+    def look(self, scores: Float[Tensor, "B B"], loss: float, margin: float | None) -> bool:
+        """Whether training has collapsed as of this step.
+
+        Args:
+            scores: of the batch, true pairs on the diagonal.
+            loss: sum over the hardest negatives of both directions.
+            margin: of the hinge, while only hardest negatives count; None in all other steps.
+        """
         now = batch_recall(scores)
         share = 1 / self.window
         self.recall = now if self.recall < 0 else self.recall + share * (now - self.recall)
-        hardest = self.loss.kind == "hinge" and counted_negatives(self.loss, step, len(scores)) == 1
-        if not hardest or self.loss.margin == 0:
+        if margin is None:
             self.best, self._steps = max(self.best, self.recall), 0
             return False
-        violation = total / (2 * len(scores) * self.loss.margin)
+        violation = loss / (2 * len(scores) * margin)
         self._violation = violation if self._steps == 0 else self._violation + share * (violation - self._violation)
         self._steps += 1
         self.best = max(self.best, self.recall)

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -25,13 +25,13 @@ from patchword.console import Report, peak_memory_gib
 from patchword.data.batches import Batch, EpochPlan, TrainingPairs, epoch_loader
 from patchword.data.table import Split
 from patchword.errors import CollapseError, ConfigError
-from patchword.evaluate.result import Evaluation
 from patchword.evaluate.run import evaluate_model
 from patchword.methods.base import Method, Step
 from patchword.model import Model
 from patchword.scoring.matrix import pair_scores
 from patchword.train.collapse import ADVICE, CollapseWatch
-from patchword.train.distributed import gather_ids, gather_sets, pad_alike
+from patchword.train.distributed import average_gradients, gather_ids, gather_sets, pad_alike, share_state
+from patchword.train.log import line, summary
 from patchword.train.optimizer import clip_gradients, set_rates
 from patchword.train.state import Position, RunFolder
 from patchword.types import Encoded
@@ -71,10 +71,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.method: Method = self.model.method
-        self._wrapped: Any = None
         self._frozen = -1
         self._stop = False
-        self._watch = CollapseWatch(self.method.loss)
+        self._watch = CollapseWatch()
+        share_state(self.method)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.plan = EpochPlan(
             len(self.pairs), self.config.batch_size, self.config.seed, self.config.drop_last, rank, processes
@@ -98,14 +98,16 @@ class Trainer:
         """One optimiser step on this process's share of a batch; returns what is worth logging."""
         config = self.config
         rate = set_rates(self.optimizer, config, position.epoch, position.step)
-        batch = Batch(
-            pad_alike(batch.images.to(self.device)), batch.captions.to(self.device), batch.image_ids, batch.pairs
-        )
-        step = Step(position.epoch, position.iteration, len(self.plan), gather_ids(batch.image_ids.to(self.device)))
+        images, captions = pad_alike(batch.images.to(self.device), batch.captions.to(self.device))
+        batch = Batch(images, captions, batch.image_ids, batch.pairs)
+        image_ids = gather_ids(batch.image_ids.to(self.device))
+        step = Step(position.epoch, position.iteration, len(self.plan), image_ids, position.step)
         self.optimizer.zero_grad(set_to_none=True)
+        self.method.begin_step(step)
         whole = config.micro_batch is None or config.micro_batch >= len(batch)
         scores, losses = self._whole_step(batch, step) if whole else self._cached_step(batch, step)
         parameters = [p for p in self.method.parameters() if p.grad is not None]
+        average_gradients(parameters)
         norm = clip_gradients(parameters, config.clip_norm)
         total = float(losses["total"].detach())
         if not math.isfinite(total + norm):
@@ -115,7 +117,9 @@ class Trainer:
                 "Try a smaller --train.lr, or --train.precision float32."
             )
         self.optimizer.step()
-        if self._watch.look(scores, total, step):
+        if self._watch.look(
+            scores, float(losses.get("base", losses["total"]).detach()), self.method.hardest_margin(step, len(scores))
+        ):
             self._report_collapse(position)
         named = {name: float(value.detach()) for name, value in losses.items() if name != "total"}
         return {"loss": total, "lr": rate, "grad_norm": norm, "batch_recall": self._watch.recall, **named}
@@ -125,7 +129,7 @@ class Trainer:
         self._seed(step, 0)
         images, captions = self._encode(batch, slice(None))
         scores, losses = self._loss(images, captions, step)
-        self.accelerator.backward(losses["total"])
+        losses["total"].backward()
         return scores, losses
 
     def _cached_step(self, batch: Batch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -150,28 +154,33 @@ class Trainer:
             _cut(sets.vectors.grad, [pair[side] for pair in encoded]) for side, sets in ((0, images), (1, captions))
         ]
         for k, part in enumerate(parts):
-            last = k == len(parts) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                self._seed(step, k)
-                a, b = self._encode(batch, part)
-                wanted = [(v.vectors, g[k]) for v, g in ((a, grads[0]), (b, grads[1])) if v.vectors.requires_grad]
-                torch.autograd.backward([v for v, _ in wanted], [g.to(v.dtype) for v, g in wanted])
+            self._seed(step, k)
+            a, b = self._encode(batch, part)
+            wanted = [(v.vectors, g[k]) for v, g in ((a, grads[0]), (b, grads[1])) if v.vectors.requires_grad]
+            torch.autograd.backward([v for v, _ in wanted], [g.to(v.dtype) for v, g in wanted])
         return scores, losses
 
     def _encode(self, batch: Batch, part: slice) -> tuple[Encoded, Encoded]:
         """Vector sets of a part of the batch; under autocast when that is on, float32 afterwards."""
-        a, a_len, b, b_len = self.wrapped(batch.images[part], batch.captions[part])
-        return Encoded(a.float(), a_len), Encoded(b.float(), b_len)
+        with self.accelerator.autocast():
+            a = self.method.encode_images(batch.images[part])
+            b = self.method.encode_captions(batch.captions[part])
+        return a.float(), b.float()
 
     def _loss(self, images: Encoded, captions: Encoded, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores and losses of the batch over all processes, in float32."""
         images, captions = gather_sets(images), gather_sets(captions)
+        self._seed(step, -1)
         scores = pair_scores(self.method, images, captions)
         return scores, self.method.losses(scores, images, captions, step)
 
     def _seed(self, step: Step, part: int) -> None:
-        """Dropout is a function of where training stands, so that resuming and re-encoding repeat it."""
-        key = [self.config.seed, step.epoch, step.iteration, part, self.accelerator.process_index]
+        """Random numbers are a function of where training stands, so that resuming and re-encoding repeat them.
+
+        Part -1 is the loss of the whole batch, which every process computes alike.
+        """
+        process = self.accelerator.process_index if part >= 0 else 0
+        key = [self.config.seed, step.epoch, step.iteration, part, process]
         mixed = 0
         for number in key:
             mixed = (mixed * 1_000_003 + number + 1) % (1 << 61)
@@ -185,22 +194,14 @@ class Trainer:
         device: torch.device = self.accelerator.device
         return device
 
-    @property
-    def wrapped(self) -> Any:
-        """The method inside its data-parallel wrapper (one process: autocast only)."""
-        return self._wrapped
-
     def _freeze(self, epoch: int) -> None:
-        """Apply the freezing schedule; the wrapper is made anew when the trained parameters change."""
+        """Apply the freezing schedule."""
         known = [e for e in self.config.freeze_backbone if e <= epoch]
         blocks = self.config.freeze_backbone[max(known)] if known else 0
         if blocks != self._frozen:
             if self.config.freeze_backbone:
                 self.method.freeze_blocks(blocks)
             self._frozen = blocks
-            if self._wrapped is not None:
-                self.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
-            self._wrapped = self.accelerator.prepare_model(self.method)
 
     def fit(self, position: Position) -> Position:
         """Train from ``position`` to the last epoch.
@@ -231,7 +232,8 @@ class Trainer:
         title = f"epoch {position.epoch + 1}/{config.epochs}"
         size = config.batch_size
         self.method.train()
-        logged = time.monotonic()
+        began = logged = time.monotonic()
+        first = position.iteration
         with Report(total * size, title, "pairs", self.console, start=position.iteration * size) as shown:
             for batch in batches:
                 numbers = self.train_step(batch, position)
@@ -255,6 +257,9 @@ class Trainer:
                     and position.iteration < total
                 ):
                     self._save(position)
+        self._log(
+            "epoch", position, {"train_s": time.monotonic() - began, "pairs": (position.iteration - first) * size}
+        )
         return position
 
     def _close_epoch(self, position: Position) -> Position:
@@ -323,7 +328,7 @@ class Trainer:
         if self.config.on_collapse == "stop":
             raise CollapseError(message)
         self.console.print(f"warning: {message}", style="yellow", highlight=False)
-        self._watch = CollapseWatch(self.method.loss)  # warn again only if it goes on for another window
+        self._watch = CollapseWatch()  # warn again only if it goes on for another window
 
     def _stopped(self) -> bool:
         """Whether any process was told to stop."""
@@ -362,23 +367,3 @@ def _cut(gradient: Tensor | None, parts: list[Encoded]) -> list[Tensor]:
     if gradient is None:
         return [torch.zeros_like(part.vectors) for part in parts]
     return list(gradient.split(sizes))
-
-
-def summary(result: Evaluation) -> dict[str, Any]:
-    """The numbers of an evaluation that a log line holds."""
-    head = result.headline
-    return {
-        "rsum": head.rsum,
-        "i2t": [head.i2t.r1, head.i2t.r5, head.i2t.r10],
-        "t2i": [head.t2i.r1, head.t2i.r5, head.t2i.r10],
-        "encode_s": result.provenance.encode_s,
-        "score_s": result.provenance.score_s,
-    }
-
-
-def line(result: Evaluation) -> str:
-    """The headline of an evaluation in one line."""
-    a, b = result.headline.i2t, result.headline.t2i
-    return (
-        f"i2t {a.r1:.1f}/{a.r5:.1f}/{a.r10:.1f}  t2i {b.r1:.1f}/{b.r5:.1f}/{b.r10:.1f}  rsum {result.headline.rsum:.1f}"
-    )

@@ -12,11 +12,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
+from patchword.checkpoint import load_training_state, load_weights
 from patchword.console import peak_memory_gib
 from patchword.data.batches import TrainingPairs
 from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from patchword.errors import CheckpointError, ConfigError
-from patchword.model import Model, load, load_weights, text_limit
+from patchword.model import Model, load, prepare_source, text_limit
 from patchword.recipe import Recipe, load_recipe
 from patchword.train.loop import Trainer
 from patchword.train.optimizer import build_optimizer
@@ -107,17 +108,13 @@ def _fit(
         grid_cells=parts.grid_cells,
         max_words=data.max_words,
         text_limit=text_limit(method),
+        image_extras=method.image_extras,
+        caption_extras=method.caption_extras,
     )
-    _prepare_pixels(pairs, model)
+    pairs.source = prepare_source(method, pairs.source)
     trainer = Trainer(model, pairs, parts.select, recipe.train, accelerator, optimizer, run, console, data.workers)
     describe(console, parts, method, trainer)
     return trainer.fit(position)
-
-
-def _prepare_pixels(pairs: TrainingPairs, model: Model) -> None:
-    from patchword.model import prepare_source
-
-    pairs.source = prepare_source(model.method, pairs.source)
 
 
 def _resume(
@@ -136,6 +133,7 @@ def _resume(
     if state is None:
         return position
     load_weights(model.method, run.last)
+    load_training_state(model.method, run.last)
     if words_of(model.tokenizer) != words_of(load_tokenizer(run.last)):
         raise ConfigError(
             f"run folder '{run.path}' holds a run over other words than this vocabulary. "

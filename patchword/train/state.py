@@ -24,8 +24,9 @@ import torch
 import yaml
 
 import patchword
+from patchword.checkpoint import recover_folder, save_folder, write_training_state
 from patchword.errors import CheckpointError, ConfigError
-from patchword.model import Model, recover_folder, save_folder, write_model
+from patchword.model import Model, write_model
 from patchword.recipe import Recipe, to_yaml
 
 STATE_FILE = "training.pt"
@@ -177,6 +178,7 @@ class RunFolder:
 
         def write(folder: Path) -> None:
             write_model(folder, model)
+            write_training_state(folder, model.method)
             state = {"optimizer": optimizer.state_dict(), "position": asdict(position)}
             with (folder / STATE_FILE).open("wb") as file:  # by name, torch reports a full disk as a RuntimeError
                 torch.save(state, file)

@@ -89,7 +89,7 @@ def test_scores_are_float32_without_gradients() -> None:
 @pytest.mark.parametrize("budget", [1, 10_000, 1 << 20, 1 << 28])
 def test_tiles_stay_within_the_budget(budget: int) -> None:
     images, captions = sets((36,) * 50, 1), sets((12,) * 3000, 2)
-    rows, columns = tile_sizes(images, captions, budget)
+    rows, columns = tile_sizes(chan(), images, captions, budget)
     assert 1 <= rows <= 50
     assert 1 <= columns <= 3000
     assert rows == 1 or 4 * rows * 36 * columns * 12 <= budget

@@ -7,15 +7,15 @@ from jaxtyping import Float
 from small import recipe, refused, write_precomp, write_recipe
 from torch import Tensor
 
+from patchword.encoders.bigru import BigruConfig
 from patchword.losses.triplet import hinge
 from patchword.methods.base import LossConfig, Step
-from patchword.methods.vse_inf import VseInfinity
+from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.train import loop
 from patchword.train.collapse import CollapseWatch
 from patchword.train.run import train
 
 B = 16
-HARD, FIRST = LossConfig(margin=0.2, warmup_epochs=0), Step()
 
 
 def healthy(seed: int) -> Float[Tensor, "B B"]:
@@ -30,22 +30,21 @@ def collapsed(seed: int) -> Float[Tensor, "B B"]:
     return torch.full((B, B), 0.9) + 1e-6 * noise
 
 
-def looks(watch: CollapseWatch, scores: Any, steps: int, step: Step = FIRST) -> list[bool]:
+def looks(watch: CollapseWatch, scores: Any, steps: int, margin: float | None = 0.2) -> list[bool]:
     """What the watch says of some steps."""
     answers = []
     for k in range(steps):
         matrix = scores(k)
-        total = float(hinge(matrix, watch.loss.margin, hardest=1))
-        answers.append(watch.look(matrix, total, step))
+        answers.append(watch.look(matrix, float(hinge(matrix, 0.2, hardest=1)), margin))
     return answers
 
 
 def test_a_healthy_run_is_left_alone() -> None:
-    assert not any(looks(CollapseWatch(HARD, window=5), healthy, 50))
+    assert not any(looks(CollapseWatch(window=5), healthy, 50))
 
 
 def test_a_run_that_falls_together_is_noticed_soon() -> None:
-    watch = CollapseWatch(HARD, window=5)
+    watch = CollapseWatch(window=5)
     assert not any(looks(watch, healthy, 20))
     answers = looks(watch, collapsed, 60)
     assert not answers[0]
@@ -53,15 +52,15 @@ def test_a_run_that_falls_together_is_noticed_soon() -> None:
 
 
 def test_a_run_that_never_left_chance_is_noticed() -> None:
-    assert any(looks(CollapseWatch(HARD, window=5), collapsed, 60))
+    assert any(looks(CollapseWatch(window=5), collapsed, 60))
 
 
 def test_constant_scores_are_noticed() -> None:
-    assert any(looks(CollapseWatch(HARD, window=5), lambda _: torch.zeros(B, B), 60))
+    assert any(looks(CollapseWatch(window=5), lambda _: torch.zeros(B, B), 60))
 
 
 def test_one_bad_batch_is_not_a_collapse() -> None:
-    watch = CollapseWatch(HARD, window=20)
+    watch = CollapseWatch(window=20)
     assert not any(looks(watch, healthy, 60) + looks(watch, collapsed, 1) + looks(watch, healthy, 40))
 
 
@@ -77,12 +76,14 @@ def test_one_bad_batch_is_not_a_collapse() -> None:
     ids=["warm-up", "annealing", "all negatives", "info_nce", "no margin"],
 )
 def test_only_training_on_hardest_negatives_is_watched(loss: LossConfig, step: Step) -> None:
-    assert not any(looks(CollapseWatch(loss, window=5), collapsed, 60, step))
+    margin = VseInfinity(VseInfinityConfig(joint_dim=8, text=BigruConfig(vocab_size=9)), loss).hardest_margin(step, B)
+    assert margin is None
+    assert not any(looks(CollapseWatch(window=5), collapsed, 60, margin))
 
 
 def test_looking_leaves_no_graph_behind() -> None:
     scores = healthy(0).requires_grad_()
-    CollapseWatch(HARD).look(scores, 1.0, Step())
+    CollapseWatch().look(scores, 1.0, 0.2)
     assert scores.grad_fn is None
 
 
@@ -102,7 +103,7 @@ def constant_images(monkeypatch: pytest.MonkeyPatch) -> None:
         return type(encoded)(encoded.vectors * 0 + encoded.vectors.detach()[:1], encoded.lengths)
 
     monkeypatch.setattr(VseInfinity, "encode_images", constant)
-    monkeypatch.setattr(loop, "CollapseWatch", lambda loss: CollapseWatch(loss, window=5))
+    monkeypatch.setattr(loop, "CollapseWatch", lambda: CollapseWatch(window=5))
 
 
 CHANGES: dict[str, Any] = {"loss": {"warmup_epochs": 1}, "train": {"epochs": 8}}
@@ -130,7 +131,7 @@ def test_a_collapse_is_only_a_warning_when_asked_for(tmp_path: Path, monkeypatch
 
 
 def test_a_learnable_run_on_hardest_negatives_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CollapseWatch", lambda loss: CollapseWatch(loss, window=10))
+    monkeypatch.setattr(loop, "CollapseWatch", lambda: CollapseWatch(window=10))
     changes: dict[str, Any] = {"loss": {"warmup_epochs": 4}, "train": {"epochs": 7, "lr": 0.03}}
     result = train(recipe("vse_inf", write_precomp(tmp_path / "data"), changes), tmp_path / "run")
     assert result.position.best_rsum > 400

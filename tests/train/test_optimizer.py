@@ -9,6 +9,7 @@ from small import recipe, training_state, weights, write_bert, write_pictures, w
 from patchword.config import TrainConfig
 from patchword.errors import CollapseError, ConfigError
 from patchword.methods.base import Method
+from patchword.methods.chan import Chan
 from patchword.train.loop import Trainer
 from patchword.train.optimizer import build_optimizer, clip_gradients, set_rates
 from patchword.train.run import train
@@ -117,7 +118,7 @@ def test_bf16_encodes_low_and_scores_in_float32(tmp_path: Path, monkeypatch: pyt
     data = write_precomp(tmp_path / "data", {"train": 16, "dev": 4})
     kinds: set[torch.dtype] = set()
     inside: set[bool] = set()
-    loss, text = Trainer._loss, Method.forward
+    loss, text = Trainer._loss, Chan.encode_captions
 
     def looking(trainer: Trainer, images: Any, captions: Any, step: Any) -> Any:
         scores, losses = loss(trainer, images, captions, step)
@@ -127,12 +128,13 @@ def test_bf16_encodes_low_and_scores_in_float32(tmp_path: Path, monkeypatch: pyt
 
     seen: set[bool] = set()
 
-    def encoding(method: Method, images: Any, captions: Any) -> Any:
-        seen.add(torch.is_autocast_enabled("cpu"))
-        return text(method, images, captions)
+    def encoding(method: Chan, captions: Any) -> Any:
+        if method.training:
+            seen.add(torch.is_autocast_enabled("cpu"))
+        return text(method, captions)
 
     monkeypatch.setattr(Trainer, "_loss", looking)
-    monkeypatch.setattr(Method, "forward", encoding)
+    monkeypatch.setattr(Chan, "encode_captions", encoding)
     changes = {"train": {"epochs": 1, "precision": "bf16"}}
     train(recipe("chan", data, changes), tmp_path / "low")
     assert (kinds, inside, seen) == ({torch.float32}, {False}, {True})

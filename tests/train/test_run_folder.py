@@ -23,8 +23,8 @@ from small import (
 )
 
 import patchword
+from patchword.checkpoint import recover_folder, save_folder
 from patchword.errors import CheckpointError, ConfigError
-from patchword.model import recover_folder, save_folder
 from patchword.train.run import train
 from patchword.train.state import RunFolder
 

@@ -1,0 +1,158 @@
+"""Checkpoint folders on disk: replaced whole or not at all, every tensor accounted for, nothing ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from patchword.errors import CheckpointError
+from patchword.methods.base import Method, is_training_only
+
+FORMAT = 1
+WEIGHTS, TRAINING_WEIGHTS = "model.safetensors", "training_only.safetensors"
+
+
+def inference_state(method: Method) -> dict[str, torch.Tensor]:
+    """The tensors that a checkpoint holds: all but what only training needs."""
+    return _state(method, training_only=False)
+
+
+def _state(method: Method, *, training_only: bool) -> dict[str, torch.Tensor]:
+    return {
+        key: value.detach().cpu().contiguous()
+        for key, value in method.state_dict().items()
+        if is_training_only(method, key) == training_only
+    }
+
+
+def write_training_state(folder: Path, method: Method) -> None:
+    """Write the rest of the state (queues, key encoders) beside the weights, when the method has such."""
+    state = _state(method, training_only=True)
+    if state:
+        save_file(state, folder / TRAINING_WEIGHTS)
+
+
+def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder under a temporary name and put it in place; whatever fails, the old folder survives.
+
+    Raises:
+        CheckpointError: the disk is full or the place can not be written.
+    """
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(folder)  # else an interrupted replacement would lose its only complete folder below
+        if fresh.exists():
+            shutil.rmtree(fresh)
+        fresh.mkdir()
+        write(fresh)
+        for path in fresh.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        kept = " The checkpoint that was there before is untouched." if folder.exists() else ""
+        raise CheckpointError(
+            f"'{folder}' could not be written: {reason}.{kept} Free some space and run the same command again."
+        ) from None
+    if old.exists():
+        shutil.rmtree(old)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> Path:
+    """Undo a replacement that was interrupted between its two renames."""
+    old = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and old.exists():
+        old.rename(folder)
+    return folder
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint folder meant by a path: itself, or ``best/`` or ``last/`` of a run.
+
+    Raises:
+        CheckpointError: there is none; the message lists what was tried.
+    """
+    tried = [path, path / "best", path / "last"]
+    for folder in tried:
+        if (recover_folder(folder) / "config.json").is_file():
+            return folder
+    if not path.exists():
+        raise CheckpointError(
+            f"'{path}' does not exist. Expected a run folder or a checkpoint folder (config.json + model.safetensors)."
+        )
+    raise CheckpointError(
+        f"'{path}' holds no checkpoint. Tried {', '.join(repr(str(f / 'config.json')) for f in tried)}."
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint.
+
+    Raises:
+        CheckpointError: it is not one.
+    """
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"'{path}' is not a checkpoint's config: {error}. Save or import the checkpoint again."
+        ) from None
+    expected: dict[str, Any] = {"format": int, "method": str, "model": dict, "loss": dict, "vocabulary": dict | None}
+    expected |= {"about": dict, "max_words": int | None}
+    for key, kind in expected.items():
+        if not isinstance(config, dict) or key not in config or not isinstance(config[key], kind):
+            raise CheckpointError(
+                f"'{path}' is not a checkpoint's config: `{key}` is missing or of the wrong kind. "
+                "Save or import the checkpoint again."
+            )
+    return dict(config)
+
+
+def load_weights(method: Method, folder: Path) -> None:
+    """Fill a method with the weights of a checkpoint folder, every tensor accounted for."""
+    _load_state(method, folder / WEIGHTS, inference_state(method))
+
+
+def load_training_state(method: Method, folder: Path) -> None:
+    """Fill a method with what ``write_training_state`` wrote."""
+    wanted = _state(method, training_only=True)
+    if wanted:
+        _load_state(method, folder / TRAINING_WEIGHTS, wanted)
+
+
+def _load_state(method: Method, path: Path, wanted: Mapping[str, torch.Tensor]) -> None:
+    """Load one file whose tensors must be exactly ``wanted``, in names and shapes."""
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"'{path}' is missing. Expected the weights beside config.json.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"'{path}' is truncated or damaged ({path.stat().st_size:,} bytes): {error}. Use another checkpoint."
+        ) from None
+    if set(state) != set(wanted):
+        odd = sorted(set(state) ^ set(wanted))
+        raise CheckpointError(
+            f"'{path}' does not fit its config.json: {len(odd)} tensors differ, the first is `{odd[0]}`."
+        )
+    for key, value in wanted.items():
+        if state[key].shape != value.shape:
+            raise CheckpointError(
+                f"'{path}' tensor `{key}` has shape {tuple(state[key].shape)}; its config.json says "
+                f"{tuple(value.shape)}."
+            )
+    method.load_state_dict(state, strict=False)  # the rest of the state is in another file

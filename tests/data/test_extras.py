@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import write_precomp
+
+from patchword.data.batches import TrainingPairs
+from patchword.data.doctor import check_data
+from patchword.data.extras import ArrayExtra, find_extras, require_extras
+from patchword.data.open import open_split
+from patchword.data.table import Split
+from patchword.data.tokenizers import WordTokenizer
+from patchword.data.vocab import Vocabulary
+from patchword.errors import DataError
+from patchword.types import Captions, Images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """6 training images with 5 captions each; side inputs say whose they are in their first number."""
+    place = write_precomp(tmp_path / "tiny_precomp", {"train": 6, "dev": 4})
+    np.save(place / "train_ims_clip.npy", np.arange(6, dtype=np.float16)[:, None] + np.zeros(3))
+    np.save(place / "train_caps_clip.npy", np.arange(30, dtype=np.float32)[:, None] + np.zeros(3, dtype=np.float32))
+    np.save(place / "train_ims_adjacency.npy", np.stack([np.eye(4)] * 6).astype(np.uint8))
+    return place
+
+
+def pairs_of(split: Split, images: tuple[str, ...], captions: tuple[str, ...]) -> TrainingPairs:
+    tokenizer = WordTokenizer(Vocabulary.build(split.captions, min_count=1))
+    return TrainingPairs(split, tokenizer, seed=0, image_extras=images, caption_extras=captions)
+
+
+def test_batches_carry_the_side_inputs_that_were_asked_for(folder: Path) -> None:
+    split = open_split(folder, "train")
+    batch = pairs_of(split, ("clip", "adjacency"), ("clip",)).read([7, 29, 0], epoch=0)
+    assert batch.images.extra["clip"].tolist() == [[1.0] * 3, [5.0] * 3, [0.0] * 3]
+    assert batch.captions.extra["clip"][:, 0].tolist() == [7.0, 29.0, 0.0]
+    assert batch.images.extra["adjacency"].dtype == torch.bool
+    assert pairs_of(split, (), ()).read([7], epoch=0).images.extra == {}
+
+
+def test_side_inputs_follow_their_items_through_selections(folder: Path) -> None:
+    split = open_split(folder, "train", captions_per_image=2).select([4, 1])
+    assert split.image_extras["clip"].read([0, 1])["clip"][:, 0].tolist() == [4.0, 1.0]
+    assert split.caption_extras["clip"].read(range(4))["clip"][:, 0].tolist() == [20.0, 21.0, 5.0, 6.0]
+
+
+def test_a_side_file_may_repeat_images_as_the_features_do(tmp_path: Path) -> None:
+    np.save(tmp_path / "dev_ims_clip.npy", np.repeat(np.arange(4.0), 5)[:, None])
+    found = find_extras(tmp_path, "dev", "ims", 4, repeated=5)
+    assert found["clip"].read([0, 3])["clip"].tolist() == [[0.0], [3.0]]
+
+
+def test_pixel_boxes_are_not_side_inputs(folder: Path) -> None:
+    np.save(folder / "train_ims_bbx.npy", np.zeros((6, 4, 4)))
+    assert set(find_extras(folder, "train", "ims", 6)) == {"clip", "adjacency"}
+
+
+def test_the_doctor_knows_side_inputs(folder: Path) -> None:
+    assert not [finding for finding in check_data(folder).findings if "not read" in finding.found]
+
+
+def test_batches_of_inputs_move_and_cut_their_side_inputs() -> None:
+    images = Images(torch.zeros(3, 2, 4), torch.tensor([2, 2, 2]), None, {"clip": torch.arange(3.0)[:, None]})
+    captions = Captions(torch.ones(3, 2, dtype=torch.long), torch.tensor([2, 1, 2]), {"clip": torch.arange(3.0)})
+    assert images[1:].to("cpu").extra["clip"].tolist() == [[1.0], [2.0]]
+    assert captions[:2].to("cpu").extra["clip"].tolist() == [0.0, 1.0]
+
+
+# ------------------------------------------------------------------ refused
+
+
+def test_a_missing_side_input_is_named_with_its_file(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"`clip` of the captions.*'dev_caps_clip.npy'"):
+        require_extras(open_split(folder, "dev"), (), ("clip",))
+
+
+def test_another_number_of_rows_is_refused(folder: Path) -> None:
+    np.save(folder / "train_ims_clip.npy", np.zeros((7, 3)))
+    with pytest.raises(DataError, match=r"'train_ims_clip.npy' beside the features, with 6 rows"):
+        require_extras(open_split(folder, "train"), ("clip",), ())
+
+
+def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.asarray([[1.0], [np.nan]]))
+    extra = ArrayExtra("clip", tmp_path / "x.npy", np.arange(2))
+    assert extra.read([0])["clip"].tolist() == [[1.0]]
+    with pytest.raises(DataError, match="row 1 holds NaN"):
+        extra.read([0, 1])
