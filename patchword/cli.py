@@ -21,22 +21,22 @@ from patchword.errors import ConfigError, PatchwordError
 # verb -> (module:function, what it does, two examples)
 VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
     "demo": (
-        "patchword.verbs:demo",
+        "patchword.verbs.training:demo",
         "the whole story on generated scenes: data, training, evaluation, report, search",
         ("patchword demo", "patchword demo --out runs/demo --epochs 4"),
     ),
     "scenes": (
-        "patchword.verbs:scenes",
+        "patchword.verbs.data:scenes",
         "write the generated scenes data set",
         ("patchword scenes data/scenes", "patchword scenes data/scenes --train 5000 --seed 1"),
     ),
     "doctor": (
-        "patchword.verbs:doctor",
+        "patchword.verbs.data:doctor",
         "check a data folder or a recipe: what is present, missing, short, wrong",
         ("patchword doctor data path/to/f30k --name f30k", "patchword doctor recipe recipes/chan_scenes.yaml"),
     ),
     "train": (
-        "patchword.verbs:train",
+        "patchword.verbs.training:train",
         "train a recipe, or go on with the run that is in the folder",
         (
             "patchword train chan_scenes --data.root data/scenes",
@@ -44,12 +44,12 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         ),
     ),
     "evaluate": (
-        "patchword.verbs:evaluate",
+        "patchword.verbs.evaluation:evaluate",
         "recall of a run, checkpoint or saved score matrix under a named protocol",
         ("patchword evaluate runs/demo --data runs/demo/data", "patchword evaluate --scores scores.npy --json"),
     ),
     "ensemble": (
-        "patchword.verbs:ensemble",
+        "patchword.verbs.evaluation:ensemble",
         "join saved score matrices and evaluate the result",
         (
             "patchword ensemble a.safetensors b.safetensors",
@@ -57,7 +57,7 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         ),
     ),
     "search": (
-        "patchword.verbs:search",
+        "patchword.verbs.searching:search",
         "images for a sentence, or captions for an image",
         (
             'patchword search runs/demo "a red ball left of a box" --data runs/demo/data',
@@ -65,7 +65,7 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         ),
     ),
     "import": (
-        "patchword.verbs:import_",
+        "patchword.verbs.training:import_",
         "turn an authors' checkpoint into ours, every key accounted for",
         (
             "patchword import chan model_best.pth -o checkpoints/chan --vocab f30k_precomp_vocab.json",
@@ -73,12 +73,12 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         ),
     ),
     "parity": (
-        "patchword.verbs:parity",
+        "patchword.verbs.evaluation:parity",
         "compare with numbers measured from the authors' own code",
         ("patchword parity tests/golden/chan", "patchword parity tests/golden/vse_infinity --json"),
     ),
     "bench": (
-        "patchword.verbs:bench",
+        "patchword.verbs.evaluation:bench",
         "measure scoring, training and reading beside a matrix product",
         ("patchword bench score --method chan", "patchword bench load --gigabytes 20"),
     ),

@@ -1,0 +1,39 @@
+"""How verbs print: results to standard output, remarks to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tyro.conf import Positional
+
+F = TypeVar("F", bound=Callable[..., Any])
+Strings = Positional[tuple[str, ...]]
+
+
+def takes_overrides(function: F) -> F:
+    """Mark a verb that accepts dotted options (``--train.lr 1e-4``) beside its own."""
+    function.takes_overrides = True  # type: ignore[attr-defined]
+    return function
+
+
+def say(text: str) -> None:
+    """Print a line of the result."""
+    sys.stdout.write(text + "\n")
+
+
+def say_json(value: Any) -> None:
+    """Print a result as JSON."""
+    say(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def note(text: str) -> None:
+    """Print something beside the result."""
+    sys.stderr.write(text + "\n")
+
+
+def json_line(value: Any) -> str:
+    """One JSON object on one line."""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,109 @@
+"""Verbs that end with a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from tyro.conf import Positional, Suppress, arg
+
+from patchword.verbs.output import note, say, say_json, takes_overrides
+
+
+def demo(
+    out: Path = Path("runs/demo"), epochs: int = 6, images: int = 900, seed: int = 0, pictures: bool = True
+) -> int:
+    """Make data, train CHAN and VSE-infinity, evaluate, write the report, answer three queries.
+
+    Args:
+        out: everything is written here; what is finished is reused, what was interrupted goes on.
+        epochs: of each of the two trainings.
+        images: training images to draw.
+        seed: of the data and the trainings.
+        pictures: also draw the pictures; without them the report shows ids.
+    """
+    from patchword.demo import run_demo
+    from patchword.train.loop import Interrupted
+
+    try:
+        run_demo(out, epochs=epochs, images=images, seed=seed, pictures=pictures, console=Console())
+    except Interrupted:
+        note("stopped and saved. The same command goes on from here.")
+        return 130
+    return 0
+
+
+@takes_overrides
+def train(
+    recipe: Positional[str], out: Path | None = None, json: bool = False, overrides: Suppress[tuple[str, ...]] = ()
+) -> int:
+    """Train a recipe. Any setting of it can be changed with a dotted option, such as --train.lr 1e-4.
+
+    Args:
+        recipe: file or name (see recipes/).
+        out: run folder; runs/NAME by default. An unfinished run there is resumed.
+        json: print the outcome as JSON.
+        overrides: dotted options.
+    """
+    from patchword.train.distributed import world
+    from patchword.train.loop import Interrupted
+    from patchword.train.run import train as run_training
+
+    console = Console(stderr=json, soft_wrap=True, markup=False)
+    try:
+        result = run_training(recipe, out, overrides=list(overrides), console=console)
+    except Interrupted:
+        if world()[0] == 0:
+            note("stopped and saved. The same command goes on from here.")
+        return 130
+    place = result.position
+    if world()[0] > 0:  # one of several processes speaks
+        return 0
+    if json:
+        say_json({"run": str(result.run), **asdict(place), "peak_memory_gib": result.peak_memory_gib})
+    else:
+        chosen = f"best epoch {place.best_epoch + 1}, rsum {place.best_rsum:.1f}"
+        if place.best_rsum < 0:
+            chosen = f"last epoch {place.epoch}, not selected"
+        say(f"{chosen}, in '{result.run}/best'. Next: patchword evaluate {result.run} --data DIR")
+    return 0
+
+
+def import_(
+    method: Positional[str],
+    file: Positional[Path],
+    out: Annotated[Path, arg(aliases=["-o"])],
+    vocab: Path | None = None,
+    bert: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Import an authors' checkpoint. Nothing pickled in it is run.
+
+    Args:
+        method: vse_inf or chan.
+        file: model_best.pth or checkpoint.pth of the authors' code.
+        out: checkpoint folder to write.
+        vocab: vocabulary JSON of a BiGRU model.
+        bert: local BERT folder of a BERT model.
+        json: print JSON.
+    """
+    from patchword.importers.checkpoint import import_checkpoint
+
+    result = import_checkpoint(method, file, out, vocab=vocab, bert=bert)
+    if json:
+        say_json(asdict(result))
+        return 0
+    say(
+        f"imported {method}: {len(result.used)} keys used, {len(result.dead)} dead keys left out, "
+        f"into '{result.folder}'"
+    )
+    for key in result.dead:
+        say(f"  dead (stored, but never used by the authors' code): {key}")
+    if result.tokenizer is None:
+        say(
+            "no vocabulary came with it, so it can not read captions yet: "
+            "import again with --vocab FILE (BiGRU) or --bert DIR"
+        )
+    return 0
