@@ -230,7 +230,8 @@ def test_dotted_names_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda p: p.stem)
 def test_recipes_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for name in re.findall(r"\b((?:chan|vse_inf(?:_mean)?)_(?:f30k|coco|flickr8k|photos)_\w+)", text):
+    methods = r"(?:chan|vse_inf(?:_mean)?|esl_[ha]|scta|laps|cefg_(?:sgr|saf)|hrem|aahr)"
+    for name in re.findall(rf"\b({methods}_(?:f30k|coco|flickr8k|photos)_\w+)", text):
         find_recipe(ROOT / "recipes" / f"{name}.yaml")
 
 

@@ -19,6 +19,7 @@ from patchword.encoders.bert import BertConfig
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.encoders.resnet import ResnetConfig
+from patchword.methods import METHODS
 from patchword.recipe import load_recipe
 from patchword.train.run import train
 
@@ -80,7 +81,7 @@ def miniature(recipe: Path, toys: Toys) -> dict[str, Any]:
     root = toys.features if isinstance(model.image, RegionsConfig) else toys.pictures
     return {
         "data": {"root": str(root), "limit_train": 3, "min_word_count": 1, "vocabulary": None},
-        "model": {"joint_dim": 16, "image": image, "text": text},
+        "model": {"joint_dim": 16, "image": image, "text": text, **({"levels": 4} if hasattr(model, "levels") else {})},
         "train": {"epochs": 1, "batch_size": 15, "micro_batch": None, "patience": None, "precision": "float32"},
     }
 
@@ -105,9 +106,8 @@ def header(recipe: Path) -> list[str]:
     return lines
 
 
-def test_there_are_recipes_of_both_methods() -> None:
-    names = {path.stem for path in RECIPES}
-    assert {"chan_f30k_butd_bigru", "vse_inf_coco_butd_region_bert"} <= names
+def test_there_are_recipes_of_every_method() -> None:
+    assert {load_recipe(path).method for path in RECIPES} == set(METHODS)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
@@ -177,5 +177,5 @@ def test_a_miniature_takes_one_training_step(recipe: Path, toys: Toys, tmp_path:
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     step = next(line for line in logged if line["kind"] == "train")
     assert math.isfinite(step["loss"])
-    assert step["grad_norm"] > 0
+    assert step["grad_norm"] > 0 or load_recipe(recipe).loss.ramp_epoch == 0  # type: ignore[attr-defined]
     assert all(torch.isfinite(p).all() for p in result.model().method.parameters())

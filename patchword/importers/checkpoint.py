@@ -31,7 +31,16 @@ _DAMAGE = (
     RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
     struct.error, zipfile.BadZipFile,
 )  # fmt: skip
-IMPORTERS = {"vse_inf": "patchword.importers.vse_inf", "chan": "patchword.importers.chan"}
+IMPORTERS = {
+    "vse_inf": "patchword.importers.vse_inf",
+    "chan": "patchword.importers.chan",
+    "cefg": "patchword.importers.cefg",
+    "hrem": "patchword.importers.hrem",
+    "aahr": "patchword.importers.aahr",
+    "scta": "patchword.importers.scta",
+    "laps": "patchword.importers.scta",
+    "esl": "patchword.importers.esl",
+}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,12 @@ from patchword.errors import ConfigError
 METHODS = {
     "vse_inf": "patchword.methods.vse_inf:VseInfinity",
     "chan": "patchword.methods.chan:Chan",
+    "cefg": "patchword.methods.cefg:Cefg",
+    "hrem": "patchword.methods.hrem:Hrem",
+    "aahr": "patchword.methods.aahr:Aahr",
+    "scta": "patchword.methods.scta:Scta",
+    "laps": "patchword.methods.scta:Laps",
+    "esl": "patchword.methods.esl:Esl",
 }
 
 

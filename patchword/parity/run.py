@@ -23,6 +23,22 @@ def runner_of(case: Case) -> Callable[[Case], Ledger] | None:
         where = "words:compare_words"
     elif method in ("vse_infinity", "chan") and "images" in case.tensors:
         where = f"{'vse_inf' if method == 'vse_infinity' else 'chan'}:compare"
+    elif method in ("scta", "laps"):
+        where = "scta:compare"
+    elif method == "hrem" and kind == "slice":
+        where = "hrem:compare_slice"
+    elif method in ("hrem", "aahr") and any(name.startswith("state.img_enc.") for name in case.tensors):
+        where = f"{method}:compare"
+    elif method == "esl" and kind == "slice":
+        where = "esl_slices:compare"
+    elif method == "esl" and "in.images" in case.tensors:
+        where = "esl:compare"
+    elif method == "cefg" and "in.images" in case.tensors:
+        where = "cefg:compare"
+    elif method == "cefg" and "in.boxes_xyxy" in case.tensors:
+        where = "cefg_inputs:compare_adjacency"
+    elif method == "cefg" and {"file_text", "graphs"} <= set(case.fields):
+        where = "cefg_inputs:compare_penman"
     else:
         return None
     module, _, name = where.partition(":")

@@ -1,36 +1,115 @@
-"""Score matrices of any size, tile by tile, in bounded memory. The result does not depend on the tiling.
+"""Scores of all pairs in bounded memory, and the table of the methods' fast forms.
 
-``pair_scores`` is what training and evaluation call: the fast exact form of a method where ``scoring/`` has one, else
-its own readable ``score``. Both agree (tests/scoring).
+``pair_scores`` is what training calls: the fast exact form of a method where ``scoring/`` has one, else its own
+readable ``score``. ``score_matrix``, ``ranks`` and ``top_k`` compute the same scores tile by tile, on a grid that
+nothing but the sets and the method decides (``tiles.py``). All agree (tests/scoring).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patchword.errors import ScoreError
 from patchword.methods.base import Method
+from patchword.scoring.bounds import Judge, NoScreen, Screen
+from patchword.scoring.jobs import UNITS, Found, Job, Progress, identity_of, open_folder, share
+from patchword.scoring.tiles import PairTiles, Tiles, groups_of
 from patchword.types import Encoded
 
-# method -> module:function(method, images, captions) or None when that configuration has no fast form
-_FAST = {"chan": "patchword.scoring.hard_assignment:chan_scores"}
+
+@dataclass(frozen=True)
+class Forms:
+    """Fast exact forms of a method, each as "module:function" and each optional.
+
+    Attributes:
+        pairs: function(method, images, captions) -> scores ``(B, C)``, differentiable; what training uses.
+        tiles: function(method, images, captions) -> ``Tiles``: for many images and captions, without gradients; by
+            default ``pairs`` on a grid of blocks.
+        screen: function(method, images, captions, judge) -> ``Screen`` with proven bounds of the scores, or
+            ``NoScreen`` when it would not pay for these sets, or a sentence that says why there is none.
+        uncertified: why there is no screen.
+
+    A function may give None when the method's configuration has no such form.
+    """
+
+    pairs: str | None = None
+    tiles: str | None = None
+    screen: str | None = None
+    uncertified: str = "no bound of its scores is known that costs less than the scores"
+
+
+_ONE_PRODUCT = Forms(
+    uncertified="scoring is one matrix product, and settling near ties would compute most of its tiles anyway"
+)
+
+# method -> its forms; a text alone is the form of pairs
+_FAST: dict[str, str | Forms] = {
+    "chan": Forms(
+        pairs="patchword.scoring.hard_assignment:chan_scores",
+        tiles="patchword.scoring.hard_tiles:chan_tiles",
+        screen="patchword.scoring.hard_screen:chan_screen",
+    ),
+    "vse_inf": _ONE_PRODUCT,
+    "hrem": _ONE_PRODUCT,
+    "aahr": _ONE_PRODUCT,
+    "cefg": "patchword.scoring.regulated:regulated_scores",
+    "scta": "patchword.scoring.condensed:condensed_scores",
+    "laps": "patchword.scoring.condensed:condensed_scores",
+    "esl": "patchword.scoring.two_way_attention:esl_scores",
+}
 
 TILE_BYTES = 256 << 20  # memory of the largest temporary of one tile
+MEMORY = 2 << 30  # default budget of a job, besides the sets and the result
+_MOST = (256, 1024)  # images and captions of a tile
+
+
+@runtime_checkable
+class HasMethod(Protocol):
+    """A loaded model."""
+
+    @property
+    def method(self) -> Method:
+        """What it scores with."""
+
+
+def method_of(model: Method | HasMethod) -> Method:
+    """The method of a model, or the method itself."""
+    return model if isinstance(model, Method) else model.method
+
+
+def _form(method: Method, kind: Literal["pairs", "tiles", "screen"], *arguments: Any) -> Any:
+    """What a method's fast form gives; None where it has none."""
+    entry = _FAST.get(method.name)
+    target = entry if isinstance(entry, str) and kind == "pairs" else getattr(entry, kind, None)
+    if target is None:
+        return None
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)(method, *arguments)
 
 
 def pair_scores(method: Method, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
     """Score every image against every caption in one piece; differentiable."""
-    if method.name in _FAST:
-        module, _, name = _FAST[method.name].partition(":")
-        fast: Callable[[Method, Encoded, Encoded], Tensor | None] = getattr(import_module(module), name)
-        scores = fast(method, images, captions)
-        if scores is not None:
-            return scores
-    return method.score(images, captions)
+    scores: Tensor | None = _form(method, "pairs", images, captions)
+    return method.score(images, captions) if scores is None else scores
+
+
+def open_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles:
+    """The grid of tiles on which a method scores."""
+    made: Tiles | None = _form(method, "tiles", images, captions)
+    if made is not None:
+        return made
+    sizes = tile_sizes(method, images, captions)
+    sizes = (min(sizes[0], _MOST[0]), min(sizes[1], _MOST[1]))
+    memory = sizes[0] * sizes[1] * method.pair_bytes(images, captions)
+    return PairTiles(partial(pair_scores, method), images, captions, sizes, memory)
 
 
 def tile_sizes(method: Method, images: Encoded, captions: Encoded, budget: int = TILE_BYTES) -> tuple[int, int]:
@@ -40,36 +119,106 @@ def tile_sizes(method: Method, images: Encoded, captions: Encoded, budget: int =
     return max(1, min(len(images), budget // (per_pair * max(1, n_captions)))), max(1, n_captions)
 
 
+def open_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge) -> Screen | NoScreen:
+    """Proven bounds of a method's scores, or why every pair should be scored for these sets.
+
+    Raises:
+        ScoreError: in one sentence, why this method has none.
+    """
+    found: Screen | NoScreen | str | None = _form(method, "screen", images, captions, judge)
+    if isinstance(found, Screen | NoScreen):
+        return found
+    entry = _FAST.get(method.name)
+    why = found or (entry if isinstance(entry, Forms) else Forms()).uncertified
+    raise ScoreError(f"{method.name} has no certified mode: {why}. Use precision float32.")
+
+
+def check_memory(tiles: Tiles, memory: int) -> int:
+    """How many tiles may be computed at a time.
+
+    Raises:
+        ScoreError: not even one.
+    """
+    if tiles.tile_bytes > memory:
+        raise ScoreError(
+            f"a memory budget of {memory:,} bytes was given. One tile of this method on these sets takes "
+            f"{tiles.tile_bytes:,}: give at least that."
+        )
+    return memory // max(1, tiles.tile_bytes)
+
+
 @torch.no_grad()
 def score_matrix(
-    method: Method,
+    model: Method | HasMethod,
     images: Encoded,
     captions: Encoded,
     *,
     tile: tuple[int, int] | None = None,
-    progress: Callable[[int], None] | None = None,
+    precision: Literal["float32", "certified"] = "float32",
+    memory: int = MEMORY,
+    progress: Progress | None = None,
+    folder: Path | str | None = None,
 ) -> Float[Tensor, "N M"]:
     """Scores of all images against all captions, float32 on the CPU.
 
     Args:
-        method: in evaluation mode.
+        model: a model or a method, in evaluation mode.
         images, captions: float32 vector sets.
-        tile: images and captions per tile; chosen from the memory budget by default.
+        tile: images and captions per tile instead of the method's own grid. This changes the rounding of a score, as
+            nothing else here does.
+        precision: only ``float32``; ``certified`` decides ranks without scoring all pairs, so it has no matrix.
+        memory: bytes that may be held besides the sets and the result.
         progress: called with the number of pairs scored since the last call.
+        folder: keep finished rows there, and go on with those that are there.
+
+    Under torchrun, called with the same sets on every process, each scores a share and all get the whole matrix.
+
+    Raises:
+        ScoreError: ``certified`` was asked for, the memory is too small, or the folder belongs to another job.
     """
-    scores = torch.empty(len(images), len(captions))
-    rows, columns = tile if tile is not None else tile_sizes(method, images, captions)
-    order = torch.argsort(captions.lengths, stable=True)  # tiles of captions of similar length waste no padding
-    for start in range(0, len(captions), columns):
-        chosen = order[start : start + columns]
-        words = captions.select(chosen)
-        for first, block in _blocks(images, rows):
-            scores[first : first + len(block), chosen.cpu()] = pair_scores(method, block, words).float().cpu()
-            if progress is not None:
-                progress(len(block) * len(words))
+    method = method_of(model)
+    if precision != "float32":
+        raise ScoreError(
+            f"a score matrix with precision {precision!r} was asked for. It holds every score, so nothing can be left "
+            "out: use precision float32, or ranks(...) and top_k(...), which have a certified mode."
+        )
+    if tile is None:
+        tiles = open_tiles(method, images, captions)
+    else:
+        tiles = PairTiles(partial(pair_scores, method), images, captions, tile, 0)
+    job = Job("scores", open_job(folder, method, images, captions, what="matrix", tile=str(tile)), progress)
+    job.at_a_time = check_memory(tiles, memory)
+    scores = torch.zeros(len(images), len(captions))
+    units = groups_of(tiles.image_cuts, -(-len(images) // UNITS))
+
+    def work(unit: int) -> Found:
+        rows = units[unit]
+        first = tiles.image_cuts[rows.start]
+        found = torch.empty(tiles.image_cuts[rows.stop] - first, len(captions))
+        for column in range(tiles.columns):
+            chosen = tiles.captions[tiles.places_of(column)]
+            for row in rows:
+                block = tiles.images_of(row)
+                found[block.start - first : block.stop - first, chosen] = tiles.tile(row, column).cpu()
+            job.advance(len(found) * len(chosen))
+        return {"scores": found}
+
+    for unit, found in job.run(len(units), work, lambda unit: tiles.count(units[unit]) * len(captions)):
+        first = tiles.image_cuts[units[unit].start]
+        scores[first : first + len(found["scores"])] = found["scores"]
+    share({"scores": scores.view(torch.int32)})
     return scores
 
 
-def _blocks(sets: Encoded, size: int) -> Iterator[tuple[int, Encoded]]:
-    for first in range(0, len(sets), size):
-        yield first, sets.slice(first, first + size)
+def open_job(
+    folder: Path | str | None, method: Method, images: Encoded, captions: Encoded, **what: str | int
+) -> Path | None:
+    """The folder of a job, made or checked.
+
+    Raises:
+        ScoreError: it holds the parts of another job.
+    """
+    if folder is None:
+        return None
+    open_folder(Path(folder), identity_of(method, images, captions, **what))
+    return Path(folder)

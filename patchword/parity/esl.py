@@ -1,0 +1,260 @@
+"""Golden cases of ESL-H and ESL-A: levels, forms, attentions, train-mode losses, gradients and an optimiser step.
+
+Nothing here depends on the sizes of a case; whatever tensors it holds decide what is compared.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchword.config import TrainConfig
+from patchword.importers import esl
+from patchword.layers.normalise import unit
+from patchword.methods.base import LossConfig, Step, ranking_loss
+from patchword.methods.esl import Esl, attention
+from patchword.parity.cases import CAP, Case, Ledger, Row
+from patchword.parity.towers import ATOL, RTOL_GRADIENT, RTOL_LARGE, near
+from patchword.train.optimizer import build_optimizer, clip_gradients
+from patchword.types import Captions, Images
+
+STATE = "state."
+EPOCHS = {"warm": 0, "hard": 1}  # with one epoch of warm-up: all negatives, then the hardest ones
+CAP_LARGE = 9.5e-4  # largest tolerance of values above 60, where float32 itself is 1e-5 to 1e-4 apart
+BUFFERS = {"img_bn0_running_mean": "running_mean", "img_bn0_running_var": "running_var"}
+
+
+def compare(case: Case) -> Ledger:
+    """Compare everything of one case."""
+    ledger = Ledger(case)
+    state = case.state(STATE)
+    options = {**case.config, "bert_config": bert_arch(case, state)}
+    with torch.random.fork_rng():
+        imported = esl.import_state(state, options)
+    ledger.use(*(STATE + key for key in imported.used), "tolerance_hint")
+    method = imported.method
+    assert isinstance(method, Esl)
+    check_fields(ledger, method)
+    with torch.no_grad():
+        twin = forward_values(ledger, deepcopy(method).double().eval())
+        for name, found in forward_values(ledger, method.eval()).items():
+            compare_rounded(ledger, name, found, twin[name], case.tensors[name], ATOL, RTOL_LARGE)
+    compare_training(ledger, method, state)
+    for key in imported.dead:
+        if any(row.name.endswith(key) for row in ledger.rows):
+            ledger.use(STATE + key)
+        else:
+            ledger.excuse(STATE + key, "dead in the authors' code: stored, never used")
+    return ledger
+
+
+def bert_arch(case: Case, state: dict[str, Tensor]) -> dict[str, Any]:
+    """The BERT of a case, in transformers' words."""
+    about = case.fields["bert"]
+    return {
+        "num_hidden_layers": about["layers"],
+        "num_attention_heads": about["heads"],
+        "hidden_size": about["hidden"],
+        "intermediate_size": about["intermediate"],
+        "max_position_embeddings": about["max_position_embeddings"],
+        "vocab_size": about["vocab"],
+        "type_vocab_size": len(state["txt_enc.bert.embeddings.token_type_embeddings.weight"]),
+        "hidden_dropout_prob": about["dropout"],
+        "attention_probs_dropout_prob": about["dropout"],
+        "hidden_act": {"gelu(erf)": "gelu"}.get(about["activation"], about["activation"]),
+        "layer_norm_eps": about["layer_norm_eps"],
+    }
+
+
+def check_fields(ledger: Ledger, method: Esl) -> None:
+    """Compare what the fields say with the tensors and with the model that the keys gave."""
+    case = ledger.case
+    config, fields = case.config, case.fields
+    letter = {"heuristic": "h", "adaptive": "a"}[method.config.pyramid]
+    ledger.exact("variant", f"ESL-{letter.upper()}", str(fields["variant"])[:5])
+    ledger.exact("config.variant", letter, config.get("variant", letter))
+    ledger.exact("config.kernel_size", method.config.kernel_size, config["kernel_size"])
+    ledger.exact("config.embed_size", method.config.joint_dim, config["embed_size"])
+    ledger.exact("grid", not method.config.residual_mlp, bool(fields["grid"]))
+    ledger.use("bert", "loss.margin", "loss.reduction")
+    lengths = ledger.input("in.cap_lengths").long()
+    for name in ("img_lengths", "cap_lengths"):
+        if name in config:
+            ledger.exact(f"config.{name}", ledger.input(f"in.{name}").long(), torch.tensor(config[name]))
+    ledger.use("in.img_lengths")
+    captions, marks = ledger.input("in.captions"), fields["tokens"]
+    padding = torch.arange(captions.shape[1]) >= lengths[:, None]
+    ledger.exact("tokens.pad", bool((captions[padding] == marks["pad"]).all()), True)
+    ledger.exact("tokens.cls", bool((captions[:, 0] == marks["cls"]).all()), True)
+    ledger.exact("tokens.sep", bool((captions.gather(1, lengths[:, None] - 1) == marks["sep"]).all()), True)
+
+
+def forward_values(ledger: Ledger, method: Esl) -> dict[str, Tensor]:
+    """Everything that is compared in evaluation mode; the method may be in float64.
+
+    The authors' code ignores the number of regions, so every slot is a region here.
+    """
+    values, tokens = ledger.input("in.images").to(method.log_temperature), ledger.input("in.captions")
+    images = Images(values, torch.full((len(values),), values.shape[1]))
+    captions = Captions(tokens, ledger.input("in.cap_lengths").long())
+    found: dict[str, Tensor] = {}
+    patches, words = method.image(images)[0], method.text(captions.tokens, captions.lengths)
+    for side, block, is_unit, chain in (
+        ("img", patches, method.config.unit_patches, method.patch_levels),
+        ("cap", words, method.config.unit_words, method.word_levels),
+    ):
+        found[f"eval.{side}_emb"] = unit(block) if is_unit else block
+        found[f"eval.{side}_levels_1_{method.config.levels - 1}"] = torch.cat(chain(block)[1:], dim=-1)
+    weights = method.forms.level_weights()
+    for name in sorted(n for n in ledger.case.tensors if n.startswith("eval.D_")):
+        level = int(name.removeprefix("eval.D_"))
+        found[name] = weights[level] * method.forms.matrix(level)
+    image_sets, caption_sets = method.encode_images(images), method.encode_captions(captions)
+    first = caption_sets.slice(0, 1).vectors  # (n, E)
+    s = (first @ image_sets.padded()[0].transpose(1, 2))[:, None]  # (B, 1, n, R)
+    every_word, every_patch = (torch.ones(1, 1, n, dtype=torch.bool) for n in s.shape[2:])
+    by_word, by_patch = attention(s, every_word, every_patch, method.temperature)
+    return found | {
+        "eval.S_cap0": s[:, 0],
+        "eval.t2i_weights_cap0": by_word[:, 0],
+        "eval.i2t_weights_cap0": by_patch[:, 0].transpose(1, 2),
+        "eval.sims": method.score(image_sets, caption_sets),
+    }
+
+
+def compare_training(ledger: Ledger, method: Esl, state: dict[str, Tensor]) -> None:
+    """Train mode from the same weights for each kind of negatives: scores, loss, gradients, buffers, one step."""
+    case = ledger.case
+    about = case.fields["optimizer"]
+    settings = TrainConfig(
+        lr=about["lr"],
+        lr_factors={"text_backbone": about["bert_lr_factor"]},
+        weight_decay=about["weight_decay"],
+        clip_norm=about["grad_clip_total_norm"],
+    )
+    defaults = build_optimizer(method, settings).defaults
+    ledger.exact("optimizer.betas", list(defaults["betas"]), about["betas"])
+    ledger.exact("optimizer.eps", defaults["eps"], about["eps"])
+    ledger.exact("optimizer.type", "AdamW", about["type"])
+    ledger.use("optimizer")
+    phases = sorted({name.split(".")[1] for name in case.tensors if name.startswith("train.")}, key=EPOCHS.__getitem__)
+    start = {key: value.clone() for key, value in method.state_dict().items()}
+    for phase in phases:
+        method.load_state_dict(start)
+        compare_phase(ledger, method, state, phase, settings)
+    method.load_state_dict(start)
+    method.eval()
+
+
+def compare_phase(ledger: Ledger, method: Esl, state: dict[str, Tensor], phase: str, settings: TrainConfig) -> None:
+    """One kind of negatives."""
+    case, tensors, prefix = ledger.case, ledger.case.tensors, f"train.{phase}."
+    twin = one_step(case, deepcopy(method).double(), phase, settings)
+    made = one_step(case, method, phase, settings)
+    for name, found, exact in (("sims", made.scores, twin.scores), ("loss", made.loss, twin.loss)):
+        compare_rounded(ledger, prefix + name, found, exact, tensors[prefix + name], ATOL, RTOL_LARGE)
+    our_key = partial(esl.our_key, rules=esl.rules_of(state))
+    for key, expected in case.state(f"{prefix}grad.").items():
+        ours = our_key(key)  # a dead one here is multiplied by 0 there
+        found, exact = (torch.zeros_like(expected) if ours is None else m.grads[ours] for m in (made, twin))
+        compare_rounded(
+            ledger,
+            f"{prefix}grad.{key}",
+            found,
+            exact,
+            expected,
+            RTOL_GRADIENT * float(expected.abs().max()),
+            RTOL_GRADIENT,
+        )
+    if "params_without_grad" in case.fields:
+        compare_gradient_free(ledger, state, made.grads)
+    buffers = dict(method.named_buffers())
+    for name, buffer in BUFFERS.items():
+        if prefix + name in tensors:
+            near(ledger, prefix + name, buffers[f"image.mlp.norm.{buffer}"], tensors[prefix + name])
+    if f"{prefix}grad_norm" in tensors:
+        found, exact = (torch.tensor([one.norm], dtype=torch.float64) for one in (made, twin))
+        compare_rounded(ledger, f"{prefix}grad_norm", found, exact, tensors[f"{prefix}grad_norm"], ATOL, RTOL_GRADIENT)
+    free = case.fields.get("params_without_grad", [])
+    for key, expected in case.state(f"{prefix}after_step.").items():
+        ours = our_key(key)
+        if ours is not None:
+            found, exact = made.weights[ours], twin.weights[ours]
+        else:  # a gradient of 0 leaves the decay, none leaves nothing
+            found = exact = state[key] * (1 if key in free else 1 - settings.lr * settings.weight_decay)
+        compare_rounded(ledger, f"{prefix}after_step.{key}", found, exact, expected, ATOL, RTOL_GRADIENT)
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """Train-mode forward, gradients before clipping, their norm, and the weights after one step."""
+
+    scores: Tensor
+    loss: Tensor
+    grads: dict[str, Tensor]
+    norm: float
+    weights: dict[str, Tensor]
+
+
+def one_step(case: Case, method: Esl, phase: str, settings: TrainConfig) -> OneStep:
+    """Train on the batch of a case; the method may be in float64."""
+    tensors = case.tensors
+    size = int(case.config.get("train_batch", min(len(tensors["in.images"]), len(tensors["in.captions"]))))
+    images = Images(tensors["in.images"].to(method.log_temperature), tensors["in.img_lengths"].long())[:size]
+    captions = Captions(tensors["in.captions"], tensors["in.cap_lengths"].long())[:size]
+    optimizer = build_optimizer(method.train(), settings)
+    optimizer.zero_grad()
+    scores = method.score(method.encode_images(images), method.encode_captions(captions))
+    loss = LossConfig(margin=float(case.fields["loss"]["margin"]), warmup_epochs=1)
+    total = ranking_loss(loss, scores, Step(epoch=EPOCHS[phase]))
+    total.backward()
+    grads = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+    norm = clip_gradients([p for p in method.parameters() if p.grad is not None], settings.clip_norm)
+    optimizer.step()
+    return OneStep(
+        scores.detach(),
+        total.detach(),
+        grads,
+        norm,
+        {name: p.detach().clone() for name, p in method.named_parameters()},
+    )
+
+
+def compare_rounded(
+    ledger: Ledger, name: str, found: Tensor, exact: Tensor, expected: Tensor, atol: float, rtol: float
+) -> None:
+    """Compare where small differences of large numbers are taken: ``atol``, or four times our own rounding error.
+
+    The error is measured against the same computation in float64. Attention weights depend on scores divided by their
+    length, which may be small, and the gradient of a filter on what its level's normalisation leaves: the authors' own
+    float32 values are up to 7e-4 of their size off. No tolerance reaches 1e-3.
+    """
+    found = found.reshape(expected.shape)
+    rounding = float((found.double() - exact.reshape(expected.shape)).abs().max())
+    atol = max(1e-7, atol, 4 * rounding)
+    difference = (found.double() - expected.double()).abs()
+    cap = min(CAP_LARGE, max(CAP, 1e-5 * float(expected.abs().max())))
+    passed = bool((difference <= (atol + rtol * expected.double().abs()).clamp_max(cap)).all())  # False for NaN
+    relative = torch.where(difference == 0, 0.0, difference / expected.double().abs().clamp_min(1e-30))
+    ledger.use(name)
+    tolerance = f"atol {min(atol, cap):g}, rtol {rtol:g}"
+    ledger.rows.append(Row(name, float(difference.max()), float(relative.max()), tolerance, passed))
+
+
+def compare_gradient_free(ledger: Ledger, state: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
+    """Which parameters got no gradient; the exponent's threshold of ESL-A gets one of 0 in the authors' code."""
+    rules = esl.rules_of(state)
+    found = []
+    for key in state:
+        ours = esl.our_key(key, rules)
+        if key.endswith(("running_mean", "running_var", "num_batches_tracked", "position_ids")):
+            continue
+        has_zero = ours is None and key.endswith("temp_scale_1.weight")
+        if not has_zero and (ours not in grads):
+            found.append(key)
+    ledger.exact("params_without_grad", sorted(found), sorted(ledger.case.fields["params_without_grad"]))

@@ -1,0 +1,163 @@
+"""Ranks of the right answers without ever holding a score matrix.
+
+Three integers describe a query, as in ``patchword.evaluate.ranks``: negatives above its best positive, negatives equal
+to it, positives equal to it. First the right pairs are scored, which gives every query's boundary; then the tiles go by
+and are only counted. The counts are those of the full matrix, bit for bit the same scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from patchword.methods.base import Method
+from patchword.scoring.bounds import Screen, Screened
+from patchword.scoring.cells import Cells
+from patchword.scoring.certified import count_screened
+from patchword.scoring.counts import count_tiles, refuse_odd
+from patchword.scoring.jobs import UNITS, Found, Job, Progress, digest, share
+from patchword.scoring.matrix import MEMORY, HasMethod, check_memory, method_of, open_job, open_screen, open_tiles
+from patchword.scoring.tiles import groups_of
+from patchword.scoring.truth import Boundaries, RightPairs, Truth
+from patchword.types import Encoded
+
+
+@dataclass(frozen=True)
+class QueryCounts:
+    """Three integers for each of Q queries of one direction.
+
+    Attributes:
+        greater: negatives that score strictly above the best positive.
+        equal: negatives that score exactly as the best positive.
+        positives: positives that score exactly as the best positive.
+    """
+
+    greater: Int[np.ndarray, " Q"]
+    equal: Int[np.ndarray, " Q"]
+    positives: Int[np.ndarray, " Q"]
+
+    @property
+    def pessimistic(self) -> Int[np.ndarray, " Q"]:
+        """Rank from 0 when every tie is broken against the positive: the headline."""
+        rank: np.ndarray = self.greater + self.equal
+        return rank
+
+
+@dataclass(frozen=True)
+class StreamedRanks:
+    """Ranks in both directions.
+
+    Attributes:
+        i2t: one query for each image.
+        t2i: one query for each caption.
+        screened: what the certified mode did; None in float32.
+    """
+
+    i2t: QueryCounts
+    t2i: QueryCounts
+    screened: Screened | None = None
+
+
+def ranks(
+    model: Method | HasMethod,
+    images: Encoded,
+    captions: Encoded,
+    truth: Truth,
+    *,
+    precision: Literal["float32", "certified"] = "float32",
+    memory: int = MEMORY,
+    progress: Progress | None = None,
+    folder: Path | str | None = None,
+) -> StreamedRanks:
+    """Count, for every query of both directions, what scores above and what ties with its best right answer.
+
+    The result is that of ``patchword.evaluate.ranks.rank_scores`` on ``score_matrix``, whatever the precision, memory,
+    number of threads and number of processes (``torchrun``: call it with the same sets on each).
+
+    Args:
+        model: a model or a method, in evaluation mode.
+        images, captions: N and M float32 vector sets.
+        truth: image of each caption ``(M,)``, or right pairs as two arrays.
+        precision: ``float32`` scores every pair. ``certified`` computes bounds of every score and scores only the
+            pairs whose bounds touch a rank boundary; the result is the same, always.
+        memory: bytes that may be held besides the sets; tiles of right pairs are kept within it.
+        progress: called with the number of pairs decided since the last call.
+        folder: keep finished parts there, and go on with those that are there.
+
+    Raises:
+        ScoreError: a score is not finite, a query has no right answer, the memory is too small, the folder belongs to
+            another job, or the method has no certified mode.
+
+    Example:
+        ``ranks(model, images, captions, split.owner, precision="certified").t2i.pessimistic``
+    """
+    method = method_of(model)
+    pairs = RightPairs.of(truth, len(images), len(captions))
+    tiles = open_tiles(method, images, captions)
+    listed = {"what": "ranks", "precision": precision, "truth": digest(pairs.images, pairs.captions)}
+    place = open_job(folder, method, images, captions, **listed)
+    at_a_time = check_memory(tiles, memory)
+    cells = Cells(tiles, memory // 2)
+    units = groups_of(tiles.image_cuts, -(-len(images) // UNITS))
+    boundaries, tiled = find_boundaries(Job("right", place, at_a_time=at_a_time), cells, pairs, units)
+
+    job = Job("counts", place, progress, at_a_time)
+    screen = open_screen(method, images, captions, boundaries.open_share) if precision == "certified" else None
+    if isinstance(screen, Screen):
+        work = partial(count_screened, job, screen, cells, boundaries, units)
+    else:
+        work = partial(count_tiles, job, cells, boundaries, units)
+    totals = {
+        "i2t": torch.zeros(2, len(images), dtype=torch.long),
+        "t2i": torch.zeros(2, len(captions), dtype=torch.long),
+        "odd": torch.zeros(len(units), 4, dtype=torch.long),
+        "screened": torch.zeros(4, dtype=torch.long),
+    }
+    for unit, found in job.run(len(units), work, lambda unit: tiles.count(units[unit]) * len(captions)):
+        first = tiles.image_cuts[units[unit].start]
+        totals["i2t"][:, first : first + found["i2t"].shape[1]] = found["i2t"]
+        totals["t2i"] += found["t2i"]
+        totals["screened"] += found["screened"]
+        totals["odd"][unit] = found["odd"]
+        if found["odd"].any():
+            break  # nothing can be ranked: the other processes learn of it when they are done
+    share(totals)
+    refuse_odd(totals["odd"], len(captions))
+    screened = None
+    if screen is not None:
+        closer, again, near, later = (int(count) for count in totals["screened"])
+        screened = Screened(screen.about, len(images) * len(captions), closer, again, near, tiled + later)
+    i2t, t2i = (
+        QueryCounts(part[0].numpy(), part[1].numpy(), ties.numpy())
+        for part, ties in zip((totals["i2t"], totals["t2i"]), boundaries.ties(), strict=True)
+    )
+    return StreamedRanks(i2t, t2i, screened)
+
+
+def find_boundaries(job: Job, cells: Cells, pairs: RightPairs, units: list[range]) -> tuple[Boundaries, int]:
+    """Scores of the right pairs, and how many pairs were scored for them: those of the tiles they lie in.
+
+    These tiles are kept as far as there is room.
+    """
+    cuts = cells.tiles.image_cuts
+
+    def members(unit: int) -> slice:
+        return pairs.within(slice(cuts[units[unit].start], cuts[units[unit].stop]))
+
+    def work(unit: int) -> Found:
+        chosen = members(unit)
+        values, tiled = cells.values(pairs.images[chosen], pairs.captions[chosen], keep=True)
+        return {"values": values, "tiled": torch.tensor([tiled])}
+
+    values, tiled = torch.zeros(len(pairs.images)), torch.zeros(1, dtype=torch.long)
+    for unit, found in job.run(len(units), work, lambda unit: 0):
+        values[members(unit)] = found["values"]
+        tiled += found["tiled"]
+    share({"values": values.view(torch.int32), "tiled": tiled})
+    return pairs.boundaries(values), int(tiled)

@@ -1,0 +1,148 @@
+"""Which pairs are right, for scores that are never held together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from patchword.errors import ScoreError
+
+
+@runtime_checkable
+class PairList(Protocol):
+    """Ground truth that lists its pairs, such as ``patchword.evaluate.ranks.Positives``."""
+
+    @property
+    def images(self) -> Any:
+        """Image of each pair."""
+
+    @property
+    def captions(self) -> Any:
+        """Caption of each pair."""
+
+
+# The image of each caption, or pairs as two arrays, or an object that lists them.
+Truth = Tensor | np.ndarray | tuple[Tensor | np.ndarray, Tensor | np.ndarray] | PairList
+
+
+@dataclass(frozen=True)
+class RightPairs:
+    """P different right pairs, ascending by image and then by caption.
+
+    Attributes:
+        n_images, n_captions: N and M; each of them is in a pair.
+        images, captions: of each pair.
+    """
+
+    n_images: int
+    n_captions: int
+    images: Int[Tensor, " P"]
+    captions: Int[Tensor, " P"]
+
+    @classmethod
+    def of(cls, truth: Truth, n_images: int, n_captions: int) -> RightPairs:
+        """Bring ground truth into this form.
+
+        Raises:
+            ScoreError: a pair is out of range, or an image or a caption has no right answer.
+
+        Example:
+            >>> pairs = RightPairs.of(torch.tensor([1, 0, 0]), 2, 3)
+            >>> pairs.images.tolist(), pairs.captions.tolist()
+            ([0, 0, 1], [1, 2, 0])
+        """
+        if isinstance(truth, Tensor | np.ndarray):
+            if tuple(truth.shape) != (n_captions,):
+                raise ScoreError(
+                    f"the ground truth has shape {tuple(truth.shape)} but there are {n_captions} captions. Expected "
+                    "the image of each caption, or pairs."
+                )
+            images, captions = torch.as_tensor(truth).cpu().long(), torch.arange(n_captions)
+        else:
+            listed = truth if isinstance(truth, tuple) else (truth.images, truth.captions)
+            images, captions = (torch.as_tensor(part).cpu().long() for part in listed)
+        for what, found, size in (("image", images, n_images), ("caption", captions, n_captions)):
+            outside = ((found < 0) | (found >= size)).nonzero()[:, 0]
+            if len(outside):
+                raise ScoreError(
+                    f"pair {int(outside[0])} of the ground truth names {what} {int(found[outside[0]])}, but there are "
+                    f"{size} {what}s (0..{size - 1}). It belongs to another split."
+                )
+            missing = (torch.bincount(found, minlength=size) == 0).nonzero()[:, 0]
+            if len(missing):
+                raise ScoreError(
+                    f"{len(missing)} of {size} {what}s have no right answer, the first is {what} {int(missing[0])}. "
+                    "Expected at least one: such a query can not be ranked. Leave these out."
+                )
+        cells = torch.unique(images * n_captions + captions)
+        return cls(n_images, n_captions, cells // n_captions, cells % n_captions)
+
+    def within(self, images: slice) -> slice:
+        """Which pairs have one of these images."""
+        ends = torch.searchsorted(self.images, torch.tensor([images.start, images.stop]))
+        return slice(int(ends[0]), int(ends[1]))
+
+    def boundaries(self, values: Float[Tensor, " P"]) -> Boundaries:
+        """The scores that ranks are counted against, from the score of each pair."""
+        return Boundaries(
+            self,
+            values,
+            _largest(values, self.images, self.n_images),
+            _largest(values, self.captions, self.n_captions),
+        )
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """Scores of the right pairs.
+
+    Attributes:
+        pairs: the right pairs.
+        values: score of each.
+        images, captions: best one of each image and of each caption: a rank counts what lies above it.
+    """
+
+    pairs: RightPairs
+    values: Float[Tensor, " P"]
+    images: Float[Tensor, " N"]
+    captions: Float[Tensor, " M"]
+
+    def are_open(
+        self,
+        images: Int[Tensor, " n"],
+        captions: Int[Tensor, " n"],
+        low: Float[Tensor, " n"],
+        high: Float[Tensor, " n"],
+    ) -> Bool[Tensor, " n"]:
+        """Whether the bounds of pairs touch the boundary of their image or of their caption."""
+        at_image, at_caption = self.images[images], self.captions[captions]
+        return ((low <= at_image) & (high >= at_image)) | ((low <= at_caption) & (high >= at_caption))
+
+    def open_share(
+        self,
+        images: Int[Tensor, " n"],
+        captions: Int[Tensor, " m"],
+        low: Float[Tensor, "n m"],
+        high: Float[Tensor, "n m"],
+    ) -> float:
+        """Share of the pairs of some images and captions that their bounds leave open."""
+        pairs = torch.cartesian_prod(images, captions).T
+        return float(self.are_open(pairs[0], pairs[1], low.reshape(-1), high.reshape(-1)).float().mean())
+
+    def ties(self, images: slice | None = None) -> tuple[Int[Tensor, " N"], Int[Tensor, " M"]]:
+        """How many right pairs (of some images) have the best score of their image, and of their caption."""
+        chosen = slice(None) if images is None else self.pairs.within(images)
+        values, of_image, of_caption = (x[chosen] for x in (self.values, self.pairs.images, self.pairs.captions))
+        return (
+            torch.bincount(of_image[values == self.images[of_image]], minlength=self.pairs.n_images),
+            torch.bincount(of_caption[values == self.captions[of_caption]], minlength=self.pairs.n_captions),
+        )
+
+
+def _largest(values: Float[Tensor, " P"], groups: Int[Tensor, " P"], size: int) -> Float[Tensor, " Q"]:
+    return torch.full((size,), -torch.inf).scatter_reduce(0, groups, values, "amax")

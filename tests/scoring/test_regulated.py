@@ -1,0 +1,93 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from patchword.encoders.bigru import BigruConfig
+from patchword.encoders.patches import RegionsConfig
+from patchword.methods.cefg import Cefg, CefgConfig
+from patchword.scoring import regulated
+from patchword.scoring.matrix import pair_scores, score_matrix
+from patchword.scoring.regulated import regulated_scores
+from patchword.types import Encoded
+
+EQUAL, UNEQUAL = (9,) * 4, (9, 3, 5, 7)  # a pooled vector and 2R context vectors
+WORDS = (4, 7, 2, 4, 4, 3, 7)
+
+
+def cefg(head: str) -> Cefg:
+    torch.manual_seed(0)
+    text = BigruConfig(vocab_size=5, word_dim=3)
+    values = {"joint_dim": 8, "sim_dim": 6, "image": RegionsConfig(width=5), "text": text, "head": head}
+    made = Cefg(CefgConfig.model_validate(values)).eval()
+    for regulator in made.similarity.regulators:
+        for parameter in regulator.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+    return made
+
+
+def sets(lengths: tuple[int, ...], seed: int) -> Encoded:
+    vectors = torch.randn(sum(lengths), 8, generator=torch.Generator().manual_seed(seed))
+    return Encoded((vectors / vectors.norm(dim=1, keepdim=True)).requires_grad_(), torch.tensor(lengths))
+
+
+def test_training_and_evaluation_take_it() -> None:
+    method, images, captions = cefg("sgr"), sets(EQUAL, 1), sets(WORDS, 2)
+    assert torch.equal(pair_scores(method, images, captions), regulated_scores(method, images, captions))
+
+
+@pytest.mark.parametrize("size", [1, 3000, 1 << 30])
+@pytest.mark.parametrize("lengths", [EQUAL, UNEQUAL])
+@pytest.mark.parametrize("head", ["sgr", "saf"])
+def test_equal_to_the_readable_form_in_blocks_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, head: str, lengths: tuple[int, ...], size: int
+) -> None:
+    monkeypatch.setattr(regulated, "_CACHE_BYTES", size)
+    method, images, captions = cefg(head), sets(lengths, 1), sets(WORDS, 2)
+    expected = method.score(images, captions)
+    torch.testing.assert_close(regulated_scores(method, images, captions), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(score_matrix(method, images, captions, tile=(3, 2)), expected, atol=1e-6, rtol=1e-5)
+
+
+def step(method: Cefg, images: Encoded, captions: Encoded, *, fast: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Gradients and buffers of one training step from fresh copies of the buffers."""
+    method.train().zero_grad()
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    for part in (images, captions):
+        part.vectors.grad = None
+    scores = regulated_scores(method, images, captions) if fast else method.score(images, captions)
+    (scores * torch.linspace(-1, 1, scores.numel()).view_as(scores)).sum().backward()
+    grads = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+    assert images.vectors.grad is not None
+    assert captions.vectors.grad is not None
+    grads |= {"images": images.vectors.grad, "captions": captions.vectors.grad}
+    buffers = {k: v.clone() for k, v in method.state_dict().items() if "running" in k or "batches" in k}
+    method.load_state_dict(before)
+    return grads, buffers
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1 << 30, 1 << 30), (3000, 1 << 30), (3000, 0), (1, 0)])
+@pytest.mark.parametrize("head", ["sgr", "saf"])
+def test_gradients_and_statistics_are_those_of_the_readable_form(
+    monkeypatch: pytest.MonkeyPatch, head: str, size: int, kept: int
+) -> None:
+    monkeypatch.setattr(regulated, "_CACHE_BYTES", size)
+    monkeypatch.setattr(regulated, "_KEPT_BYTES", kept)
+    method, images, captions = cefg(head), sets(UNEQUAL, 1), sets(WORDS, 2)
+    (grads, buffers), (wanted, moved) = (step(method, images, captions, fast=f) for f in (True, False))
+    assert set(grads) == set(wanted)
+    for name, expected in wanted.items():
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(grads[name], expected, atol=2e-6 + 1e-5 * scale, rtol=1e-4, msg=name)
+    for name, expected in moved.items():
+        torch.testing.assert_close(buffers[name], expected, msg=name)
+    if head == "saf":
+        assert int(buffers["similarity.head.norm.num_batches_tracked"]) == len(WORDS)
+
+
+def test_nothing_is_kept_for_the_backward_pass_when_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regulated, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(regulated, "checkpoint", None)  # calling it would fail
+    with torch.no_grad():
+        assert regulated_scores(cefg("sgr"), sets(EQUAL, 1), sets(WORDS, 2)).shape == (4, 7)
