@@ -1,0 +1,142 @@
+"""Training of SCTA and LAPS: resuming, micro-batches, raw pictures, and two processes over gloo against one.
+
+The random layers of a step must be the same in all of them. Run as a program, this file is what each of the two
+processes does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import (
+    recipe,
+    same_tensors,
+    training_state,
+    weights,
+    write_bert,
+    write_pictures,
+    write_precomp,
+    write_recipe,
+)
+from test_distributed import record_steps, two_processes
+
+from patchword.data.open import open_split
+from patchword.explain.lit_words import light_words
+from patchword.methods.scta import Scta
+from patchword.recipe import load_recipe
+from patchword.train.loop import Trainer
+from patchword.train.run import train
+
+RUNS = ("scta", "laps")
+# 45 captions in batches of 20: the last one has 5 pairs, 3 for one process and 2 for the other.
+CHANGES: dict[str, Any] = {
+    "data": {"region_drop": 0.3},
+    "loss": {"warmup_epochs": 1, "same_image": "ignored"},
+    "train": {"drop_last": False, "epochs": 2, "lr": 1e-3, "select_on": "none"},
+}
+
+
+def worker(folder: Path) -> None:
+    """What each process does: both runs, one after the other in one process group."""
+    noted: list[dict[str, Any]] = []
+    record_steps(noted)
+    for run in RUNS:
+        train(load_recipe(folder / f"{run}.yaml"), folder / run)
+    rank = torch.distributed.get_rank()
+    torch.save([one["gradients"] for one in noted], folder / f"gradients{rank}.pt")
+    (folder / f"steps{rank}.json").write_text(json.dumps([one["steps"] for one in noted]), encoding="utf-8")
+    torch.distributed.destroy_process_group()
+
+
+def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Two sets of weights are equal up to rounding."""
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert float((found[name] - value).norm() / value.norm()) < 1e-5, name
+
+
+@pytest.mark.integration
+def test_two_epochs_are_one_epoch_and_one_more(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data", {"train": 8, "dev": 4})
+    train(recipe("scta", data), tmp_path / "whole")
+    train(recipe("scta", data, {"train": {"epochs": 1}}), tmp_path / "parts")
+    train(recipe("scta", data), tmp_path / "parts")
+    assert same_tensors(training_state(tmp_path / "parts"), training_state(tmp_path / "whole"))
+
+
+@pytest.mark.integration
+def test_micro_batches_make_the_steps_of_the_whole_batch(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data", {"train": 8})
+    changes = {"train": {"epochs": 1, "select_on": "none", "lr": 1e-3}}
+    train(recipe("scta", data, changes), tmp_path / "whole")
+    changes["train"]["micro_batch"] = 7
+    train(recipe("scta", data, changes), tmp_path / "parts")
+    close(weights(tmp_path / "parts" / "last"), weights(tmp_path / "whole" / "last"))
+
+
+@pytest.mark.integration
+def test_raw_pictures_with_a_vision_transformer_and_bert(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", {"train": 8, "dev": 4})
+    arch = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    bert = write_bert(tmp_path / "bert")
+    image = {"kind": "vit", "arch": arch}
+    changes = {
+        "model": {"joint_dim": 12},
+        "train": {"epochs": 1, "batch_size": 8, "lr_factors": {"image_backbone": 0.1, "text_backbone": 0.1}},
+    }
+    made = recipe("scta", data, changes, bert=bert, image=image)
+    model = train(made, tmp_path / "run").model()
+    assert isinstance(model.method, Scta)
+    groups = model.method.parameter_groups()
+    sizes = {name: sum(p.numel() for p in found) for name, found in groups.items()}
+    assert set(sizes) == {"image", "image_backbone", "text", "text_backbone"}
+    assert sizes["text"] == 12 * 17  # the projection of BERT
+    split = open_split(data, "dev", images="pictures")
+    found = light_words(model, split, 1, "a red wall")
+    assert found.parts.shape == (5, 16)  # five word pieces, 4 x 4 patches
+    assert found.boxes is not None
+    assert float(found.parts.sum()) == pytest.approx(found.score, abs=1e-5)
+    images, captions = model.encode_images(split.require_images()), model.encode_captions(["a red wall"])
+    assert images.lengths.tolist() == [17] * 4
+    assert float(model.score(images, captions)[1, 0]) == pytest.approx(found.score, abs=1e-5)
+
+
+@pytest.mark.integration
+def test_two_processes_train_like_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_precomp(tmp_path / "data", {"train": 9, "dev": 4})
+    for run in RUNS:
+        write_recipe(tmp_path / f"{run}.yaml", run, data, CHANGES)
+    done = two_processes(Path(__file__), tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone: list[dict[str, Any]] = []
+    monkeypatch.setattr(Trainer, "train_step", Trainer.train_step)  # undone afterwards
+    record_steps(alone)
+    for k, run in enumerate(RUNS):
+        train(recipe(run, data, CHANGES), tmp_path / f"{run}_alone")
+        for rank in (0, 1):
+            steps = json.loads((tmp_path / f"steps{rank}.json").read_text(encoding="utf-8"))[k]
+            assert [one["pairs"] for one in steps] == [10, 10, 3 - rank] * 2
+            for what, rel in (("loss", 1e-5), ("grad_norm", 1e-4)):
+                assert [one[what] for one in steps] == pytest.approx([one[what] for one in alone[k]["steps"]], rel=rel)
+            gradients = torch.load(tmp_path / f"gradients{rank}.pt", weights_only=True)[k]
+            assert set(gradients) == set(alone[k]["gradients"])
+            for name, expected in alone[k]["gradients"].items():
+                scale = float(expected.abs().max())
+                torch.testing.assert_close(gradients[name], expected, rtol=1e-5, atol=1e-5 * scale + 1e-6, msg=name)
+        close(weights(tmp_path / run / "last"), weights(tmp_path / f"{run}_alone" / "last"))
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]))
