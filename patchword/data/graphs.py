@@ -1,0 +1,224 @@
+"""Where the graphs of captions come from: a PENMAN or text file, a parser, a dependency parse given by the user.
+
+No parser is part of this library. The main path is a PENMAN file that was made elsewhere; amrlib and HanLP are imported
+only when they are used, with models that lie in a local folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from patchword.data.penman import Graph, parse_graphs, read_graphs
+from patchword.data.text_files import read_lines
+from patchword.errors import ConfigError, DataError
+
+
+@runtime_checkable
+class GraphSource(Protocol):
+    """Gives a graph, or None, for each caption of a split."""
+
+    def graphs(self, captions: Sequence[str]) -> list[Graph | None]:
+        """Graphs in caption order."""
+        ...
+
+
+@dataclass(frozen=True)
+class PenmanFile:
+    """Graphs of a PENMAN file, one per caption, bound by an integer ``::id`` where all have one, else by order."""
+
+    path: Path
+
+    def graphs(self, captions: Sequence[str]) -> list[Graph | None]:
+        """Graphs in caption order.
+
+        Raises:
+            DataError: there are more or fewer graphs than captions, ids repeat or are out of range, or a ``::snt`` is
+                another sentence.
+        """
+        found = read_graphs(self.path)
+        if len(found) != len(captions):
+            raise DataError(
+                f"'{self.path}' has {len(found):,} graphs for {len(captions):,} captions. Expected one for each; "
+                "a caption without a graph is a block of comments ('# ::id N') alone."
+            )
+        order = self._order(found)
+        graphs: list[Graph | None] = [None] * len(captions)
+        for place, graph in zip(order, found, strict=True):
+            sentence = graph.metadata.get("snt")
+            if sentence is not None and _folded(sentence) != _folded(captions[place]):
+                raise DataError(
+                    f"'{self.path}': graph {place} is of {sentence!r}, but caption {place} is {captions[place]!r}. "
+                    "Expected the same sentence; make the graphs of these captions, in their order."
+                )
+            graphs[place] = graph if graph.top is not None else None
+        return graphs
+
+    def _order(self, found: Sequence[Graph]) -> list[int]:
+        """The caption of each graph."""
+        ids = [graph.metadata.get("id", "") for graph in found]
+        if not all(re.fullmatch(r"\d+", name) for name in ids):
+            return list(range(len(found)))
+        numbers = [int(name) for name in ids]
+        if sorted(numbers) != list(range(len(found))):
+            seen: set[int] = set()
+            bad = next(n for n in numbers if n >= len(found) or n in seen or seen.add(n))  # type: ignore[func-returns-value]
+            raise DataError(
+                f"'{self.path}': `::id {bad}` repeats or is out of range. Expected each of 0..{len(found) - 1} once."
+            )
+        return numbers
+
+
+def _folded(sentence: str) -> str:
+    """A sentence without case and white space."""
+    return "".join(sentence.split()).casefold()
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """One line per caption: a linearised graph, or a sentence made from it; an empty line is no graph."""
+
+    path: Path
+
+    def texts(self, captions: Sequence[str]) -> list[str]:
+        """Lines in caption order.
+
+        Raises:
+            DataError: there are more or fewer lines than captions.
+        """
+        lines = read_lines(self.path)
+        if len(lines) != len(captions):
+            raise DataError(
+                f"'{self.path}' has {len(lines):,} lines for {len(captions):,} captions. Expected one line for each "
+                "caption, empty where there is no graph."
+            )
+        return lines
+
+
+@dataclass(frozen=True)
+class Parser:
+    """Graphs that a function makes of sentences; what it gives None for, or can not be read, has no graph.
+
+    Attributes:
+        parse: sentences to PENMAN texts.
+    """
+
+    parse: Callable[[list[str]], Sequence[str | None]]
+
+    def graphs(self, captions: Sequence[str]) -> list[Graph | None]:
+        """Graphs in caption order; a text without any or with a broken graph counts as None."""
+        graphs: list[Graph | None] = []
+        for text in self.parse(list(captions)):
+            try:
+                found = parse_graphs(text or "")
+            except DataError:
+                found = []
+            graphs.append(next((graph for graph in found if graph.top is not None), None))
+        return graphs
+
+
+def amrlib_parser(model: Path, tokenizer: Path | None = None, *, device: str = "cpu", beams: int = 1) -> Parser:
+    """An amrlib sentence-to-graph model of a local folder. Nothing is downloaded.
+
+    Args:
+        model: folder with ``amrlib_meta.json``, configuration and weights.
+        tokenizer: folder of the base model's tokeniser; None takes ``model``.
+        device: where it runs.
+        beams: of its search.
+
+    Raises:
+        ConfigError: amrlib is not installed, or the folder is no model.
+    """
+    if not (model / "amrlib_meta.json").is_file():
+        raise ConfigError(f"'{model}' is no amrlib model. Expected a folder with amrlib_meta.json.")
+    amrlib: Any = _imported("amrlib", "pip install --no-deps amrlib penman smatch unidecode")
+    loaded = amrlib.load_stog_model(
+        model_dir=str(model), tok_name_or_path=str(tokenizer or model), device=device, num_beams=beams
+    )
+    return Parser(lambda sentences: loaded.parse_sents(sentences, add_metadata=False))
+
+
+def hanlp_parser(model: Path) -> Parser:
+    """A HanLP parser of a local folder, as the authors of CEFG used one; sentence by sentence. Not run by us.
+
+    Raises:
+        ConfigError: HanLP is not installed, or the folder is missing.
+    """
+    if not model.is_dir():
+        raise ConfigError(f"'{model}' is missing. Expected the folder of a HanLP model.")
+    hanlp: Any = _imported("hanlp", "pip install 'hanlp[amr]' in an environment of its own")
+    loaded = hanlp.load(str(model))
+    return Parser(lambda sentences: [str(loaded(sentence)) for sentence in sentences])
+
+
+def _imported(name: str, how: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"{name} can not be imported ({error}). Install it: {how}.") from None
+
+
+CONTENT = frozenset({"NOUN", "PROPN", "VERB", "ADJ", "ADV", "NUM"})
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """Graphs from a loaded spaCy or Stanza pipeline: not AMR, but content words and the dependencies between them.
+
+    A word between two content words is passed over: the edge goes to the nearest content word above.
+
+    Attributes:
+        pipeline: called with a sentence; gives tokens with part of speech, lemma, head and relation.
+    """
+
+    pipeline: Callable[[str], Any]
+
+    def graphs(self, captions: Sequence[str]) -> list[Graph | None]:
+        """Graphs in caption order; None for a sentence without content words."""
+        return [self._graph(_tokens(self.pipeline(caption))) for caption in captions]
+
+    def _graph(self, tokens: list[tuple[str, str, int, str]]) -> Graph | None:
+        kept = [k for k, token in enumerate(tokens) if token[1] in CONTENT]
+        if not kept:
+            return None
+        edges = []
+        for k in kept:
+            head, steps = tokens[k][2], 0
+            while head >= 0 and head not in kept and steps < len(tokens):
+                head, steps = tokens[head][2], steps + 1
+            if head in kept and head != k:
+                edges.append((f"w{head}", f":{tokens[k][3]}", f"w{k}"))
+        below = {target for _, _, target in edges}
+        top = next((f"w{k}" for k in kept if f"w{k}" not in below), f"w{kept[0]}")
+        names = {f"w{k}": tokens[k][0] for k in kept}
+        children = {name: [target for source, _, target in edges if source == name] for name in names}
+        order: list[str] = []
+        waiting = [*reversed([name for name in names if name != top and name not in below]), top]
+        while waiting:
+            name = waiting.pop()
+            if name not in order:
+                order.append(name)
+                waiting += reversed(children[name])
+        order += [name for name in names if name not in order]
+        return Graph(top, tuple((name, names[name]) for name in order), tuple(edges), metadata={"kind": "dependencies"})
+
+
+def _tokens(parsed: Any) -> list[tuple[str, str, int, str]]:
+    """(lemma, part of speech, position of the head or -1, relation) of every token of a spaCy or Stanza document."""
+    if hasattr(parsed, "sentences"):  # Stanza: heads count from 1 within a sentence, 0 is the root
+        found: list[tuple[str, str, int, str]] = []
+        for sentence in parsed.sentences:
+            start = len(found)
+            for word in sentence.words:
+                head = start + word.head - 1 if word.head else -1
+                found.append(((word.lemma or word.text).lower(), word.upos, head, word.deprel))
+        return found
+    return [
+        ((token.lemma_ or token.text).lower(), token.pos_, -1 if token.head.i == token.i else token.head.i, token.dep_)
+        for token in parsed
+    ]
