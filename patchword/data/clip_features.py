@@ -1,0 +1,368 @@
+"""Global vectors of CLIP for pictures and captions: what AAHR reads beside its regions, made once and kept in files.
+
+Inputs of the CLIP branch are never augmented, so its vectors are constants: computing them ahead replaces four passes
+through CLIP in every training step and changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from rich.console import Console
+from safetensors import SafetensorError
+from torch import Tensor
+
+from patchword.console import Report
+from patchword.data.open import open_split, require_place
+from patchword.data.pictures import Picture, PictureFiles
+from patchword.data.table import Split
+from patchword.data.text_files import in_split_order
+from patchword.errors import CheckpointError, DataError
+
+Progress = Callable[[int], None]
+
+LAYOUTS = ("precomp", "raw_tree")  # those in whose folder side files are looked for
+SAVE_EVERY = 20  # batches between two notes of how far a file is
+
+
+class ClipEncoder:
+    """A CLIP model with its picture transform and its tokeniser; gives vectors that are not normalised.
+
+    Args:
+        source: local folder in the form of ``save_pretrained`` (config.json, weights, tokeniser files), or a name that
+            transformers downloads. The published AAHR used ``laion/CLIP-ViT-B-32-laion2B-s34B-b79K``.
+        device: where it runs.
+
+    Raises:
+        CheckpointError: there is no CLIP model, or a part of it is missing.
+    """
+
+    def __init__(self, source: str | Path, *, device: str = "cpu") -> None:
+        from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+        self.source = str(source)
+        folder = Path(source)
+        if folder.is_dir():
+            _check_folder(folder)
+        try:
+            with _quiet():
+                model, found = CLIPModel.from_pretrained(self.source, output_loading_info=True)
+                self.tokenizer: Any = CLIPTokenizer.from_pretrained(self.source)
+                settings = _picture_settings(self.source, int(model.config.vision_config.image_size))
+            self.model: Any = model.to(device).float().eval()
+            self.transform: Any = CLIPImageProcessorPil(**settings)
+        except (OSError, ValueError, RuntimeError, LookupError, EOFError, SafetensorError, UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"'{source}' can not be loaded as a CLIP model: {reason} "
+                "Expected a local folder of one, or its name on the hub."
+            ) from None
+        missing = sorted(k for k in found["missing_keys"] if not k.endswith("position_ids"))
+        if missing:
+            raise CheckpointError(
+                f"'{source}' lacks {len(missing)} weights of a CLIP model, the first is `{missing[0]}`."
+            )
+
+    @property
+    def width(self) -> int:
+        """F, the width of its vectors."""
+        return int(self.model.config.projection_dim)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest caption, in tokens; longer ones are cut."""
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: Sequence[Picture]) -> Float[Tensor, "N F"]:
+        """Vectors of decoded pictures: shorter side to the model's size (bicubic), centre crop, no augmentation."""
+        shown = [Image.fromarray(picture) for picture in pictures]
+        pixels = self.transform(shown, return_tensors="pt")["pixel_values"].to(self.model.device)
+        vectors: Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output
+        return vectors.float().cpu()
+
+    @torch.no_grad()
+    def encode_texts(self, sentences: Sequence[str]) -> Float[Tensor, "N F"]:
+        """Vectors of sentences, raw but for surrounding blanks.
+
+        This is what a search with a free sentence puts into ``Captions.extra["clip"]``.
+        """
+        stripped = [sentence.strip() for sentence in sentences]
+        tokens = self.tokenizer(
+            stripped, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(self.model.device)
+        vectors: Tensor = self.model.get_text_features(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).pooler_output
+        return vectors.float().cpu()
+
+    def fingerprint(self) -> str:
+        """What tells one model from another: a hash of its weights and of its picture transform."""
+        found = hashlib.sha256(json.dumps(self.transform.to_dict(), sort_keys=True, default=str).encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' bars and load reports: what they would say is checked and raised."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a local folder that lacks a part, before transformers looks for it elsewhere."""
+    config = folder / "config.json"
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except FileNotFoundError:
+        raise CheckpointError(f"'{folder}' holds no config.json. Expected a local folder of a CLIP model.") from None
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"'{config}' is not the config of a model: {error}.") from None
+    if kind != "clip":
+        raise CheckpointError(f"'{config}' describes a {kind!r} model. Expected 'clip'.")
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+        raise CheckpointError(
+            f"'{folder}' holds no CLIP vocabulary. Expected tokenizer.json, or vocab.json and merges.txt."
+        )
+
+
+def _picture_settings(source: str, size: int) -> dict[str, Any]:
+    """The stored settings of the picture transform; CLIP's own at the model's size without them."""
+    from transformers import CLIPImageProcessorPil
+
+    default = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "preprocessor_config.json").is_file():
+        return default
+    stored, _ = CLIPImageProcessorPil.get_image_processor_dict(source)
+    names = (
+        "size",
+        "crop_size",
+        "image_mean",
+        "image_std",
+        "resample",
+        "do_center_crop",
+        "do_resize",
+        "rescale_factor",
+    )
+    return {**default, **{k: stored[k] for k in names if stored.get(k) is not None}}
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """One side file.
+
+    Attributes:
+        path: the file.
+        rows, width: its shape.
+        computed: rows that were computed now; fewer than ``rows`` when an earlier run had done some of them.
+    """
+
+    path: Path
+    rows: int
+    width: int
+    computed: int
+
+
+def write_rows(
+    path: Path,
+    count: int,
+    width: int,
+    compute: Callable[[range], Float[Tensor, "N F"]],
+    *,
+    batch: int,
+    fingerprint: str,
+    progress: Progress | None = None,
+) -> Extracted:
+    """Fill a float32 ``.npy`` file row by row under a temporary name, and put it in place when it is complete.
+
+    An interrupted run goes on where the last note says that it was, if model, rows and inputs are the same.
+
+    Args:
+        path: the file.
+        count, width: its shape.
+        compute: gives the rows of a range.
+        batch: rows computed at a time.
+        fingerprint: of everything that the rows depend on.
+        progress: called with the number of rows since the last call.
+    """
+    partial, note = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.partial.json")
+    wanted = {"rows": count, "width": width, "fingerprint": fingerprint}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (count, width)})
+    begin, row = len(header.getvalue()), 4 * width
+    done = _rows_done(partial, note, wanted, begin, row)
+    if progress is not None and done:
+        progress(done)
+    with partial.open("r+b" if done else "wb") as file:
+        file.write(header.getvalue())
+        file.seek(begin + done * row)
+        file.truncate()
+        for number, start in enumerate(range(done, count, batch), start=1):
+            part = range(start, min(start + batch, count))
+            values = compute(part).numpy()
+            if not np.isfinite(values).all():
+                bad = part[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
+                raise DataError(f"CLIP gives NaN or infinite values for item {bad} of '{path.name}'.")
+            file.write(values.astype("<f4").tobytes())
+            if number % SAVE_EVERY == 0:
+                file.flush()
+                _write_note(note, {**wanted, "done": part.stop})
+            if progress is not None:
+                progress(len(part))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    note.unlink(missing_ok=True)
+    return Extracted(path, count, width, count - done)
+
+
+def _rows_done(partial: Path, note: Path, wanted: dict[str, Any], begin: int, row: int) -> int:
+    """Rows of an unfinished file that can be kept; they start at byte ``begin`` and have ``row`` bytes each."""
+    try:
+        found = json.loads(note.read_text(encoding="utf-8"))
+        size = partial.stat().st_size
+    except (OSError, ValueError):
+        return 0
+    fits = isinstance(found, dict) and {k: found.get(k) for k in wanted} == wanted
+    return int(found["done"]) if fits and size >= begin + found["done"] * row else 0
+
+
+def _write_note(note: Path, values: dict[str, Any]) -> None:
+    fresh = note.with_suffix(".new")
+    fresh.write_text(json.dumps(values), encoding="utf-8")
+    fresh.replace(note)
+
+
+def extract_clip(
+    data: Path | str,
+    clip: ClipEncoder | str | Path,
+    *,
+    splits: Sequence[str] = (),
+    name: str | None = None,
+    batch: int = 64,
+    device: str = "cpu",
+    again: bool = False,
+    console: Console | None = None,
+) -> list[Extracted]:
+    """Write ``{split}_ims_clip.npy`` and ``{split}_caps_clip.npy`` beside the features of a data folder.
+
+    One row per image and one per caption, float32, not normalised. Files that are complete are kept; an unfinished one
+    goes on.
+
+    Args:
+        data: data folder in the precomp or raw-tree layout, with pictures near.
+        clip: a loaded CLIP, or where it is.
+        splits: which; all that are there by default.
+        name: data set name, for folders that hold several.
+        batch: pictures or captions at a time.
+        device: where CLIP runs.
+        again: also make complete files again.
+        console: where progress goes; quiet by default.
+
+    Raises:
+        DataError: the layout has no place for side files, or the pictures of a split are not there.
+        CheckpointError: there is no such CLIP.
+    """
+    place, _ = require_place(Path(data), name, None)
+    if place.layout.name not in LAYOUTS:
+        raise DataError(
+            f"'{data}' has the layout {place.layout.name}, in which side files have no place. "
+            f"Expected {' or '.join(LAYOUTS)}: files such as train_caps.txt, train_ids.txt and train_ims.npy."
+        )
+    chosen = list(splits) or in_split_order({p.name.removesuffix("_caps.txt") for p in place.path.glob("*_caps.txt")})
+    opened = {split: open_split(data, split, name=name, layout=place.layout.name) for split in chosen}
+    pictures = {split: _pictures(opened[split]) for split in chosen}  # all are looked for before any work is done
+    encoder = clip if isinstance(clip, ClipEncoder) else ClipEncoder(clip, device=device)
+    mark = encoder.fingerprint()
+    shown = console if console is not None else Console(quiet=True)
+    written: list[Extracted] = []
+    for split in chosen:
+        source, captions = pictures[split], opened[split].captions
+
+        def of_pictures(part: range, source: PictureFiles = source) -> Tensor:
+            return encoder.encode_pictures([source.picture(i) for i in part])
+
+        def of_captions(part: range, captions: list[str] = captions) -> Tensor:
+            return encoder.encode_texts(captions[part.start : part.stop])
+
+        for side, items, compute in (
+            ("ims", [str(path) for path in source.files], of_pictures),
+            ("caps", captions, of_captions),
+        ):
+            path = place.path / f"{split}_{side}_clip.npy"
+            if path.exists() and not again:
+                written.append(_complete(path, len(items), encoder.width))
+                continue
+            inputs = hashlib.sha256("\n".join(items).encode()).hexdigest()
+            with Report(len(items), path.name, "rows", shown) as report:
+                made = write_rows(
+                    path,
+                    len(items),
+                    encoder.width,
+                    compute,
+                    batch=batch,
+                    fingerprint=mark + inputs,
+                    progress=report.advance,
+                )
+            written.append(made)
+    return written
+
+
+def _pictures(split: Split) -> PictureFiles:
+    """The pictures of a split.
+
+    Raises:
+        DataError: they are not there.
+    """
+    if isinstance(split.images, PictureFiles):
+        return split.images
+    if split.files is None:
+        because = next((note for note in split.notes if "pictures" in note), "no picture folder is near")
+        raise DataError(
+            f"{split.dataset}/{split.name}: CLIP needs pictures, and there are none: {because}. "
+            "Put them into 'images' beside the captions, named after the ids, or add id_mapping.json."
+        )
+    return PictureFiles(split.files)
+
+
+def _complete(path: Path, rows: int, width: int) -> Extracted:
+    """A file that is there already, if it fits.
+
+    Raises:
+        DataError: it has another shape.
+    """
+    try:
+        shape = np.load(path, mmap_mode="r").shape
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{path}' is damaged: {error}. Remove it, and run the same command again.") from None
+    if shape != (rows, width):
+        raise DataError(
+            f"'{path}' has shape {shape}. Expected {(rows, width)}. Remove it, or make it again with --again."
+        )
+    return Extracted(path, rows, width, 0)
