@@ -35,6 +35,19 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         "check a data folder or a recipe: what is present, missing, short, wrong",
         ("patchword doctor data path/to/f30k --name f30k", "patchword doctor recipe recipes/chan_scenes.yaml"),
     ),
+    "prepare": (
+        "patchword.verbs.data:prepare",
+        "compute once what a method reads beside the features",
+        ("patchword prepare adjacency data/f30k", "patchword prepare adjacency data/scenes --sectors all"),
+    ),
+    "extract": (
+        "patchword.verbs.data:extract",
+        "compute side inputs from pictures and captions with another model",
+        (
+            "patchword extract clip data/f30k --clip path/to/clip",
+            "patchword extract clip data/coco --clip laion/CLIP-ViT-B-32-laion2B-s34B-b79K --splits train testall",
+        ),
+    ),
     "train": (
         "patchword.verbs.training:train",
         "train a recipe, or go on with the run that is in the folder",
@@ -56,12 +69,28 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
             "patchword ensemble a.npy b.npy --how zscore --save-scores ab.safetensors",
         ),
     ),
+    "compare": (
+        "patchword.verbs.evaluation:compare",
+        "runs or score matrices side by side, with significance",
+        (
+            "patchword compare runs/a runs/b --data data/f30k",
+            "patchword compare a.safetensors b.safetensors --json",
+        ),
+    ),
     "search": (
         "patchword.verbs.searching:search",
         "images for a sentence, or captions for an image",
         (
             'patchword search runs/demo "a red ball left of a box" --data runs/demo/data',
             "patchword search runs/demo --image test_00000_0 --data runs/demo/data",
+        ),
+    ),
+    "explain": (
+        "patchword.verbs.explaining:explain",
+        "which words and patches made a score: picture, page or numbers",
+        (
+            'patchword explain runs/demo test_00000_0 "a red ball left of a box" --data runs/demo/data -o why.png',
+            'patchword explain runs/photos dog.jpg "a dog on the grass" -o why.html',
         ),
     ),
     "import": (

@@ -243,6 +243,7 @@ def _answer(demo: Demo, run: ReportRun, split: Split) -> list[str]:
     """Answer the example queries with the trained model; returns their texts."""
     demo.head("5 of 5  Three queries to the trained CHAN")
     demo.say("score and file of the first three pictures; true: the sentence holds there (which the model is not told)")
+    assert run.model is not None  # both rows of the demo are runs
     searcher = Searcher(run.model, split)
     scenes = {member.image_id: member.scene for member in islice(members(demo.seed, "test"), split.n_images)}
     texts = []

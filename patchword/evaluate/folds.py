@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from patchword.errors import ScoreError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, check_matrix
-from patchword.evaluate.ranks import Positives, as_positives, rank_scores
+from patchword.evaluate.ranks import Positives, Ranks, as_positives, rank_scores
 from patchword.evaluate.recall import COLUMNS, RecallReport, mean_table, recall_report
 
 
@@ -25,10 +25,12 @@ class FoldReport:
     Attributes:
         folds: one report a fold, in order.
         mean: arithmetic mean of every number; tied queries are added up.
+        ranks: those of every fold.
     """
 
     folds: tuple[RecallReport, ...]
     mean: RecallReport
+    ranks: tuple[Ranks, ...]
 
     @property
     def table(self) -> Float[np.ndarray, "folds 13"]:
@@ -102,13 +104,13 @@ def recall_by_fold(
     """
     n_images, n_captions = check_matrix(scores)
     as_positives(owner, n_images, n_captions)  # sizes and range, before anything is cut
-    reports = []
+    reports, ranked = [], []
     for images, captions in fold_parts(owner, n_images, folds):
         truth = Positives.from_owner(owner[captions] - images.start, images.stop - images.start)
         block = scores[images][:, captions]
-        ranks = rank_scores(block, truth, allow_pruned=allow_pruned, chunk_cells=chunk_cells)
-        reports.append(recall_report(ranks))
-    return FoldReport(tuple(reports), _mean_report(reports))
+        ranked.append(rank_scores(block, truth, allow_pruned=allow_pruned, chunk_cells=chunk_cells))
+        reports.append(recall_report(ranked[-1]))
+    return FoldReport(tuple(reports), _mean_report(reports), tuple(ranked))
 
 
 def _mean_report(reports: list[RecallReport]) -> RecallReport:

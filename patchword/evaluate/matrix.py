@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from patchword.errors import ScoreError
@@ -89,6 +89,16 @@ def row_blocks(scores: ScoreMatrix, chunk_cells: int, *, most: int = 2**62) -> I
         yield block, as_array(scores[block])
 
 
+def cells_of(
+    scores: ScoreMatrix, rows: Int[np.ndarray, " P"], columns: Int[np.ndarray, " P"]
+) -> Shaped[np.ndarray, " P"]:
+    """Some cells of a matrix, in the dtype that its blocks have."""
+    if isinstance(scores, Tensor):
+        places = (torch.as_tensor(k, device=scores.device) for k in (rows, columns))
+        return as_array(scores[tuple(places)])
+    return as_array(scores[rows, columns])
+
+
 def find_non_finite(scores: ScoreMatrix, *, chunk_cells: int = CHUNK_CELLS) -> NonFinite:
     """Count the cells that are NaN or infinite, and find the first one.
 
@@ -142,3 +152,19 @@ def refuse_non_finite(scores: ScoreMatrix, *, allow_pruned: bool = False, chunk_
         "Expected finite numbers: such a matrix has no ranks. Look for a diverged model, an all-zero embedding or an "
         f"overflow in half precision, and score again.{pruned}"
     )
+
+
+def count_constant(scores: ScoreMatrix, *, chunk_cells: int = CHUNK_CELLS) -> tuple[int, int]:
+    """Rows and columns with at least two cells that all hold the same score: such queries rank nothing.
+
+    Example:
+        >>> count_constant(np.array([[0.5, 0.5], [0.5, 0.1]]))
+        (1, 1)
+    """
+    n_images, n_captions = (int(k) for k in scores.shape)
+    rows, first, is_constant = 0, None, np.ones(n_captions, dtype=bool)
+    for _, block in row_blocks(scores, chunk_cells):
+        rows += int((block == block[:, :1]).all(1).sum())
+        first = block[0].copy() if first is None else first
+        is_constant &= (block == first).all(0)
+    return rows if n_captions > 1 else 0, int(is_constant.sum()) if n_images > 1 else 0

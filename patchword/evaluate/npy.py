@@ -67,17 +67,30 @@ def read_npy(path: Path) -> tuple[Shaped[np.ndarray, "N M"], str]:
     """
     try:
         with path.open("rb") as file:
-            shape, dtype = _read_header(file)
-            if dtype.hasobject:
+            if _read_header(file)[1].hasobject:
                 return _read_dictionary(path, file), "the authors' result file"
-            wanted = int(np.prod([dtype.itemsize, *shape], dtype=object))
-            held = path.stat().st_size - file.tell()
-        if held != wanted:
-            raise ScoreError(f"'{path}' is truncated: {held:,} bytes of data, its header promises {wanted:,}.")
-        scores = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ScoreError(f"'{path}' is no readable .npy file: {error}. {_HINT}") from None
-    return _checked(path, scores), "a plain matrix"
+    return _checked(path, read_numbers(path)), "a plain matrix"
+
+
+def read_numbers(path: Path) -> Shaped[np.ndarray, "*shape"]:
+    """Read a ``.npy`` file of plain numbers, of any shape.
+
+    Raises:
+        ScoreError: truncated, pickled, or no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            shape, dtype = _read_header(file)
+            wanted = int(np.prod([dtype.itemsize, *shape], dtype=object))
+            held = path.stat().st_size - file.tell()
+        if not dtype.hasobject and held != wanted:
+            raise ScoreError(f"'{path}' is truncated: {held:,} bytes of data, its header promises {wanted:,}.")
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ScoreError(f"'{path}' is no readable .npy file: {error}. {_HINT}") from None
+    return array
 
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor
 
 from patchword.errors import ScoreError
-from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, as_array, check_matrix, refuse_non_finite, row_blocks
+from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, cells_of, check_matrix, refuse_non_finite, row_blocks
 
 # Columns are counted in unsigned bytes within a block of rows, so a block has at most 255 rows.
 _BYTE = 255
@@ -221,7 +219,7 @@ def rank_scores(
     n_images, n_captions = check_matrix(scores)
     positives = as_positives(truth, n_images, n_captions)
     non_finite = refuse_non_finite(scores, allow_pruned=allow_pruned, chunk_cells=chunk_cells)
-    values = _scores_of(scores, positives)  # (P,)
+    values = cells_of(scores, positives.images, positives.captions)  # (P,)
     if non_finite.minus_inf:
         _refuse_pruned_positives(values, positives)
     best_caption, i2t_ties = _best_of_groups(values, positives.images, n_images)  # (N,), (N,)
@@ -241,14 +239,6 @@ def rank_scores(
         QueryRanks(t2i[0], t2i[1] - t2i_ties, t2i_ties),
         non_finite.minus_inf,
     )
-
-
-def _scores_of(scores: ScoreMatrix, positives: Positives) -> Shaped[np.ndarray, " P"]:
-    """Scores of the right pairs, in the dtype that the blocks have."""
-    if isinstance(scores, Tensor):
-        rows, columns = (torch.as_tensor(k, device=scores.device) for k in (positives.images, positives.captions))
-        return as_array(scores[rows, columns])
-    return as_array(scores[positives.images, positives.captions])
 
 
 def _best_of_groups(

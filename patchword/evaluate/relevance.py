@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, as_array, check_matrix, refuse_non_finite
 from patchword.evaluate.ranks import QueryRanks, Truth, as_positives, rank_scores
@@ -125,17 +125,36 @@ def _direction(
     best = ranks.pessimistic if ties == "pessimistic" else ranks.optimistic
     sums = np.zeros(2)
     for row, right in rows:
-        places = places_of_positives(row, right, ties=ties)
-        inside = places < len(right)
-        precision = np.arange(1, len(right) + 1) / (places + 1)
-        sums += (precision[inside].sum() / len(right), inside.mean())
+        sums += average_precision(places_of_positives(row, right, ties=ties), len(right))
     map_at_r, r_precision = sums / len(ranks)
     hit = {cut: float(np.mean(best < cut)) for cut in k}
     return DirectionRelevance(hit, float(map_at_r), float(r_precision), ranks.tied)
 
 
+def average_precision(places: Int[np.ndarray, " P"], listed: int) -> tuple[float, float]:
+    """mAP@R and R-precision of one query, as fractions.
+
+    mAP@R = (1/R) * sum over the i-th right answer (from 1) in the first R places of i / (its place, from 1)
+
+    Args:
+        places: 0-based places of its right answers, ascending.
+        listed: R, at least ``len(places)``; more when right answers are missing from the gallery.
+
+    Example:
+        >>> average_precision(np.array([0, 2]), 2)
+        (0.5, 0.5)
+    """
+    inside = places < listed
+    precision = np.arange(1, len(places) + 1) / (places + 1)
+    return float(precision[inside].sum()) / listed, float(inside.sum()) / listed
+
+
 def places_of_positives(
-    row: Shaped[np.ndarray, " candidates"], right: Int[np.ndarray, " R"], *, ties: Ties = "pessimistic"
+    row: Shaped[np.ndarray, " candidates"],
+    right: Int[np.ndarray, " R"],
+    *,
+    ties: Ties = "pessimistic",
+    is_candidate: Bool[np.ndarray, " candidates"] | None = None,
 ) -> Int[np.ndarray, " R"]:
     """0-based places, ascending, of the right answers of one query.
 
@@ -145,6 +164,7 @@ def places_of_positives(
         row: scores of all candidates.
         right: positions of the right answers, all different.
         ties: on which side of a right answer the wrong ones with the same score come.
+        is_candidate: False at what is not ranked (a query among its own candidates); everything is by default.
 
     Example:
         >>> places_of_positives(np.array([0.9, 0.5, 0.5, 0.1]), np.array([3, 1])).tolist()
@@ -152,10 +172,10 @@ def places_of_positives(
         >>> places_of_positives(np.array([0.9, 0.5, 0.5, 0.1]), np.array([3, 1]), ties="optimistic").tolist()
         [1, 3]
     """
-    is_right = np.zeros(len(row), dtype=bool)
-    is_right[right] = True
+    is_wrong = np.ones(len(row), dtype=bool) if is_candidate is None else is_candidate.copy()
+    is_wrong[right] = False
     best_first = np.sort(row[right])[::-1]
-    wrong = row[~is_right]
+    wrong = row[is_wrong]
     wrong = np.sort(wrong[wrong >= best_first[-1]])  # only these can come before a right answer
     side: Literal["left", "right"] = "left" if ties == "pessimistic" else "right"
     above: Float[np.ndarray, " R"] | Int[np.ndarray, " R"] = len(wrong) - np.searchsorted(wrong, best_first, side=side)

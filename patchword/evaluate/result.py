@@ -7,6 +7,7 @@ treated, so that it can be read without its author.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from patchword.data.table import Split
 from patchword.errors import ScoreError
 from patchword.evaluate.ensemble import check_same_rows
 from patchword.evaluate.folds import FoldReport, recall_by_fold
-from patchword.evaluate.matrix import ScoreMatrix, check_matrix, dtype_name
+from patchword.evaluate.matrix import ScoreMatrix, check_matrix, count_constant, dtype_name
 from patchword.evaluate.protocols import PROTOCOLS, check_protocol, guess_protocol, protocol_named
+from patchword.evaluate.queries import Queries, queries_of
 from patchword.evaluate.ranks import as_positives, rank_scores
 from patchword.evaluate.recall import (
     DEFINITION,
@@ -29,6 +31,7 @@ from patchword.evaluate.recall import (
     recall_report,
 )
 from patchword.evaluate.scores_file import Provenance, SavedScores, caption_digests
+from patchword.evaluate.significance import Intervals, bootstrap_intervals
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Evaluation:
         recall: the numbers; the mean over the folds where the protocol has folds.
         folds: every fold, where the protocol has more than one.
         chance: what random scores get under the same protocol.
+        queries: ranks of every single query.
+        constant: image rows and caption columns whose scores are all alike.
         notes: decisions taken on the way.
     """
 
@@ -61,7 +66,14 @@ class Evaluation:
     recall: RecallReport
     folds: FoldReport | None
     chance: RecallTable
+    queries: Queries
+    constant: tuple[int, int] = (0, 0)
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def intervals(self) -> Intervals:
+        """95% bootstrap intervals over the queries, images drawn with all their captions."""
+        return bootstrap_intervals(self.queries)
 
     @property
     def headline(self) -> RecallTable:
@@ -88,6 +100,12 @@ class Evaluation:
                 f"ties move R@1 by {self.recall.tie_gap:.1f} points (more than {TIE_GAP}): look for constant, rounded "
                 "or saturated scores"
             )
+        rows, columns = self.constant
+        if rows or columns:
+            found.append(
+                f"{rows:,} images score all captions alike and {columns:,} captions score all images alike: look for "
+                "constant or all-zero embeddings"
+            )
         if self.used_for_selection:
             found.append("the checkpoint was chosen on this split, so the numbers are too high to be compared")
         if self.pruned:
@@ -107,10 +125,12 @@ class Evaluation:
             "id_check": self.id_check,
             "dtype": self.dtype,
             "non_finite": {"nan": 0, "plus_inf": 0, "minus_inf": self.pruned},
+            "constant": {"images": self.constant[0], "captions": self.constant[1]},
             "gallery_additions": {"images": 0, "captions": 0},
             "denominators": {"i2t": self.n_images // count, "t2i": self.n_captions // count, "folds": count},
             "definition": DEFINITION,
             **self.headline.to_json(),
+            "intervals": self.intervals.to_json(),
             "ties": self.recall.to_json(),
             "folds": None if self.folds is None else self.folds.to_json(),
             "chance": self.chance.to_json(),
@@ -136,6 +156,7 @@ class Evaluation:
             f"{'image -> text':<15}{_cells(head.i2t)}",
             f"{'text -> image':<15}{_cells(head.t2i)}",
             f"rsum {head.rsum:.1f}   (random scores: {self.chance.rsum:.1f})",
+            f"95% intervals over queries: {_interval(self.intervals)}",
             "",
             DEFINITION,
             f"ties: {self.recall.tied_i2t:,} of {self.n_images:,} image queries, {self.recall.tied_t2i:,} of "
@@ -191,9 +212,11 @@ def evaluate_scores(
     if chosen.folds > 1:
         folds = recall_by_fold(matrix, owner, chosen.folds, allow_pruned=allow_pruned)
         pruned, recall = rank_scores(matrix, positives, allow_pruned=allow_pruned).pruned, folds.mean
+        queries = queries_of(folds.ranks, owner, n_images)
     else:
         folds, ranks = None, rank_scores(matrix, positives, allow_pruned=allow_pruned)
         pruned, recall = ranks.pruned, recall_report(ranks)
+        queries = queries_of([ranks], owner, n_images)
     counts = np.unique(positives.per_image(), return_counts=True)
     return Evaluation(
         protocol=chosen.name,
@@ -207,6 +230,8 @@ def evaluate_scores(
         recall=recall,
         folds=folds,
         chance=chance(owner, n_images, folds=chosen.folds),
+        queries=queries,
+        constant=count_constant(matrix),
         notes=(saved.notes if saved else ()) + (_notes_of(source) if isinstance(source, Split) else ()),
     )
 
@@ -252,6 +277,12 @@ def _cells(part: DirectionRecall) -> str:
     medr = "-" if part.medr is None else f"{part.medr:.1f}"
     recalls = f"{part.r1:>7.1f}{part.r5:>7.1f}{part.r10:>7.1f}"
     return f"{recalls}{medr:>8}{part.meanr:>8.1f}{part.mean_recall:>10.1f}"
+
+
+def _interval(intervals: Intervals) -> str:
+    """The three numbers that are quoted most."""
+    shown = (("rsum", "rsum"), ("i2t R@1", "i2t_r1"), ("t2i R@1", "t2i_r1"))
+    return ", ".join("{} {:.1f} to {:.1f}".format(name, *intervals.of(key)) for name, key in shown)
 
 
 def _seconds(value: float | None) -> str:

@@ -21,8 +21,7 @@ from patchword.evaluate.recall import COLUMNS, RecallTable, recall_report
 from patchword.evaluate.relevance import relevance_report
 from patchword.evaluate.scores_file import SavedScores
 from patchword.parity.cases import Case, Ledger, leaves
-
-_NOT_YET = "not implemented yet: CxC/ECCV protocols"
+from patchword.parity.evaluation_lists import compare_cxc_retrieval, compare_cxc_spearman, compare_eccv
 
 
 def compare(case: Case) -> Ledger:
@@ -33,10 +32,6 @@ def compare(case: Case) -> Ledger:
     """
     kind = case.fields.get("kind", "")
     ledger = Ledger(case)
-    if kind in ("cxc_retrieval", "cxc_spearman", "eccv_coco5k"):
-        for name in ledger.not_compared:
-            ledger.excuse(name, _NOT_YET)
-        return ledger
     if kind not in _KINDS:
         raise DataError(
             f"'{case.path}': unknown kind '{kind}' of evaluation case. Expected one of: {', '.join(_KINDS)}."
@@ -227,6 +222,9 @@ _KINDS: dict[str, Callable[[Ledger], None]] = {
     "ties": _compare_ties,
     "ensemble": _compare_ensemble,
     "general_relevance": _compare_relevance,
+    "cxc_retrieval": compare_cxc_retrieval,
+    "cxc_spearman": compare_cxc_spearman,
+    "eccv_coco5k": compare_eccv,
 }
 
 

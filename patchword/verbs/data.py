@@ -52,3 +52,78 @@ def doctor(
     else:
         say(f"'{path}' is a valid recipe of {recipe.method}. With all defaults:\n\n{to_yaml(recipe.dump())}")
     return 0
+
+
+def prepare(
+    what: Positional[Literal["adjacency"]],
+    folder: Positional[Path],
+    name: str | None = None,
+    sectors: Literal["left", "all"] = "left",
+    json: bool = False,
+) -> int:
+    """Compute once what a method reads beside the features.
+
+    Args:
+        what: ``adjacency`` (CEFG): which regions are neighbours, from their boxes.
+        folder: data folder with features and boxes; ``<split>_ims_adjacency.npy`` is written beside them.
+        name: data set name, when the folder holds several.
+        sectors: ``left`` as the published script does, or ``all`` eight directions.
+        json: print JSON.
+    """
+    from patchword.data.adjacency_files import write_adjacency
+
+    written = write_adjacency(folder, name=name, sectors=sectors)
+    if json:
+        say_json([vars(one) for one in written])
+        return 0
+    for one in written:
+        crowded = f"; {one.crowded:.1%} of the regions have more than 5, of which CEFG reads 5" if one.crowded else ""
+        say(f"'{one.path}': {one.images:,} images, {one.mean:.2f} neighbours a region (itself included){crowded}")
+    return 0
+
+
+def extract(
+    what: Positional[Literal["clip"]],
+    folder: Positional[Path],
+    clip: str,
+    splits: tuple[str, ...] = (),
+    name: str | None = None,
+    batch: int = 64,
+    device: str = "cpu",
+    again: bool = False,
+    json: bool = False,
+) -> int:
+    """Compute side inputs of a data folder from its pictures and captions with another model.
+
+    Args:
+        what: ``clip`` (AAHR): CLIP's global vectors, <split>_ims_clip.npy and <split>_caps_clip.npy.
+        folder: data folder with pictures near; an interrupted run goes on.
+        clip: local folder of a CLIP model, or its name on the hub (published: laion/CLIP-ViT-B-32-laion2B-s34B-b79K).
+        splits: which splits; all that are there by default.
+        name: data set name, when the folder holds several.
+        batch: pictures or captions at a time.
+        device: where the model runs.
+        again: also make complete files again.
+        json: print JSON.
+    """
+    from rich.console import Console
+
+    from patchword.data.clip_features import extract_clip
+
+    written = extract_clip(
+        folder,
+        clip,
+        splits=splits,
+        name=name,
+        batch=batch,
+        device=device,
+        again=again,
+        console=Console(stderr=True),
+    )
+    if json:
+        say_json([vars(one) for one in written])
+        return 0
+    for one in written:
+        how = "was complete and is kept" if one.computed == 0 else f"{one.computed:,} computed now"
+        say(f"'{one.path}': {one.rows:,} rows of width {one.width}, {how}")
+    return 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from patchword.errors import ScoreError
+from patchword.evaluate.answers import Answers, rank_answers, rows_of
 from patchword.evaluate.relevance import relevance_report
 
 with warnings.catch_warnings():
@@ -66,6 +67,36 @@ def test_equals_ranx(case: tuple[np.ndarray, np.ndarray]) -> None:
         ranx.evaluate(ranx.Qrels({q: docs}), ranx.Run({q: run[q]}), f"map@{len(docs)}") for q, docs in qrels.items()
     ]
     assert report.i2t.map_at_r == pytest.approx(np.mean(one_by_one))
+
+
+def random_qrels(seed: int) -> tuple[np.ndarray, dict[str, list[str]]]:
+    """Scores without ties and lists of right answers; some queries have none, some answers are in no gallery."""
+    rng = np.random.default_rng(seed)
+    lists = {f"q{i}": [f"d{j}" for j in rng.choice(45, rng.integers(0, 6), replace=False)] for i in range(30)}
+    return rng.permutation(30 * 40).reshape(30, 40) / 1200, lists
+
+
+@pytest.mark.filterwarnings("ignore:unsafe cast from uint64 to int64")  # inside ranx
+def test_lists_of_right_answers_equal_ranx_and_torchmetrics() -> None:
+    scores, lists = random_qrels(5)
+    queries, docs = [f"q{i}" for i in range(30)], [f"d{j}" for j in range(40)]
+    answers = Answers.from_ids(lists, queries, docs)
+    assert 0 < len(np.flatnonzero(answers.counts)) < 30
+    assert answers.unreachable.sum() > 0
+    found = rank_answers(rows_of(scores), answers, precision=True)
+    asked = [queries[k] for k in found.asked]
+    qrels = ranx.Qrels({q: dict.fromkeys(lists[q], 1) for q in asked})
+    run = ranx.Run({q: dict(zip(docs, scores[int(q[1:])].tolist(), strict=True)) for q in asked})
+    theirs = ranx.evaluate(qrels, run, ["hit_rate@1", "hit_rate@5", "r-precision"])
+    assert found.recall(1) == pytest.approx(100 * theirs["hit_rate@1"])
+    assert found.recall(5) == pytest.approx(100 * theirs["hit_rate@5"])
+    assert found.r_precision is not None
+    assert found.r_precision.mean() == pytest.approx(theirs["r-precision"])
+    for k in (1, 5, 10):
+        right = [torch.tensor([doc in lists[q] for doc in docs]) for q in asked]
+        rows = [torch.tensor(scores[int(q[1:])]) for q in asked]
+        hits = [float(retrieval_hit_rate(row, one, top_k=k)) for row, one in zip(rows, right, strict=True)]
+        assert found.recall(k) == pytest.approx(100 * np.mean(hits))
 
 
 def test_one_right_answer_makes_all_three_agree() -> None:

@@ -19,7 +19,8 @@ from patchword.data.vocab import Vocabulary
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.errors import ConfigError
-from patchword.evaluate.report import report_run, write_report
+from patchword.evaluate.benchmark import Benchmark
+from patchword.evaluate.report import report_run, write_benchmark, write_report
 from patchword.evaluate.report_curves import Curve, chart, log_ticks, read_log, round_ticks
 from patchword.evaluate.report_examples import choose_examples, leads
 from patchword.evaluate.report_page import STYLE, Thumbnails
@@ -29,7 +30,7 @@ from patchword.model import Model
 from patchword.types import Images
 
 EVIL = "<script>alert(1)</script> a \"red\" ball & 'box'"
-SECTIONS = ("results", "training", "searches", "words", "ties", "again")
+SECTIONS = ("results", "certainty", "training", "searches", "words", "slices", "ties", "again")
 EMPTY_TAGS = {"meta", "img"}
 
 
@@ -238,3 +239,29 @@ def test_charts_survive_a_single_point_and_nothing_at_all() -> None:
     assert "a &amp; b" in one
     assert "<b>" not in one
     check(one)
+
+
+def test_a_matrix_without_a_model_has_no_lit_words(split: Split, tmp_path: Path) -> None:
+    run = report_run(models(split)[0], split)
+    matrix = replace(run, model=None, name="a matrix")
+    page = write_report(tmp_path / "m.html", runs=[run, matrix], split=split).read_text(encoding="utf-8")
+    assert "No words are lit for a matrix: a score matrix alone does not say why." in page
+    assert "a matrix minus VSE-infinity" in page
+
+
+def test_a_benchmark_is_a_page_too(tmp_path: Path) -> None:
+    head, rows = ("", "R@1"), (("<image> -> text", "50.0"),)
+    found = Benchmark("cxc (partial)", "title & more", ((head, rows),), {}, ("few <images>",), ("a choice",), "chan")
+    page = write_benchmark(tmp_path / "b.html", found).read_text(encoding="utf-8")
+    assert check(page).ids == ["results", "warnings", "choices"]
+    assert "&lt;image&gt; -&gt; text" in page
+    assert "few &lt;images&gt;." in page
+    assert "http" not in page
+
+
+def test_the_page_says_what_is_finite_constant_and_cut_into_parts(split: Split, tmp_path: Path) -> None:
+    page = made(tmp_path, split)
+    assert "CHAN: all of 72 scores are finite; 0 images and 0 captions score everything alike." in page
+    assert "Percentiles over 1,000 resamples of the images" in page
+    assert "CHAN minus VSE-infinity" in page
+    assert "All queries are of one kind" in page or "Recall of CHAN over parts of the queries" in page

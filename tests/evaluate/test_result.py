@@ -127,6 +127,30 @@ def test_ties_are_reported_and_warned_about() -> None:
     assert "warning: ties move R@1 by 100.0 points" in result.table()
 
 
+def test_rows_and_columns_that_score_everything_alike_are_counted() -> None:
+    split = split_of(20)
+    scores = scores_of(split)
+    scores[3] = 0.25
+    scores[:, 7] = 0.5
+    scores[3, 7] = 0.5
+    result = evaluate_scores(scores, split)
+    assert result.constant == (0, 1)
+    scores[3, 7] = 0.25
+    result = evaluate_scores(scores, split)
+    assert result.to_json()["constant"] == {"images": 1, "captions": 0}
+    assert "1 images score all captions alike and 0 captions score all images alike" in result.table()
+
+
+def test_intervals_hold_the_numbers() -> None:
+    split = split_of(40)
+    result = evaluate_scores(scores_of(split, 0.5), split)
+    low, high = result.intervals.of("rsum")
+    assert low < result.headline.rsum < high
+    assert f"95% intervals over queries: rsum {low:.1f} to {high:.1f}" in result.table()
+    assert result.to_json()["intervals"]["rsum"] == [low, high]
+    assert result.queries.metrics()[-1] == pytest.approx(result.headline.rsum)
+
+
 def test_uneven_captions_and_repeated_texts() -> None:
     split = replace(split_of(3, each=2), owner=np.array([0, 1, 1, 1, 2, 2]), captions=["a", "b", "c", "d", "a", "e"])
     result = evaluate_scores(scores_of(split), split)

@@ -1,0 +1,141 @@
+"""Recall over the variants of a model whose scores hold a random part: SCTA's word banks.
+
+SCTA's word condenser is a layer that is drawn, not learned. One bank of its rows is one draw, so a recall from one bank
+says little: this gives the mean and the deviation over several, and the recall of the mean of their scores. The split
+is encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from patchword.data.extras import require_extras
+from patchword.data.table import Split
+from patchword.errors import ConfigError
+from patchword.evaluate.recall import COLUMNS
+from patchword.evaluate.result import Evaluation, evaluate_scores
+from patchword.evaluate.scores_file import Provenance
+from patchword.model import Model
+
+BANK_SEEDS = (0, 1, 2, 3, 4)
+
+
+@runtime_checkable
+class HasVariants(Protocol):
+    """A method that stands for several models, one for each seed."""
+
+    @property
+    def has_variants(self) -> bool:
+        """Whether the seed changes the scores in this configuration."""
+        ...
+
+    def variant(self, seed: int) -> AbstractContextManager[None]:
+        """Be the model of this seed for a while."""
+        ...
+
+
+@dataclass(frozen=True)
+class BankReport:
+    """Evaluations of the same split with several banks.
+
+    Attributes:
+        seeds: of the banks.
+        each: one evaluation per seed.
+        together: evaluation of the mean of all score matrices.
+    """
+
+    seeds: tuple[int, ...]
+    each: tuple[Evaluation, ...]
+    together: Evaluation
+
+    @property
+    def table(self) -> Float[np.ndarray, "n 13"]:
+        """The numbers named by ``COLUMNS``, one row per seed."""
+        return np.stack([one.headline.columns for one in self.each])
+
+    def spread(self, column: str) -> tuple[float, float]:
+        """Mean and standard deviation (of a sample) of one column over the banks.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        values = self.table[:, COLUMNS.index(column)]
+        return float(values.mean()), float(values.std(ddof=1))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values at full precision."""
+        spreads = {name: dict(zip(("mean", "sd"), self.spread(name), strict=True)) for name in COLUMNS}
+        each = {str(seed): one.headline.to_json() for seed, one in zip(self.seeds, self.each, strict=True)}
+        return {"seeds": list(self.seeds), "spread": spreads, "each": each, "together": self.together.to_json()}
+
+    def text(self) -> str:
+        """The report as plain text: mean +- deviation over the banks, and the recall of the mean scores."""
+        lines = [f"recall over {len(self.seeds)} banks (seeds {', '.join(map(str, self.seeds))}), mean +- deviation"]
+        head = self.together.headline
+        for title, side, numbers in (("image -> text", "i2t", head.i2t), ("text -> image", "t2i", head.t2i)):
+            cells = [
+                f"{k} {self._cell(f'{side}_{name}')} ({value:.1f})"
+                for k, name, value in zip(("R@1", "R@5", "R@10"), ("r1", "r5", "r10"), numbers.numbers, strict=False)
+            ]
+            lines.append(f"{title:<15}{'   '.join(cells)}")
+        lines.append(f"rsum {self._cell('rsum')} ({head.rsum:.1f})   in brackets: the mean of all score matrices")
+        return "\n".join(lines)
+
+    def _cell(self, column: str) -> str:
+        mean, deviation = self.spread(column)
+        return f"{mean:.1f} +- {deviation:.1f}"
+
+
+def evaluate_banks(
+    model: Model,
+    split: Split,
+    *,
+    seeds: Sequence[int] = BANK_SEEDS,
+    protocol: str = "auto",
+    batch: int = 256,
+    max_words: int | None = None,
+) -> BankReport:
+    """Evaluate a loaded model on an open split with several banks; its own bank is back afterwards.
+
+    Args:
+        model: of a method with a random part, such as SCTA.
+        split: with images.
+        seeds: of the banks, two or more different ones.
+        protocol: named protocol, or ``auto``.
+        batch: items encoded at a time.
+        max_words: captions are cut to this many words; None: as in training.
+
+    Raises:
+        ConfigError: the model's scores hold nothing random, or there are fewer than two seeds.
+        ScoreError: scores are not finite, or the protocol does not fit the split.
+    """
+    method = model.method
+    if not isinstance(method, HasVariants) or not method.has_variants:
+        raise ConfigError(
+            f"the scores of this {method.name} hold nothing random, so its recall has no spread. "
+            "Use patchword evaluate. Banks are for scta with model.word_head: bank."
+        )
+    if len(set(seeds)) < max(2, len(seeds)):
+        raise ConfigError(f"{list(seeds)} were given as seeds. Expected two or more different ones, such as 0 1 2 3 4.")
+    images = split.require_images()
+    require_extras(split, model.method.image_extras, model.method.caption_extras)
+    encoded = model.encode_images(images, batch=batch, extras=split.image_extras)
+    words = model.encode_captions(split.captions, batch=batch, max_words=max_words, extras=split.caption_extras)
+    checkpoint = "" if model.path is None else str(model.path)
+    selected = str(model.about.get("selected_on", ""))
+    provenance = Provenance(split.dataset, split.name, model.method.label, checkpoint, selected)
+    total, each = torch.zeros(len(encoded), len(words)), []
+    for seed in seeds:
+        with method.variant(seed):
+            scores = model.score(encoded, words)
+        each.append(evaluate_scores(scores, split, protocol=protocol, provenance=provenance))
+        total += scores / len(seeds)
+    together = evaluate_scores(total, split, protocol=protocol, provenance=provenance)
+    return BankReport(tuple(seeds), tuple(each), together)

@@ -1,0 +1,182 @@
+"""The benchmarks beside the named protocols, by name: ``patchword evaluate RUN --protocol cxc`` and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from patchword.console import Report
+from patchword.data.table import Split
+from patchword.errors import ConfigError, DataError
+from patchword.evaluate.benchmark import Benchmark
+from patchword.evaluate.choices import evaluate_choices, read_choices, read_sugarcrepe
+from patchword.evaluate.cxc import evaluate_cxc
+from patchword.evaluate.cxc_files import read_cxc
+from patchword.evaluate.eccv import evaluate_eccv, read_eccv
+from patchword.evaluate.gallery import make_gallery
+from patchword.evaluate.intra import How, intra_scores
+from patchword.evaluate.members import Member, Source, is_score_file, join_members, open_members
+from patchword.evaluate.on_split import ModelOnSplit
+from patchword.evaluate.pmrp import evaluate_pmrp, find_instances, read_instances
+from patchword.evaluate.rococo import evaluate_attack, find_attacks, read_attack, rococo_report
+from patchword.evaluate.run import encode_split, open_for
+from patchword.evaluate.scores_file import SavedScores
+from patchword.model import Model, load
+
+# name -> whether a score matrix is enough
+BENCHMARKS = {"cxc": True, "eccv": True, "pmrp": True, "sugarcrepe": False, "rococo": False, "choices": False}
+
+
+def evaluate_benchmark(
+    name: str,
+    runs: Source | Sequence[Source],
+    data: Path | str | Split | None = None,
+    *,
+    annotations: Path | str | None = None,
+    split: str = "test",
+    dataset: str | None = None,
+    limit: int | None = None,
+    caption_ids: Path | Sequence[str] | None = None,
+    intra: How = "auto",
+    how: str = "mean",
+    weights: Sequence[float] | None = None,
+    console: Console | None = None,
+) -> Benchmark:
+    """Evaluate on one of the benchmarks.
+
+    Args:
+        name: ``cxc``, ``eccv``, ``pmrp``, ``sugarcrepe``, ``rococo`` or ``choices``.
+        runs: a run, checkpoint or model; for the first three also a score file, or several that are fused.
+        data: data folder or open split, with the images that the benchmark names.
+        annotations: folder or file of the benchmark. ECCV-Caption is found in the package ``eccv_caption`` too.
+        split, dataset, limit: as ``split``, ``name`` and ``limit`` of ``evaluate``.
+        caption_ids: COCO's number of every caption (``cxc`` and ``eccv``), see ``gallery.make_gallery``.
+        intra: how images and captions are compared among themselves (``cxc``), see ``intra.intra_scores``.
+        how, weights: of an ensemble.
+        console: where progress goes.
+
+    Raises:
+        ConfigError: an unknown name, a missing folder, or a score matrix where a model is needed.
+        DataError, ScoreError: annotations are missing or do not fit.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(f"unknown benchmark '{name}'. Expected one of: {', '.join(BENCHMARKS)}.")
+    sources = [runs] if isinstance(runs, Path | str | Model | SavedScores) else list(runs)
+    folder = None if annotations is None else Path(annotations)
+    if folder is None and name != "eccv":
+        raise ConfigError(f"--protocol {name} needs its files. Add --annotations PATH (docs/evaluate.md says which).")
+    if folder is not None and not folder.exists():
+        raise DataError(f"'{folder}' is missing. Expected the files of {name}.")
+    if BENCHMARKS[name]:
+        if (
+            name == "cxc"
+            and len(sources) == 1
+            and not (isinstance(sources[0], SavedScores) or is_score_file(sources[0]))
+        ):
+            return _cxc_of_model(sources[0], data, folder, split, dataset, limit, caption_ids, intra, console)
+        members = open_members(sources, data, split=split, name=dataset, limit=limit, console=console)
+        member = members[0] if len(members) == 1 else join_members(members, how, weights)
+        return _of_scores(name, member, folder, split, caption_ids)
+    if len(sources) != 1 or isinstance(sources[0], SavedScores) or is_score_file(sources[0]) or data is None:
+        raise ConfigError(
+            f"--protocol {name} scores captions of its own: give one run and the data folder that holds its images "
+            f"(patchword evaluate RUN --data DIR --protocol {name} --annotations PATH)."
+        )
+    source = sources[0]
+    model = source if isinstance(source, Model) else load(source)
+    opened = _open(model, data, split, dataset, limit)
+    found = _of_model(name, ModelOnSplit(model, opened, console or Console(quiet=True)), folder)  # type: ignore[arg-type]
+    return replace(found, model=model.label)
+
+
+def _open(model: Model, data: Path | str | Split, split: str, name: str | None, limit: int | None) -> Split:
+    return data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
+
+
+def _of_model(name: str, scorer: ModelOnSplit, place: Path) -> Benchmark:
+    """Benchmarks with captions of their own."""
+    if name == "rococo":
+        return rococo_report([evaluate_attack(scorer, read_attack(path)) for path in find_attacks(place)])
+    if name == "sugarcrepe":
+        return evaluate_choices(scorer, name, read_sugarcrepe(place)).report()
+    return evaluate_choices(scorer, *read_choices(place)).report()
+
+
+def _of_scores(
+    name: str, member: Member, folder: Path | None, split: str, caption_ids: Path | Sequence[str] | None
+) -> Benchmark:
+    """Benchmarks that a score matrix is enough for."""
+    saved = member.saved
+    if member.split is not None and member.model is None:
+        member.evaluate("generic")  # refuses scores of other images or captions than those of the split
+    names = member.split.image_ids if member.split is not None else saved.image_ids
+    where = member.split.name if member.split is not None else saved.provenance.split or split
+    matrix = saved.scores
+    label = " ".join(part for part in (saved.provenance.method, member.name) if part)
+    if name == "pmrp":
+        path = find_instances(folder)
+        if path is None:
+            raise DataError(f"'{folder}' has no 'instances_val2014.json'. Expected COCO's instance annotations.")
+        if names is None:
+            raise ConfigError(
+                f"'{member.name}' has no image ids. Save the scores with --save-scores, which keeps them."
+            )
+        found = evaluate_pmrp(matrix, saved.owner, names, read_instances(path)).report()
+        return replace(found, model=label)
+    n_images = int(matrix.shape[0])
+    if name == "cxc":
+        lists = read_cxc(folder or Path(), images=names or ())
+        gallery = make_gallery(
+            saved.owner, n_images, image_ids=names, caption_ids=caption_ids, image_of=lists.image_of, folder=folder,
+            split=where,
+        )  # fmt: skip
+        return replace(evaluate_cxc(matrix, gallery, lists).report(), model=label)
+    eccv = read_eccv(folder)
+    gallery = make_gallery(
+        saved.owner, n_images, image_ids=names, caption_ids=caption_ids, image_of=eccv.image_of, folder=eccv.folder,
+        split=where,
+    )  # fmt: skip
+    report = evaluate_eccv(matrix, gallery, eccv).report()
+    path = find_instances(folder)
+    if path is not None:
+        more = evaluate_pmrp(matrix, saved.owner, gallery.image_ids, read_instances(path)).report()
+        tables = (*report.tables, *((("pmrp", *head[1:]), rows) for head, rows in more.tables))
+        numbers = {**report.numbers, "pmrp": more.numbers}
+        report = replace(report, tables=tables, numbers=numbers, notes=(*report.notes, *more.notes))
+    else:
+        report = replace(report, notes=(*report.notes, "PMRP left out: no instances_val2014.json in the annotations"))
+    return replace(report, model=label)
+
+
+def _cxc_of_model(
+    source: Source,
+    data: Path | str | Split | None,
+    folder: Path | None,
+    split: str,
+    dataset: str | None,
+    limit: int | None,
+    caption_ids: Path | Sequence[str] | None,
+    intra: How,
+    console: Console | None,
+) -> Benchmark:
+    """CxC with scores among images and among captions. Everything that can be refused is, before anything is scored."""
+    if data is None:
+        raise ConfigError(f"'{getattr(source, 'label', source)}' is a run and needs its data. Add --data DIR.")
+    model = source if isinstance(source, Model) else load(source)  # type: ignore[arg-type]
+    opened = _open(model, data, split, dataset, limit)
+    lists = read_cxc(folder or Path(), images=opened.image_ids)
+    gallery = make_gallery(
+        np.asarray(opened.owner), opened.n_images, image_ids=opened.image_ids, caption_ids=caption_ids,
+        image_of=lists.image_of, folder=folder, split=opened.name,
+    )  # fmt: skip
+    images, captions = encode_split(model, opened, console=console)
+    console = console if console is not None else Console(quiet=True)
+    among_images, among_captions = intra_scores(model.method, images, captions, intra, console=console)
+    with Report(len(images) * len(captions), "scoring", "pairs", console) as shown:
+        scores = model.score(images, captions, progress=shown.advance)
+    result = evaluate_cxc(scores, gallery, lists, among_images=among_images, among_captions=among_captions)
+    return replace(result.report(), model=model.label)

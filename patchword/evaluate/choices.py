@@ -1,0 +1,235 @@
+"""Benchmarks of small choices: does the right caption (or image) score higher than one wrong one?
+
+SugarCrepe: an image, its caption and a wrong caption. Winoground and its kin: two images and two captions. Everything
+is a strict inequality: a tie is a wrong answer, so that a model that scores everything alike gets 0.
+
+Source: Hsieh et al., "SugarCrepe" (NeurIPS 2023); Thrush et al., "Winoground" (CVPR 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from patchword.data.json_fields import as_list, as_object, field, text_field
+from patchword.data.text_files import canonical_id, read_json, require_caption
+from patchword.errors import DataError
+from patchword.evaluate.benchmark import Benchmark, percent
+from patchword.evaluate.matrix import refuse_non_finite
+from patchword.evaluate.on_split import FoundImages, ModelOnSplit
+
+SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One item: one or two images, one or two captions, not one of each; the first image and caption are a pair.
+
+    Attributes:
+        name: id of the item.
+        group: part of the benchmark.
+        images: names or ids.
+        captions: texts.
+    """
+
+    name: str
+    group: str
+    images: tuple[str, ...]
+    captions: tuple[str, ...]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it counts for: ``text`` (choose a caption), ``image`` (choose an image), ``group`` (everything)."""
+        if len(self.images) == 2 and len(self.captions) == 2:
+            return ("text", "image", "group")
+        return ("text",) if len(self.captions) == 2 else ("image",)
+
+
+def read_sugarcrepe(folder: Path) -> list[Choice]:
+    """Read the seven files of SugarCrepe (``add_att.json`` ... ``swap_obj.json``, packed or not).
+
+    Raises:
+        DataError: one of them is missing or damaged.
+    """
+    items = []
+    for group in SUGARCREPE:
+        path = next((p for p in (folder / f"{group}.json", folder / f"{group}.json.gz") if p.is_file()), None)
+        if path is None:
+            raise DataError(
+                f"'{folder}' has no '{group}.json' (or .json.gz). Expected the seven files of RAIVNLab/sugar-crepe: "
+                f"{', '.join(SUGARCREPE)}."
+            )
+        for key, entry in as_object(read_json(path), f"'{path}'").items():
+            where = f"'{path}' row {key}"
+            row = as_object(entry, where)
+            captions = tuple(
+                require_caption(field(row, name, where), where) for name in ("caption", "negative_caption")
+            )
+            items.append(Choice(key, group, (text_field(row, "filename", where),), captions))
+    return items
+
+
+def read_choices(path: Path) -> tuple[str, list[Choice]]:
+    """Read a file of choices: ``{"name": ..., "items": [{"id", "group", "images": [...], "captions": [...]}]}``.
+
+    Returns:
+        The benchmark's name, and its items.
+
+    Raises:
+        DataError: an item has other than one or two images and captions, or one of each.
+    """
+    content = as_object(read_json(path), f"'{path}'")
+    name = text_field(content, "name", f"'{path}'") if "name" in content else path.name.partition(".")[0]
+    items = []
+    for number, entry in enumerate(as_list(field(content, "items", f"'{path}'"), f"'{path}' items")):
+        where = f"'{path}' item {number}"
+        row = as_object(entry, where)
+        images = tuple(str(image) for image in as_list(field(row, "images", where), f"{where} images"))
+        texts = as_list(field(row, "captions", where), f"{where} captions")
+        captions = tuple(require_caption(text, where) for text in texts)
+        if sorted((len(images), len(captions))) not in ([1, 2], [2, 2]):
+            raise DataError(
+                f"{where} has {len(images)} images and {len(captions)} captions. Expected two captions for one image, "
+                "two images for one caption, or two of both; the first image and the first caption belong together."
+            )
+        items.append(Choice(str(row.get("id", number)), str(row.get("group", "all")), images, captions))
+    if not items:
+        raise DataError(f"'{path}' has no items. Expected at least one.")
+    return name, items
+
+
+@dataclass(frozen=True)
+class ChoiceResult:
+    """What a model chose.
+
+    Attributes:
+        name: of the benchmark.
+        items: those that could be scored.
+        scores: of each item, ``(images, captions)``.
+        total: number of items in the files, by group.
+        images: which images were found.
+    """
+
+    name: str
+    items: tuple[Choice, ...]
+    scores: tuple[Float[np.ndarray, "_ _"], ...]
+    total: dict[str, int]
+    images: FoundImages
+
+    def correct(self, item: int, metric: str) -> bool:
+        """Whether an item was chosen rightly: strict inequalities."""
+        s = self.scores[item]
+        text = all(s[k, k] > s[k, 1 - k] for k in range(s.shape[0])) if s.shape[1] == 2 else True
+        image = all(s[k, k] > s[1 - k, k] for k in range(s.shape[1])) if s.shape[0] == 2 else True
+        return bool(text if metric == "text" else image if metric == "image" else text and image)
+
+    def tied(self, item: int) -> bool:
+        """Whether two scores that are compared are equal."""
+        s = self.scores[item]
+        rows = any(s[k, 0] == s[k, 1] for k in range(s.shape[0])) if s.shape[1] == 2 else False
+        columns = any(s[0, k] == s[1, k] for k in range(s.shape[1])) if s.shape[0] == 2 else False
+        return bool(rows or columns)
+
+    def accuracy(self, metric: str, group: str | None = None) -> float | None:
+        """Share of right choices; None where no item counts for the metric."""
+        chosen = [
+            self.correct(k, metric)
+            for k, item in enumerate(self.items)
+            if metric in item.metrics and group in (None, item.group)
+        ]
+        return sum(chosen) / len(chosen) if chosen else None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that some item counts for."""
+        present = {metric for item in self.items for metric in item.metrics}
+        return tuple(metric for metric in ("text", "image", "group") if metric in present)
+
+    def to_json(self) -> dict[str, Any]:
+        """Fractions by group, over all items, and the mean over groups."""
+        groups: dict[str, dict[str, Any]] = {}
+        for group, total in self.total.items():
+            scored = sum(item.group == group for item in self.items)
+            groups[group] = {m: self.accuracy(m, group) for m in self.metrics} | {"scored": scored, "items": total}
+        means = {}
+        for metric in self.metrics:
+            values = [row[metric] for row in groups.values() if row[metric] is not None]
+            means[metric] = float(np.mean(values))
+        return {
+            "groups": groups,
+            "all": {m: self.accuracy(m) for m in self.metrics},
+            "mean_of_groups": means,
+            "scored": len(self.items),
+            "items": sum(self.total.values()),
+            "tied": sum(self.tied(k) for k in range(len(self.items))),
+            "missing_images": list(self.images.missing),
+        }
+
+    def report(self) -> Benchmark:
+        """As a table."""
+        numbers = self.to_json()
+
+        def cells(row: dict[str, Any]) -> list[str]:
+            return ["-" if row.get(m) is None else percent(row[m]) for m in self.metrics]
+
+        rows = []
+        for group, row in numbers["groups"].items():
+            rows.append((group, *cells(row), f"{row['scored']:,}", f"{row['items']:,}"))
+        if len(rows) > 1:
+            rows.append(("all items", *cells(numbers["all"]), f"{numbers['scored']:,}", f"{numbers['items']:,}"))
+            rows.append(("mean of the groups", *cells(numbers["mean_of_groups"]), "", ""))
+        titles = {"text": "right caption", "image": "right image", "group": "everything right"}
+        head = ("accuracy, %", *(titles[m] for m in self.metrics), "scored", "items")
+        is_partial = bool(self.images.missing)
+        return Benchmark(
+            name=f"{self.name} (partial)" if is_partial else self.name,
+            title="right choices among two; a tie counts as wrong",
+            tables=((head, tuple(rows)),),
+            numbers=numbers,
+            warnings=(self.images.warning(self.name),) if is_partial else (),
+            notes=(f"{numbers['tied']:,} of {numbers['scored']:,} items have a tie",),
+        )
+
+
+def evaluate_choices(scorer: ModelOnSplit, name: str, items: Sequence[Choice]) -> ChoiceResult:
+    """Score every item whose images are in the split; the others are counted and named.
+
+    Args:
+        scorer: model and images.
+        name: of the benchmark.
+        items: as read.
+
+    Raises:
+        DataError: no item has its images there.
+    """
+    found = scorer.find([image for item in items for image in item.images], name)
+    usable = [item for item in items if all(canonical_id(image) in found.rows for image in item.images)]
+    if not usable:
+        raise DataError(f"No item of {name} has all its images in {scorer.split.dataset}/{scorer.split.name}.")
+    ids = list(dict.fromkeys(canonical_id(image) for item in usable for image in item.images))
+    texts = list(dict.fromkeys(caption for item in usable for caption in item.captions))
+    image_place = {image: k for k, image in enumerate(ids)}
+    text_place = {text: k for k, text in enumerate(texts)}
+    images = scorer.encode_images([found.rows[image] for image in ids])
+    captions = scorer.encode_captions(texts)
+    pairs = [
+        (image_place[canonical_id(image)], text_place[caption])
+        for item in usable
+        for image in item.images
+        for caption in item.captions
+    ]
+    flat, start, scores = scorer.listed(images, captions, pairs), 0, []
+    refuse_non_finite(flat[None])  # a NaN is neither right nor wrong
+    for item in usable:
+        shape = len(item.images), len(item.captions)
+        scores.append(flat[start : start + shape[0] * shape[1]].reshape(shape))
+        start += shape[0] * shape[1]
+    total: dict[str, int] = {}
+    for item in items:
+        total[item.group] = total.get(item.group, 0) + 1
+    return ChoiceResult(name, tuple(usable), tuple(scores), total, found)

@@ -1,0 +1,152 @@
+"""What can be evaluated together: runs, checkpoints, loaded models and saved score matrices, each with its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Int
+from rich.console import Console
+
+from patchword.data.open import open_split
+from patchword.data.table import Split
+from patchword.errors import ConfigError
+from patchword.evaluate.ensemble import ensemble
+from patchword.evaluate.result import Evaluation, evaluate_scores
+from patchword.evaluate.run import open_for, provenance_of, score_split
+from patchword.evaluate.scores_file import SavedScores, caption_digests, load_scores
+from patchword.model import Model, load
+
+Source: TypeAlias = Path | str | Model | SavedScores
+FILES = (".safetensors", ".npy")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of several things that are evaluated together.
+
+    Attributes:
+        name: in tables.
+        saved: its scores, with the ids of rows and columns.
+        split: what was scored; None for a saved matrix without data.
+        model: None for a saved matrix.
+        folder: run folder; None without one.
+    """
+
+    name: str
+    saved: SavedScores
+    split: Split | None = None
+    model: Model | None = None
+    folder: Path | None = None
+
+    @property
+    def owner(self) -> Int[np.ndarray, " captions"]:
+        """Image of each caption."""
+        return self.saved.owner
+
+    def evaluate(self, protocol: str = "auto") -> Evaluation:
+        """Under a named protocol; ids of a saved matrix are compared with the split."""
+        if self.model is not None:
+            return evaluate_scores(self.saved.scores, self.split, protocol=protocol, provenance=self.saved.provenance)
+        return evaluate_scores(self.saved, self.split, protocol=protocol)
+
+
+def is_score_file(source: object) -> bool:
+    """Whether a source names a saved matrix rather than a run."""
+    return isinstance(source, Path | str) and Path(source).suffix in FILES
+
+
+def open_member(
+    source: Source,
+    data: Path | str | Split | None = None,
+    *,
+    split: str = "test",
+    name: str | None = None,
+    limit: int | None = None,
+    label: str = "",
+    console: Console | None = None,
+) -> Member:
+    """Score a run or model on a split, or read a saved matrix.
+
+    Args:
+        source: run folder, checkpoint folder, loaded model, score file, or scores that were read.
+        data: data folder or open split; a saved matrix does not need it.
+        split, name, limit: as for ``evaluate``, when ``data`` is a folder.
+        label: in tables; by default the path.
+        console: where progress goes.
+
+    Raises:
+        ConfigError: a run without data.
+    """
+    if isinstance(source, SavedScores) or is_score_file(source):
+        saved = source if isinstance(source, SavedScores) else load_scores(source)  # type: ignore[arg-type]
+        opened = data if isinstance(data, Split) or data is None else open_split(data, split, name=name, limit=limit)
+        return Member(label or saved.path, saved, opened)
+    if data is None:
+        raise ConfigError(f"'{getattr(source, 'label', source)}' is a run and needs its data. Add --data DIR.")
+    model = source if isinstance(source, Model) else load(source)
+    opened = data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
+    scores, encode_s, score_s = score_split(model, opened, console=console)
+    provenance = provenance_of(model, opened, encode_s, score_s)
+    shown = label or (model.label if isinstance(source, Model) else str(source))
+    saved = SavedScores(
+        scores,
+        opened.owner,
+        tuple(opened.image_ids),
+        caption_digests(opened.captions),
+        provenance,
+        path=shown,
+    )
+    folder = None if isinstance(source, Model) or not (Path(source) / "config.yaml").is_file() else Path(source)
+    return Member(shown, saved, opened, model, folder)
+
+
+def open_members(
+    sources: Sequence[Source],
+    data: Path | str | Split | None = None,
+    *,
+    split: str = "test",
+    name: str | None = None,
+    limit: int | None = None,
+    console: Console | None = None,
+) -> list[Member]:
+    """Several of them, one after the other, under short names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not sources:
+        raise ConfigError("nothing to evaluate. Give at least one run or score file.")
+    opened = [open_member(source, data, split=split, name=name, limit=limit, console=console) for source in sources]
+    names = short_names([member.name for member in opened])
+    return [Member(shown, *_rest(member)) for shown, member in zip(names, opened, strict=True)]
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Last parts of paths where these tell them apart, else the paths; equal ones are numbered.
+
+    Example:
+        >>> short_names(["runs/a", "runs/b.safetensors"]), short_names(["x/best", "y/best"]), short_names(["a", "a"])
+        (['a', 'b'], ['x/best', 'y/best'], ['a #1', 'a #2'])
+    """
+    last = [Path(path).stem if is_score_file(path) else Path(path).name for path in paths]
+    shown = last if len(set(last)) == len(paths) and all(last) else list(paths)
+    return [name if shown.count(name) == 1 else f"{name} #{k}" for k, name in enumerate(shown, start=1)]
+
+
+def _rest(member: Member) -> tuple[SavedScores, Split | None, Model | None, Path | None]:
+    return member.saved, member.split, member.model, member.folder
+
+
+def join_members(members: Sequence[Member], how: str = "mean", weights: Sequence[float] | None = None) -> Member:
+    """The ensemble of two or more members, as a member.
+
+    Raises:
+        ScoreError: they score other rows, or can not be fused.
+    """
+    fused = ensemble([member.saved for member in members], how, weights)
+    split = next((member.split for member in members if member.split is not None), None)
+    return Member(f"{how} of {len(members)}", fused, split)

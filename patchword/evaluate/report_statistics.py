@@ -1,0 +1,64 @@
+"""Sections of a report about how sure its numbers are: intervals, paired tests, parts of the queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from patchword.data.table import Split
+from patchword.evaluate.compare import TITLES, difference_rows, largest_differences, paired_rows
+from patchword.evaluate.queries import METRICS
+from patchword.evaluate.report_page import table, text
+from patchword.evaluate.report_rows import ReportRun
+from patchword.evaluate.significance import paired_test
+from patchword.evaluate.slices import objects_of, slice_queries
+
+
+def certainty_section(runs: Sequence[ReportRun], split: Split) -> str:
+    """Intervals of every run; where there are several, tests against the last one and the queries that differ most."""
+    rows = []
+    for run in runs:
+        intervals = run.evaluation.intervals
+        rows.append([run.name, *("{:.1f}–{:.1f}".format(*intervals.of(name)) for name in METRICS)])
+    first = runs[0].evaluation.intervals
+    parts = [
+        table(["95% intervals", *TITLES], rows, strong=len(rows) - 1, is_narrow=True),
+        text(
+            "p",
+            f"Percentiles over {first.rounds:,} resamples of the images, each with all its captions (seed "
+            f"{first.seed}): how far the numbers would move with other queries of the same kind.",
+            class_="note",
+        ),
+    ]
+    main = runs[-1]
+    for run in runs[:-1]:
+        test = paired_test(run.evaluation.queries, main.evaluation.queries)
+        head, lines = paired_rows(test)
+        parts += [text("h3", f"{main.name} minus {run.name}"), table(head, lines, is_narrow=True)]
+    if len(runs) > 1:
+        queries = [run.evaluation.queries for run in runs]
+        found = largest_differences(queries, split.image_ids, split.captions, most=8)
+        head, lines = difference_rows([run.name for run in runs], found)
+        parts.append(
+            text(
+                "p",
+                "Paired tests on the same queries: an interval of the difference from the same resamples, and p values "
+                "of the bootstrap and of random swaps of the two runs' results, image by image.",
+                class_="note",
+            )
+        )
+        if lines:
+            parts += [text("h3", "Queries that the runs answer most differently"), table(head, lines, is_narrow=True)]
+    return "".join(parts)
+
+
+def slices_section(main: ReportRun, split: Split) -> str:
+    """Recall over parts of the queries."""
+    slices = slice_queries(main.evaluation.queries, split.captions, objects=objects_of(split))
+    if not slices:
+        return text("p", "All queries are of one kind: nothing to tell apart.", class_="note")
+    rows = [
+        [f"{one.group}: {one.name}", one.direction, *(f"{r:.1f}" for r in one.recalls), f"{one.queries:,}"]
+        for one in slices
+    ]
+    said = f"Recall of {main.name} over parts of the queries; the gallery is the same for all."
+    return text("p", said) + table(["", "direction", "R@1", "R@5", "R@10", "queries"], rows, is_narrow=True)

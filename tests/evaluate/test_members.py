@@ -1,0 +1,159 @@
+"""Runs, models and score files together: ensembles, seeds, comparisons."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from evaluate_toys import noisy_scores, saved_scores, toy_model, toy_split
+from small import write_precomp
+
+import patchword
+from patchword.errors import ConfigError, ScoreError
+from patchword.evaluate.compare import compare, holm
+from patchword.evaluate.ensemble import ensemble
+from patchword.evaluate.members import join_members, open_member, open_members, short_names
+from patchword.evaluate.repeats import evaluate_banks_of, evaluate_seeds
+from patchword.evaluate.result import evaluate_scores
+from patchword.evaluate.run import evaluate
+from patchword.evaluate.scores_file import load_scores, write_scores
+
+SPLIT = toy_split([str(k) for k in range(20)], each=3)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three saved matrices of ``SPLIT``."""
+    folder = tmp_path_factory.mktemp("files")
+    return [
+        write_scores(folder / f"{name}.safetensors", saved_scores(SPLIT, strength=strength, seed=seed))
+        for name, strength, seed in (("weak", 0.3, 1), ("middle", 0.6, 2), ("strong", 1.2, 3))
+    ]
+
+
+def test_several_runs_in_one_call_are_their_mean() -> None:
+    models = [toy_model("vse_inf", seed=1), toy_model("chan", seed=2)]
+    together = patchword.evaluate(models, SPLIT)
+    matrices = [open_member(model, SPLIT).saved for model in models]
+    expected = evaluate_scores(ensemble(matrices).scores, SPLIT)
+    assert together.recall == expected.recall
+    assert together.provenance.method == "vse_inf + chan"
+    assert any(note.startswith("ensemble (mean) of") for note in together.notes)
+    one = evaluate([models[0]], SPLIT)
+    assert one.recall == evaluate(models[0], SPLIT).recall
+    weighted = evaluate(models, SPLIT, how="rank", weights=[3.0, 1.0])
+    assert "ensemble (rank, weights 3, 1)" in weighted.notes[0]
+
+
+def test_a_saved_ensemble_evaluates_to_the_same(tmp_path: Path) -> None:
+    models = [toy_model(seed=1), toy_model(seed=2)]
+    there = evaluate(models, SPLIT, save_to=tmp_path / "both.safetensors")
+    again = evaluate_scores(load_scores(tmp_path / "both.safetensors"), SPLIT)
+    assert again.recall == there.recall
+    assert again.id_check.endswith("and all captions equal the file's")
+
+
+def test_members_of_other_splits_are_refused(files: list[Path]) -> None:
+    other = replace(SPLIT, image_ids=["x", *SPLIT.image_ids[1:]])
+    with pytest.raises(ScoreError, match=r"image id of row 0 is '0' in .* but 'x'"):
+        join_members([open_member(files[0]), open_member(toy_model(), other)])
+    with pytest.raises(ScoreError, match="image id of row 0 is '0' in 'ensemble' but 'x' in 'toy/test'"):
+        evaluate([str(files[0]), str(files[1])], other)
+    with pytest.raises(ConfigError, match=r"is a run and needs its data"):
+        open_member(toy_model())
+    with pytest.raises(ConfigError, match="nothing to evaluate"):
+        open_members([])
+
+
+def test_names_are_as_short_as_they_can_be(files: list[Path]) -> None:
+    assert [member.name for member in open_members(files)] == ["weak", "middle", "strong"]
+    assert [member.name for member in open_members([files[0], files[0]])] == [f"{files[0]} #1", f"{files[0]} #2"]
+    assert short_names(["a/b", "c/b"]) == ["a/b", "c/b"]
+
+
+def test_seeds_give_mean_and_deviation(files: list[Path]) -> None:
+    report = evaluate_seeds(files)
+    rsums = [evaluate_scores(load_scores(path)).headline.rsum for path in files]
+    assert report.spread("rsum") == pytest.approx((np.mean(rsums), np.std(rsums, ddof=1)))
+    assert f"rsum {np.mean(rsums):.1f} +- {np.std(rsums, ddof=1):.1f}" in report.table()
+    assert "is not known, so it was not compared" in report.table()
+    content = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert [run["rsum"] for run in content["runs"]] == rsums
+    with pytest.raises(ConfigError, match="1 run was given with --seeds"):
+        evaluate_seeds(files[:1])
+
+
+def test_runs_of_other_recipes_are_no_repetitions(tmp_path: Path) -> None:
+    folders = []
+    for k, (seed, lr) in enumerate([(1, 0.1), (2, 0.1), (2, 0.2)]):
+        folder = tmp_path / f"run{k}"
+        toy_model(seed=k).save(folder / "best")
+        recipe = {"method": "vse_inf", "train": {"seed": seed, "lr": lr}}
+        (folder / "config.yaml").write_text(yaml.safe_dump({"recipe": recipe}), encoding="utf-8")
+        folders.append(folder)
+    report = evaluate_seeds(folders, SPLIT)
+    assert report.seeds == (1, 2, 2)
+    assert "note: the seeds 1, 2, 2 repeat" in report.table()
+    assert f"the recipe of {folders[2]} differs from that of {folders[0]} in train.lr" in report.table()
+    assert not any(str(folders[1]) in note for note in report.notes)
+
+
+def test_banks_need_something_random() -> None:
+    with pytest.raises(ConfigError, match="hold nothing random"):
+        evaluate_banks_of(toy_model(), SPLIT, 3)
+    with pytest.raises(ConfigError, match="`banks` is 1"):
+        evaluate_banks_of(toy_model(), SPLIT, 1)
+
+
+def test_a_comparison_says_what_differs_and_where(files: list[Path]) -> None:
+    found = compare(files, SPLIT)
+    assert found.names == ("weak", "middle", "strong")
+    assert len(found.tests) == 2
+    table = found.table()
+    assert "strong minus weak" in table
+    assert "corrected for 2 comparisons (Holm)" in table
+    rsum = [one.headline.rsum for one in found.evaluations]
+    assert found.tests[1].difference[-1] == pytest.approx(rsum[2] - rsum[0])
+    assert found.tests[1].p_permutation[-1] < 0.01
+    ratios = [max(one.ranks) / min(one.ranks) for one in found.differences]
+    assert ratios == sorted(ratios, reverse=True)
+    first = found.differences[0]
+    ranks = [getattr(one.queries, first.direction).pessimistic[first.query] + 1 for one in found.evaluations]
+    assert list(first.ranks) == [int(rank) for rank in ranks]
+    t2i = next(one for one in found.differences if one.direction == "t2i")
+    assert t2i.caption == SPLIT.captions[t2i.query]
+    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert [test["b"] for test in content["tests"]] == ["middle", "strong"]
+    assert set(content["differences"][0]["ranks"]) == {"weak", "middle", "strong"}
+
+
+def test_a_run_compared_with_itself_differs_nowhere(files: list[Path]) -> None:
+    found = compare([files[0], files[0]])
+    assert found.differences == ()
+    assert found.tests[0].p_permutation.tolist() == [1.0] * 7
+
+
+def test_only_the_same_rows_are_compared(files: list[Path], tmp_path: Path) -> None:
+    other = toy_split([str(k) for k in range(20)], each=3, seed=5)  # the same images, other captions
+    path = write_scores(tmp_path / "o.safetensors", saved_scores(other))
+    with pytest.raises(ScoreError, match="caption digest of column"):
+        compare([files[0], path])
+    with pytest.raises(ConfigError, match="1 run was given"):
+        compare(files[:1])
+    np.save(tmp_path / "plain.npy", noisy_scores(np.asarray(SPLIT.owner), 20))
+    assert "only sizes compared, not image ids and captions" in compare([files[0], tmp_path / "plain.npy"]).table()
+
+
+def test_holms_correction() -> None:
+    np.testing.assert_allclose(holm(np.array([0.5, 0.01])), [0.5, 0.02])
+    np.testing.assert_allclose(holm(np.array([0.6, 0.7, 0.8])), [1.0, 1.0, 1.0])
+
+
+def test_a_data_folder_serves_runs_and_files(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data", {"test": 8})
+    toy_model("chan", width=8).save(tmp_path / "model")
+    saved = evaluate([tmp_path / "model"], data, save_to=tmp_path / "s.safetensors")
+    found = compare([tmp_path / "model", tmp_path / "s.safetensors"], data)
+    assert found.evaluations[0].headline == found.evaluations[1].headline == saved.headline

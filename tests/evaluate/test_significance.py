@@ -1,0 +1,109 @@
+"""Intervals and paired tests: against exact enumeration, and on runs that do and do not differ."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from evaluate_toys import noisy_scores
+
+from patchword.errors import ScoreError
+from patchword.evaluate.queries import METRICS, Queries, rank_queries
+from patchword.evaluate.significance import bootstrap_intervals, paired_test, resampled
+
+OWNER = np.repeat(np.arange(60), 5)
+
+
+def run(strength: float, seed: int, owner: np.ndarray = OWNER, folds: int = 1) -> Queries:
+    return rank_queries(noisy_scores(owner, int(owner.max()) + 1, strength=strength, seed=seed), owner, folds=folds)
+
+
+def test_an_image_is_drawn_with_all_its_captions() -> None:
+    queries = run(0.6, 0, np.repeat(np.arange(4), [1, 2, 3, 6]))
+    hits, counts = queries.hits(), queries.captions_per_image
+    drawn = np.concatenate(list(resampled([queries], 3, seed=7)), axis=1)[0]
+    draw = np.random.default_rng(7)
+    for chosen, found in zip(draw.integers(0, 4, (3, 4)), drawn, strict=True):
+        i2t = 100 * hits[chosen, :3].mean(0)
+        t2i = 100 * hits[chosen, 3:].sum(0) / counts[chosen].sum()
+        np.testing.assert_allclose(found, [*i2t, *t2i, i2t.sum() + t2i.sum()], rtol=1e-12)
+
+
+def test_folds_are_drawn_apart() -> None:
+    queries = run(0.6, 0, folds=4)
+    drawn = np.concatenate(list(resampled([queries], 300, seed=0)), axis=1)[0]
+    assert drawn.mean(0) == pytest.approx(queries.metrics(), abs=1.0)
+
+
+def test_the_interval_holds_the_number_and_grows_with_the_level() -> None:
+    queries = run(0.6, 1)
+    wide, narrow = (bootstrap_intervals(queries, level=level) for level in (0.99, 0.5))
+    for k, name in enumerate(METRICS):
+        low, high = wide.of(name)
+        assert low <= queries.metrics()[k] <= high
+        assert low <= narrow.of(name)[0] <= narrow.of(name)[1] <= high
+    assert bootstrap_intervals(queries).to_json() == bootstrap_intervals(queries).to_json()
+    assert bootstrap_intervals(queries, seed=1).to_json() != bootstrap_intervals(queries).to_json()
+
+
+def test_the_interval_has_the_width_of_the_binomial_where_captions_are_independent() -> None:
+    owner = np.arange(400)
+    queries = run(0.5, 2, owner)
+    p = queries.metrics()[0] / 100
+    low, high = bootstrap_intervals(queries, rounds=2000).of("i2t_r1")
+    assert high - low == pytest.approx(2 * 1.96 * 100 * np.sqrt(p * (1 - p) / 400), rel=0.15)
+
+
+def test_captions_that_move_together_widen_the_interval() -> None:
+    """Five copies of one caption are no five queries: a bootstrap over captions would halve the interval."""
+    owner, base = np.repeat(np.arange(100), 5), noisy_scores(np.arange(100), 100, strength=0.5)
+    copies = rank_queries(np.repeat(base, 5, axis=1), owner)
+    single = rank_queries(base, np.arange(100))
+    low, high = bootstrap_intervals(copies).of("t2i_r1")
+    a, b = bootstrap_intervals(single).of("t2i_r1")
+    assert high - low == pytest.approx(b - a, rel=0.2)
+
+
+def test_the_permutation_test_equals_all_swaps() -> None:
+    owner = np.repeat(np.arange(8), 2)
+    a, b = run(0.5, 3, owner), run(0.8, 4, owner)
+    gaps = (a.hits() - b.hits()) / ([8] * 3 + [16] * 3)
+    gaps = np.concatenate([gaps, gaps.sum(1, keepdims=True)], axis=1)
+    swaps = np.array([np.abs(np.array(signs) @ gaps) for signs in product([-1, 1], repeat=8)])
+    exact = (swaps >= np.abs(gaps.sum(0)) - 1e-12).mean(0)
+    found = paired_test(a, b, swaps=20_000)
+    np.testing.assert_allclose(found.p_permutation, exact, atol=0.02)
+
+
+def test_a_clear_difference_is_found_and_none_is_not() -> None:
+    worse, better, like = run(0.4, 5), run(0.9, 6), run(0.4, 7)
+    clear = paired_test(worse, better)
+    assert clear.difference[-1] > 0
+    assert clear.low[-1] > 0
+    assert clear.p_permutation[-1] < 0.001
+    assert clear.p_bootstrap[-1] < 0.01
+    none = paired_test(worse, like)
+    assert none.low[-1] < 0 < none.high[-1]
+    assert none.p_permutation[-1] > 0.05
+    back = paired_test(better, worse)
+    np.testing.assert_allclose(back.difference, -clear.difference)
+
+
+def test_a_run_does_not_differ_from_itself() -> None:
+    same = paired_test(run(0.5, 8), run(0.5, 8))
+    assert same.difference.tolist() == [0.0] * 7
+    assert same.p_permutation.tolist() == [1.0] * 7
+    assert same.p_bootstrap.tolist() == [1.0] * 7
+    content = same.to_json()
+    assert content["rsum"]["interval"] == [0.0, 0.0]
+
+
+def test_false_alarms_come_as_often_as_they_should() -> None:
+    owner = np.arange(80)
+    alarms = [paired_test(run(0.5, s, owner), run(0.5, 100 + s, owner), rounds=50, swaps=200) for s in range(60)]
+    share = np.mean([test.p_permutation[-1] < 0.05 for test in alarms])
+    assert share <= 0.15
+
+
+def test_other_queries_are_refused() -> None:
+    with pytest.raises(ScoreError, match="in other places"):
+        paired_test(run(0.5, 1), run(0.5, 1, np.repeat(np.arange(30), 5)))

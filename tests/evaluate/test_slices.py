@@ -1,0 +1,71 @@
+"""Parts of the queries add up to all of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluate_toys import noisy_scores, toy_split
+
+from patchword.data.extras import find_extras
+from patchword.errors import DataError
+from patchword.evaluate.queries import rank_queries
+from patchword.evaluate.slices import objects_of, slice_queries, slices_table
+
+OWNER = np.repeat(np.arange(10), [1, 2, 3, 1, 2, 3, 1, 2, 3, 2])
+M = len(OWNER)
+QUERIES = rank_queries(noisy_scores(OWNER, 10, strength=0.5), OWNER)
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    captions = [" ".join(["w"] * (k % 18 + 1)) + f" {k}" for k in range(M)]
+    objects = np.array([0, 1, 2, 3, 4, 5, 7, 8, 20, 1])
+    slices = slice_queries(QUERIES, captions, objects=objects)
+    groups = {(one.group, one.direction) for one in slices}
+    assert groups == {
+        ("words in the caption", "t2i"),
+        ("captions of the image", "i2t"),
+        ("objects in the image", "i2t"),
+        ("objects in the image", "t2i"),
+    }
+    metrics = QUERIES.metrics()
+    for group, way in groups:
+        parts = [one for one in slices if (one.group, one.direction) == (group, way)]
+        total = sum(one.queries for one in parts)
+        assert total == (10 if way == "i2t" else M)
+        mean = sum(one.recalls[0] * one.queries for one in parts) / total
+        assert mean == pytest.approx(metrics[0 if way == "i2t" else 3])
+    names = [one.name for one in slices if one.group == "words in the caption"]
+    assert names == ["up to 8", "9 to 10", "11 to 12", "13 to 15", "16 or more"]
+    names = [one.name for one in slices if one.group == "objects in the image" and one.direction == "i2t"]
+    assert names == ["up to 1", "2", "3 to 4", "5 to 7", "8 or more"]
+    assert "objects in the image: 2" in slices_table(slices)
+    assert slices[0].to_json()["slice"] == "up to 8"
+
+
+def test_repeated_texts_are_told_apart() -> None:
+    captions = [f"caption {k}" for k in range(M)]
+    captions[1] = captions[2]  # the same image
+    captions[3] = captions[12]  # another one
+    found = {one.name: one.queries for one in slice_queries(QUERIES, captions) if one.group == "text of the caption"}
+    assert found == {"only here": M - 4, "repeated for the same image": 2, "repeated for another image": 2}
+
+
+def test_one_kind_alone_is_no_slice() -> None:
+    owner = np.arange(6)
+    queries = rank_queries(noisy_scores(owner, 6), owner)
+    assert slice_queries(queries, [f"two words {k}" for k in range(6)]) == ()
+    assert slices_table(()) == ""
+
+
+def test_the_number_of_objects_is_a_side_input(tmp_path: Path) -> None:
+    split = toy_split([str(k) for k in range(4)])
+    assert objects_of(split) is None
+    np.save(tmp_path / "test_ims_objects.npy", np.array([3, 1, 0, 9]))
+    known = replace(split, image_extras=find_extras(tmp_path, "test", "ims", 4))
+    counts = objects_of(known)
+    assert counts is not None
+    assert counts.tolist() == [3, 1, 0, 9]
+    np.save(tmp_path / "test_ims_objects.npy", np.zeros((4, 2)))
+    with pytest.raises(DataError, match="Expected one number an image"):
+        objects_of(replace(split, image_extras=find_extras(tmp_path, "test", "ims", 4)))
