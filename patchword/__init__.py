@@ -8,12 +8,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from patchword.data.open import open_split
     from patchword.evaluate.run import evaluate
+    from patchword.explain.run import explain
     from patchword.model import Model, load
     from patchword.train.run import train
 
 _HOME = {"load": "patchword.model", "Model": "patchword.model", "open_split": "patchword.data.open"}
-_PACKAGES = ("evaluate", "train")  # folders that can be called
-__all__ = ["Model", "__version__", "evaluate", "load", "open_split", "train"]
+_PACKAGES = ("evaluate", "explain", "train")  # folders that can be called
+__all__ = ["Model", "__version__", "evaluate", "explain", "load", "open_split", "train"]
 
 
 def __getattr__(name: str) -> Any:

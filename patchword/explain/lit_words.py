@@ -7,6 +7,7 @@ they get their words and boxes, and are read word by word.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patchword.data.extras import read_extras, require_extras
 from patchword.data.table import Split
-from patchword.data.tokenizers import require_tokenizer
+from patchword.data.tokenizers import Tokenizer, require_tokenizer
 from patchword.data.vocab import END, START
 from patchword.encoders.patches import RegionsConfig
 from patchword.errors import DataError
@@ -61,29 +63,53 @@ def light_words(model: Model, split: Split, image: int, caption: int | str) -> A
         Parts ``(L, R)`` that add up to the score; L tokens, special ones included.
 
     Raises:
-        DataError: the split has no images, or no image at this position.
+        DataError: the split has no images, no image at this position, or lacks a side input of the method.
         CheckpointError: the model holds no vocabulary.
     """
     if not 0 <= image < split.n_images:
         raise DataError(f"{split.dataset}/{split.name} has no image {image}. Expected 0..{split.n_images - 1}.")
     source = prepare_source(model.method, split.require_images())
     text = split.captions[caption] if isinstance(caption, int) else caption
+    wanted = model.method.caption_extras
+    require_extras(split, model.method.image_extras, wanted)
+    position = caption if isinstance(caption, int) else position_of(split, caption, image)
+    if wanted and position is None:
+        raise DataError(
+            f"this model also reads `{wanted[0]}` of a caption, which is known for the captions of "
+            f"{split.dataset}/{split.name} only, and {text!r} is none of them. Take one of those."
+        )
+    images = replace(source.read([image]), extra=read_extras(split.image_extras, model.method.image_extras, [image]))
+    extra = {} if position is None else read_extras(split.caption_extras, wanted, [position])
     boxes = None if split.boxes is None else torch.from_numpy(np.array(split.boxes[image], dtype=np.float32))
-    return explain_pair(model, source.read([image]), text, boxes=boxes)
+    return explain_pair(model, images, text, boxes=boxes, extra=extra)
 
 
-def explain_pair(model: Model, images: Images, caption: str, *, boxes: Float[Tensor, "R 4"] | None = None) -> Alignment:
+def position_of(split: Split, caption: str, image: int) -> int | None:
+    """Where a text stands among the captions of a split, those of ``image`` first; None when it is none of them."""
+    own = [j for j in split.captions_of(image) if split.captions[j] == caption]
+    return own[0] if own else split.captions.index(caption) if caption in split.captions else None
+
+
+def explain_pair(
+    model: Model,
+    images: Images,
+    caption: str,
+    *,
+    boxes: Float[Tensor, "R 4"] | None = None,
+    extra: Mapping[str, Tensor] | None = None,
+) -> Alignment:
     """Explain one image, as an encoder reads it, and one caption.
 
     Args:
         model: any loaded model.
-        images: a batch of one.
+        images: a batch of one, with the side inputs that the method asks for.
         caption: its text.
         boxes: x1, y1, x2, y2 in 0..1 of the regions; for pictures, the cells of the encoder's grid are found here.
+        extra: side inputs of the caption.
     """
     ids = model.tokenize([caption])[0]
-    words = tuple(require_tokenizer(model.tokenizer, model.label).shown(caption))
-    tokens = Captions(torch.tensor([ids]), torch.tensor([len(ids)])).to(model.device)
+    words = shown_words(require_tokenizer(model.tokenizer, model.label), caption, len(ids))
+    tokens = Captions(torch.tensor([ids]), torch.tensor([len(ids)]), extra or {}).to(model.device)
     model.method.eval()
     found = model.method.explain(images.to(model.device), tokens)
     if boxes is None and not isinstance(model.method.config.image, RegionsConfig):
@@ -91,6 +117,14 @@ def explain_pair(model: Model, images: Images, caption: str, *, boxes: Float[Ten
     if boxes is not None:
         boxes = boxes[: found.parts.shape[1]] if len(boxes) >= found.parts.shape[1] else None
     return replace(found, parts=found.parts.cpu(), words=words, boxes=boxes)
+
+
+def shown_words(tokenizer: Tokenizer, caption: str, count: int) -> tuple[str, ...]:
+    """Text of the ``count`` tokens that a model reads; fewer than the caption has where captions are cut."""
+    words = tokenizer.shown(caption)
+    if len(words) > count and words[-1] == "[SEP]":  # word pieces are cut between their marks
+        words = [*words[: count - 1], words[-1]]
+    return tuple(words[:count])
 
 
 def grid_boxes(cells: int) -> Float[Tensor, "R 4"] | None:
