@@ -60,7 +60,7 @@ class Model:
     @property
     def label(self) -> str:
         """Method and folder, for tables."""
-        return f"{self.method.name} ({self.path})" if self.path is not None else self.method.name
+        return f"{self.method.label} ({self.path})" if self.path is not None else self.method.label
 
     @property
     def device(self) -> torch.device:

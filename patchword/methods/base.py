@@ -78,10 +78,13 @@ class Method(nn.Module, ABC):
     Attributes:
         training_only: prefixes of the state that nothing but training needs (queues, key encoders, a graph over the
             batch). It is kept for resuming and left out of checkpoints.
+        intra_modal: ``score``: two images, or two captions, may be compared by the method's own score; empty when
+            they may not.
     """
 
     name: ClassVar[str]
     training_only: ClassVar[tuple[str, ...]] = ()
+    intra_modal: ClassVar[str] = ""
     Config: ClassVar[type[BaseConfig]]
     Loss: ClassVar[type[BaseConfig]] = LossConfig
 
@@ -94,6 +97,11 @@ class Method(nn.Module, ABC):
     def default_loss(cls) -> Any:
         """The published loss setting of this method."""
         return cls.Loss()
+
+    @property
+    def label(self) -> str:
+        """What to call this model in a table; a variant that is no published system says so."""
+        return self.name
 
     @property
     def image_extras(self) -> tuple[str, ...]:

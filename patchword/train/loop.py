@@ -282,18 +282,13 @@ class Trainer:
 
     @torch.no_grad()
     def _select(self, position: Position, epoch: int) -> float | None:
-        """Rsum on the selection split, computed by the first process and told to the others."""
+        """Rsum on the selection split. Every process takes part: the scoring is shared among them."""
         if self.select is None:
             return None
-        rsum = torch.zeros(1, dtype=torch.float64, device=self.device)
-        if self.accelerator.is_main_process:
-            result, _ = evaluate_model(self.model, self.select, batch=self.config.eval_batch)
-            self._log(self.config.select_on, position, {"epoch": epoch + 1, **summary(result)})
-            rsum[0] = result.headline.rsum
-            self.console.print(f"epoch {epoch + 1}: {self.config.select_on} {line(result)}", highlight=False)
-        if self.accelerator.num_processes > 1:
-            torch.distributed.broadcast(rsum, 0)
-        return float(rsum)
+        result, _ = evaluate_model(self.model, self.select, batch=self.config.eval_batch)
+        self._log(self.config.select_on, position, {"epoch": epoch + 1, **summary(result)})
+        self.console.print(f"epoch {epoch + 1}: {self.config.select_on} {line(result)}", highlight=False)
+        return result.headline.rsum
 
     def _selected_on(self) -> str:
         """The split that the best epoch was chosen on; ``none`` when it is simply the last one."""

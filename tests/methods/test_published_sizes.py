@@ -1,0 +1,94 @@
+"""Every published configuration in its published size: it builds, takes a training step, and survives saving."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from patchword.config import TrainConfig
+from patchword.console import peak_memory_gib
+from patchword.encoders.bigru import BigruConfig
+from patchword.encoders.patches import RegionsConfig
+from patchword.encoders.resnet import ResnetConfig
+from patchword.methods import method_class
+from patchword.methods.base import Method, Step
+from patchword.model import Model, load
+from patchword.recipe import load_recipe
+from patchword.scoring.matrix import pair_scores, score_matrix
+from patchword.train.optimizer import build_optimizer, clip_gradients
+from patchword.types import Captions, Images
+
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+WORDS = 8481  # of SCAN's Flickr30K vocabulary
+B, R, L = 3, 36, 12
+
+
+def configurations() -> dict[str, Any]:
+    """One recipe for each different model among the published ones (convolutional grids have tests of their own)."""
+    found: dict[str, Any] = {}
+    for path in sorted(RECIPES.glob("*_f30k_*.yaml")):
+        recipe = load_recipe(path)
+        config: Any = recipe.model
+        known = (recipe.method, config.model_dump_json())
+        if not isinstance(config.image, ResnetConfig) and known not in found.values():
+            found[path.stem] = known
+    return {name: load_recipe(RECIPES / f"{name}.yaml") for name in found}
+
+
+PUBLISHED = configurations()
+
+
+def inputs(method: Method) -> tuple[Images, Captions]:
+    """A batch of the published shapes, two captions of one image among them."""
+    torch.manual_seed(0)
+    config: Any = method.config
+    lengths = torch.tensor([L, L - 3, 5])
+    tokens = torch.randint(4, 1000, (B, L)) * (torch.arange(L) < lengths[:, None])
+    extra = {name: side(name, "images") for name in method.image_extras}
+    captions = Captions(tokens, lengths, {name: side(name, "captions") for name in method.caption_extras})
+    if isinstance(config.image, RegionsConfig):
+        return Images(torch.rand(B, R, config.image.width), torch.full((B,), R), None, extra), captions
+    return Images(torch.randn(B, 3, 224, 224), None, None, extra), captions
+
+
+def side(name: str, of: str) -> torch.Tensor:
+    """A side input of the published shape."""
+    if name.startswith("adjacency"):
+        return torch.eye(R, dtype=torch.bool).expand(B, R, R)
+    assert name == "clip", f"{name} of the {of}"
+    return torch.randn(B, 512)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_model_of_published_size_trains_and_survives_saving(name: str, tmp_path: Path) -> None:
+    recipe = PUBLISHED[name]
+    torch.manual_seed(1)
+    config = recipe.model
+    if isinstance(config.text, BigruConfig):
+        config = config.model_copy(update={"text": config.text.model_copy(update={"vocab_size": WORDS})})
+    method: Method = method_class(recipe.method)(config, recipe.loss)
+    images, captions = inputs(method)
+
+    optimizer = build_optimizer(method.train(), TrainConfig(lr=recipe.train.lr, lr_factors=recipe.train.lr_factors))
+    step = Step(epoch=1, iteration=0, iterations=10, image_ids=torch.tensor([0, 1, 1]), step=20_000)
+    method.begin_step(step)
+    a, b = method.encode_images(images), method.encode_captions(captions)
+    total = method.losses(pair_scores(method, a, b), a, b, step)["total"]
+    torch.autograd.backward(total)
+    assert torch.isfinite(total)
+    assert clip_gradients([p for p in method.parameters() if p.grad is not None], 2.0) > 0
+    optimizer.step()
+
+    method.eval()
+    with torch.no_grad():
+        a, b = method.encode_images(images), method.encode_captions(captions)
+        scores = score_matrix(method, a, b)
+    Model(method, None).save(tmp_path / "saved")
+    del optimizer
+    again = load(tmp_path / "saved").method
+    with torch.no_grad():
+        a, b = again.encode_images(images), again.encode_captions(captions)
+        assert torch.equal(score_matrix(again, a, b), scores)
+    assert torch.isfinite(scores).all()
+    assert peak_memory_gib() < 20

@@ -1,0 +1,70 @@
+"""All systems on the same data: two of them here, tiny; what is printed, what is kept, what a failure looks like."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patchword.data.scenes import write_scenes
+from patchword.errors import ConfigError
+from patchword.leaderboard import COLUMNS, SYSTEMS, System, leaderboard, markdown
+
+PAIR = (System("VSE-infinity", ("vse_inf",)), System("both", ("vse_inf", "chan"), "mean of two models"))
+TINY: dict[str, Any] = {
+    "model": {"joint_dim": 32, "text": {"kind": "bigru", "word_dim": 16}},
+    "train": {"epochs": 1, "batch_size": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, train=12, dev=8, test=10, seed=0, pictures=False)
+    return folder
+
+
+def run(scenes: Path, out: Path, systems: tuple[System, ...] = PAIR, **options: Any) -> Any:
+    return leaderboard(scenes, out, suffix="scenes", systems=systems, overrides=TINY, **options)
+
+
+def test_every_system_gets_a_row_and_a_second_call_reads_what_is_there(scenes: Path, tmp_path: Path) -> None:
+    rows = run(scenes, tmp_path / "board", seeds=2)
+    assert [row.system.name for row in rows] == ["VSE-infinity", "both"]
+    assert all(len(row.outcomes) == 2 and not row.failed for row in rows)
+    single, both = (row.outcomes[0] for row in rows)
+    assert 0 <= single.rsum <= 600
+    assert single.rsum == pytest.approx(sum(single.recalls))
+    assert both.parameters > single.parameters
+    assert single.train_pairs_per_s > both.train_pairs_per_s > 0
+    assert "±" in rows[0].cells()[1]
+    text = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
+    assert text == markdown(rows)
+    assert "both: mean of two models." in text
+    assert len(json.loads((tmp_path / "board" / "leaderboard.json").read_text(encoding="utf-8"))["rows"]) == 2
+    stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "board").glob("*/result.json"))]
+    again = run(scenes, tmp_path / "board", seeds=2)
+    assert [row.outcomes for row in again] == [row.outcomes for row in rows]
+    assert stamps == [path.stat().st_mtime_ns for path in sorted((tmp_path / "board").glob("*/result.json"))]
+
+
+def test_a_system_that_fails_says_why_and_the_others_go_on(scenes: Path, tmp_path: Path) -> None:
+    missing = System("nothing", ("no_such",))
+    rows = run(scenes, tmp_path / "board", (PAIR[0], missing))
+    assert rows[0].outcomes
+    assert "no_such_scenes" in rows[1].failed
+    assert all(len(row.cells()) == len(COLUMNS) for row in rows)
+
+
+def test_nothing_to_run_is_refused(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to run"):
+        run(scenes, tmp_path / "board", ())
+
+
+@pytest.mark.parametrize("suffix", ["scenes", "flickr8k_grid36_bigru"])
+def test_every_system_has_its_recipes(suffix: str) -> None:
+    recipes = Path(__file__).parent.parent / "recipes"
+    missing = [
+        stem for system in SYSTEMS for stem in system.recipes if not (recipes / f"{stem}_{suffix}.yaml").exists()
+    ]
+    assert not missing
