@@ -107,9 +107,9 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         ("patchword parity tests/golden/chan", "patchword parity tests/golden/vse_infinity --json"),
     ),
     "bench": (
-        "patchword.verbs.evaluation:bench",
+        "patchword.verbs.measuring:bench",
         "measure scoring, training and reading beside a matrix product",
-        ("patchword bench score --method chan", "patchword bench load --gigabytes 20"),
+        ("patchword bench score --method chan", "patchword bench leaderboard --data scenes"),
     ),
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ from patchword.checkpoint import (
 from patchword.config import Source, validate
 from patchword.data.batches import check_lengths, cut_units, pad_captions
 from patchword.data.extras import read_extras
+from patchword.data.graph_words import bind_tokens
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import Extra, ImageSource, Split
 from patchword.data.tokenizers import Tokenizer, load_tokenizer, require_tokenizer
@@ -67,6 +68,14 @@ class Model:
         """Where the weights are."""
         return next(self.method.parameters()).device
 
+    def require_tokenizer(self) -> Tokenizer:
+        """The tokeniser.
+
+        Raises:
+            CheckpointError: the model holds no vocabulary.
+        """
+        return require_tokenizer(self.tokenizer, self.label)
+
     def tokenize(
         self, captions: Sequence[str], *, max_words: int | None = None, where: str = "captions"
     ) -> list[list[int]]:
@@ -76,7 +85,7 @@ class Model:
             CheckpointError: the model holds no vocabulary.
             DataError: a caption is longer than the text encoder can read.
         """
-        tokenizer = require_tokenizer(self.tokenizer, self.label)
+        tokenizer = self.require_tokenizer()
         limit = self.max_words if max_words is None else max_words
         units = [cut_units(tokenizer.units(caption), limit) for caption in captions]
         check_lengths(units, text_limit(self.method), where)
@@ -94,19 +103,23 @@ class Model:
     ) -> Encoded:
         """Encode captions in batches of similar length.
 
-        The result is in the order given and does not depend on ``batch``. A method with ``caption_extras`` needs them
+        The result is in the order given and does not depend on ``batch`` (but for a method that ``reads_padding``,
+        whose captions are batched in the order given). A method with ``caption_extras`` needs them
         in ``extras``.
         """
         self.method.eval()
         needed = self.method.caption_extras
         check_extras(needed, extras, "captions")
+        bound = {name: bind_tokens((extras or {})[name], self.require_tokenizer()) for name in needed}
         ids = self.tokenize(captions, max_words=max_words)
-        order = sorted(range(len(ids)), key=lambda k: (len(ids[k]), k))
+        order = list(range(len(ids)))
+        if not self.method.reads_padding:
+            order.sort(key=lambda k: len(ids[k]))
         parts = []
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             inputs: Captions = replace(
-                pad_captions([ids[k] for k in chosen]), extra=read_extras(extras or {}, needed, chosen)
+                pad_captions([ids[k] for k in chosen]), extra=read_extras(bound, needed, chosen)
             ).to(self.device)
             parts.append(self.method.encode_captions(inputs).float().to("cpu"))
             if progress is not None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from patchword.data.clip_features import ClipEncoder
+from patchword.data.extras import MemoryExtra
 from patchword.data.pictures import PictureFiles
-from patchword.data.table import Split
+from patchword.data.table import Extra, Split
 from patchword.data.tokenizers import require_tokenizer
-from patchword.errors import DataError
+from patchword.errors import ConfigError, DataError
 from patchword.model import Model
 from patchword.types import Encoded
 
@@ -42,10 +44,12 @@ class Searcher:
         model: any loaded model.
         split: the collection.
         batch: items encoded at a time.
+        clip: CLIP model folder, for methods that read CLIP's vector of a sentence (AAHR).
     """
 
-    def __init__(self, model: Model, split: Split, *, batch: int = 256) -> None:
+    def __init__(self, model: Model, split: Split, *, batch: int = 256, clip: Path | str | None = None) -> None:
         self.model, self.split = model, split
+        self._clip = None if clip is None else ClipEncoder(clip)
         self.images: Encoded = model.encode_images(split.require_images(), batch=batch, extras=split.image_extras)
         self._captions: Encoded | None = None
         self._batch = batch
@@ -66,7 +70,7 @@ class Searcher:
             DataError: the query is empty, or the model knows none of its words.
         """
         check_query(self.model, query)
-        scores = self.model.score(self.images, self.model.encode_captions([query]))[:, 0]
+        scores = self.model.score(self.images, self._one_query(query))[:, 0]
         return [
             Hit(rank, float(scores[i]), self.split.image_ids[i], file_of(self.split, i))
             for rank, i in enumerate(best(scores, k), start=1)
@@ -89,6 +93,16 @@ class Searcher:
             )
             for rank, j in enumerate(best(scores, k), start=1)
         ]
+
+    def _one_query(self, query: str) -> Encoded:
+        extras: dict[str, Extra] = {}
+        if "clip" in self.model.method.caption_extras:
+            if self._clip is None:
+                raise ConfigError(
+                    "this model also reads CLIP's vector of the sentence. Name a CLIP folder with --clip."
+                )
+            extras["clip"] = MemoryExtra({"clip": self._clip.encode_texts([query])})
+        return self.model.encode_captions([query], extras=extras)
 
     def _one_image(self, image: str | Path) -> Encoded:
         wanted = str(image)
@@ -153,6 +167,7 @@ def search(
     name: str | None = None,
     image: str | None = None,
     k: int = 10,
+    clip: Path | str | None = None,
 ) -> dict[str, list[Hit]]:
     """Answer queries over a split of a data folder: sentences find images, ``image`` finds captions.
 
@@ -163,6 +178,7 @@ def search(
         split, name: which split of which data set.
         image: id or file of an image to find captions for.
         k: results per query.
+        clip: CLIP model folder, for methods that read CLIP's vector of a sentence (AAHR).
     """
     from patchword.evaluate.run import open_for
     from patchword.model import load
@@ -171,7 +187,7 @@ def search(
     for query in queries:
         check_query(model, query)
     opened = data if isinstance(data, Split) else open_for(model, data, split, name=name)
-    searcher = Searcher(model, opened)
+    searcher = Searcher(model, opened, clip=clip)
     found = {query: searcher.by_text(query, k) for query in queries}
     if image is not None:
         found[image] = searcher.by_image(image, k)

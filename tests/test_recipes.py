@@ -51,6 +51,11 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Toys:
     rows = []
     for split, count in (("train", 3), ("dev", 2)):
         np.save(features / f"{split}_ims.npy", draw.random((count, 4, REGION_WIDTH), dtype=np.float32))
+        corner = np.random.default_rng(1).random((count, 4, 2))
+        np.save(features / f"{split}_boxes.npy", np.concatenate([corner, corner + 0.2], 2).astype(np.float32) / 1.2)
+        np.save(features / f"{split}_ims_clip.npy", np.random.default_rng(2).random((count, 512), dtype=np.float32))
+        clip = np.random.default_rng(3).random((count * len(CAPTIONS), 512), dtype=np.float32)
+        np.save(features / f"{split}_caps_clip.npy", clip)
         (features / f"{split}_ids.txt").write_text("".join(f"{split}{k}\n" for k in range(count)), encoding="utf-8")
         (features / f"{split}_caps.txt").write_text("".join(f"{c}\n" for c in CAPTIONS * count), encoding="utf-8")
         for k in range(count):

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from patchword.data.augment import keep_cells_mask, keep_rows, kept_regions, pair_generator, pair_random
 from patchword.data.extras import read_extras, require_extras
+from patchword.data.graph_words import bind_tokens
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import ImageSource, Split
 from patchword.data.tokenizers import Tokenizer, Units
@@ -122,7 +123,7 @@ class TrainingPairs:
     ) -> None:
         require_extras(split, image_extras, caption_extras)
         self.image_extras = {name: split.image_extras[name] for name in image_extras}
-        self.caption_extras = {name: split.caption_extras[name] for name in caption_extras}
+        self.caption_extras = {name: bind_tokens(split.caption_extras[name], tokenizer) for name in caption_extras}
         self.source: ImageSource = split.require_images()
         self.owner = split.owner
         self.tokenizer = tokenizer

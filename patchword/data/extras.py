@@ -21,6 +21,7 @@ from patchword.data.table import Extra, Split
 from patchword.errors import DataError
 
 KNOWN = ("clip", "adjacency", "dir_selfadj4")  # what the methods of this library ask for
+SYNONYMS = {"dir_selfadj4": "adjacency"}  # names of the authors' files
 BOX_FILES = ("bbx", "size")  # {split}_ims_bbx.npy and {split}_ims_size.npy are pixel boxes, read as boxes
 
 
@@ -83,6 +84,7 @@ def find_extras(folder: Path, split: str, side: str, items: int, *, repeated: in
         name = path.stem.removeprefix(f"{split}_{side}_")
         if name in BOX_FILES:
             continue
+        name = SYNONYMS.get(name, name)
         shape = read_header(path)[0]
         count = shape[0] if shape else 0
         if count in (items, items * repeated):
@@ -96,6 +98,33 @@ def read_extras(extras: Mapping[str, Extra], names: Sequence[str], items: Sequen
     for name in names:
         values |= extras[name].read(items)
     return values
+
+
+def _file_of(split: str, side: str, name: str) -> str:
+    """The file that gives a side input."""
+    if name.startswith("adjacency_"):
+        return f"'{split}_boxes.npy' (or '{split}_ims_bbx.npy' with '{split}_ims_size.npy')"
+    if name == "graph":
+        return f"'{split}_amr.penman' (or '{split}_amr_caps.txt')"
+    return f"'{split}_{side}_{name}.npy'"
+
+
+@dataclass(frozen=True)
+class MemoryExtra:
+    """Side inputs that are at hand: tensors with one row per item, under their names."""
+
+    values: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def select(self, items: Sequence[int]) -> MemoryExtra:
+        """Those of a subset of the items."""
+        return MemoryExtra(self.read(items))
+
+    def read(self, items: Sequence[int]) -> dict[str, Tensor]:
+        """The rows of a batch."""
+        return {name: value[list(items)] for name, value in self.values.items()}
 
 
 def require_extras(split: Split, images: Sequence[str], captions: Sequence[str]) -> None:
@@ -112,5 +141,5 @@ def require_extras(split: Split, images: Sequence[str], captions: Sequence[str])
             if name not in there:
                 raise DataError(
                     f"{split.dataset}/{split.name}: this model reads `{name}` of the {what}, which is not there. "
-                    f"Expected '{split.name}_{side}_{name}.npy' beside the features, with {count:,} rows."
+                    f"Expected {_file_of(split.name, side, name)} beside the features, with {count:,} rows."
                 )

@@ -6,15 +6,17 @@ one row per image, whatever the file does. Source: kuanghuei/SCAN ``data.py``; t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchword.data.adjacency import box_extras
 from patchword.data.extras import find_extras
 from patchword.data.features import RegionFeatures, open_array
 from patchword.data.find_pictures import pictures_of_ids
+from patchword.data.graph_words import find_graphs
 from patchword.data.table import Split
 from patchword.data.text_files import in_split_order, missing_split, read_captions, read_lines
 from patchword.errors import DataError
@@ -55,7 +57,8 @@ find = find_precomp
 
 def splits_in(folder: Path) -> list[str]:
     """Names of the splits that have a captions file, train first."""
-    return in_split_order({path.name.removesuffix("_caps.txt") for path in folder.glob("*_caps.txt")})
+    names = {path.name for path in folder.glob("*_caps.txt") if not path.name.endswith("_amr_caps.txt")}
+    return in_split_order({name.removesuffix("_caps.txt") for name in names})
 
 
 splits = splits_in
@@ -288,7 +291,7 @@ def read_precomp(folder: Path, split: str, *, dataset: str) -> Split:
     if boxes is None:
         boxes, box_note = open_pixel_boxes(folder, split, len(grouping.image_ids), grouping.rows, n_rows)
     files, picture_note = _pictures(folder, grouping.image_ids, features is not None) if ids is not None else (None, "")
-    return Split(
+    found_split = Split(
         dataset=dataset,
         name=split,
         image_ids=grouping.image_ids,
@@ -298,10 +301,11 @@ def read_precomp(folder: Path, split: str, *, dataset: str) -> Split:
         files=files,
         boxes=boxes,
         image_extras=find_extras(folder, split, "ims", len(grouping.image_ids), repeated=repeated),
-        caption_extras=find_extras(folder, split, "caps", len(captions)),
+        caption_extras={**find_graphs(folder, split, captions), **find_extras(folder, split, "caps", len(captions))},
         layout=f"precomp in '{folder}'",
         notes=tuple(note for note in (grouping.note, picture_note, box_note) if note),
     )
+    return replace(found_split, image_extras={**box_extras(found_split), **found_split.image_extras})
 
 
 def _pictures(folder: Path, image_ids: list[str], has_features: bool) -> tuple[list[Path] | None, str]:

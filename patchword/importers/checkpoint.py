@@ -148,7 +148,7 @@ def import_checkpoint(
     """Turn an authors' checkpoint into one of ours.
 
     Args:
-        method: ``vse_inf`` or ``chan``.
+        method: a name of ``IMPORTERS``.
         file: the authors' ``model_best.pth`` or ``checkpoint.pth``.
         out: folder to write; an existing checkpoint there is replaced only by a complete one.
         vocab: SCAN vocabulary JSON of a BiGRU model (CHAN's GloVe runs store theirs in the file).

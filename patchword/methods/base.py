@@ -119,6 +119,14 @@ class Method(nn.Module, ABC):
         return False
 
     @property
+    def reads_padding(self) -> bool:
+        """Whether an encoding in evaluation depends on how far its batch is padded, as some authors' code does.
+
+        Such captions are encoded in the order of the file; their numbers depend on the size of the batches.
+        """
+        return False
+
+    @property
     def has_batch_statistics(self) -> bool:
         """Whether an encoding depends on the other items of its batch in training (batch normalisation)."""
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.modules())

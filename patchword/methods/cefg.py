@@ -133,7 +133,8 @@ class GraphGate(nn.Module):
     def forward(self, words: Float[Tensor, "L D"], tokens: Float[Tensor, "A D"]) -> Float[Tensor, "L D"]:
         """Mix the graph of one caption into its words; without tokens the words stay as they are."""
         if len(tokens) == 0:
-            return words + 0 * self.gate(words)  # every process must have a gradient of the gate, if only of zeros
+            unread: Tensor = self.gate(words)
+            return words + 0 * unread  # every process must have a gradient of the gate, if only of zeros
         mixed = torch.softmax(words @ tokens.T, dim=1) @ tokens
         gate = torch.sigmoid(self.gate(words))
         return unit_or_zero(gate * words + (1 - gate) * mixed)

@@ -232,7 +232,7 @@ class Trainer:
         title = f"epoch {position.epoch + 1}/{config.epochs}"
         size = config.batch_size
         self.method.train()
-        began = logged = time.monotonic()
+        logged, began, began_cpu = time.monotonic(), time.monotonic(), time.process_time()
         first = position.iteration
         with Report(total * size, title, "pairs", self.console, start=position.iteration * size) as shown:
             for batch in batches:
@@ -257,9 +257,8 @@ class Trainer:
                     and position.iteration < total
                 ):
                     self._save(position)
-        self._log(
-            "epoch", position, {"train_s": time.monotonic() - began, "pairs": (position.iteration - first) * size}
-        )
+        took = {"train_s": time.monotonic() - began, "train_cpu_s": time.process_time() - began_cpu}
+        self._log("epoch", position, {**took, "pairs": (position.iteration - first) * size})
         return position
 
     def _close_epoch(self, position: Position) -> Position:

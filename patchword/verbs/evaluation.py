@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Console
 from tyro.conf import Positional, arg
 
 from patchword.errors import ConfigError
-from patchword.verbs.output import Strings, json_line, say, say_json
+from patchword.verbs.output import Strings, say, say_json
+
+if TYPE_CHECKING:
+    from patchword.data.table import Split
 
 # Options that are left out by default: one line of help each.
 Directory = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
@@ -37,6 +40,7 @@ def evaluate(
     per_query: File = None,
     html: File = None,
     slices: Flag = False,
+    compat_fold_adjacency: Flag = False,
     limit: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
     json: Flag = False,
 ) -> int:
@@ -60,6 +64,7 @@ def evaluate(
         per_query: also write every query's rank (.jsonl).
         html: also write a report that is read offline.
         slices: also show recall over parts of the queries.
+        compat_fold_adjacency: the authors' 5-fold mistake (CEFG).
         limit: only the first images.
         json: print JSON.
     """
@@ -102,14 +107,20 @@ def evaluate(
             raise ConfigError("--banks needs one run and its data: patchword evaluate RUN --data DIR --banks 5.")
         spread = evaluate_banks_of(sources[0], data, banks, split=split, name=name, protocol=protocol, limit=limit)
         return _show(spread.to_json(), spread.text(), json)
+    place: Path | Split | None = data
+    if compat_fold_adjacency and data is not None:
+        from patchword.data.adjacency import compat_fold_adjacency as as_in_authors_folds
+        from patchword.data.open import open_split
+
+        place = as_in_authors_folds(open_split(data, split, name=name, images="features", limit=limit))
     return _evaluate_members(
-        sources, data, split, name, protocol, how, weights, save_scores, per_query, html, slices, limit, json, console
+        sources, place, split, name, protocol, how, weights, save_scores, per_query, html, slices, limit, json, console
     )
 
 
 def _evaluate_members(
     sources: list[Path],
-    data: Path | None,
+    data: Path | Split | None,
     split: str,
     name: str | None,
     protocol: str,
@@ -291,36 +302,3 @@ def parity(folders: Strings, json: bool = False, verbose: bool = False) -> int:
             say(f"  not compared: {left}")
     say(f"{sum(ledger.passed for ledger in ledgers)} of {len(ledgers)} cases passed")
     return 0 if passed else 1
-
-
-def bench(
-    what: Positional[Literal["score", "train", "load"]],
-    method: str = "chan",
-    images: int = 256,
-    captions: int = 1280,
-    gigabytes: float = 2.0,
-    batch: int = 128,
-    steps: int = 5,
-) -> int:
-    """Measure, with a matrix product beside the work; prints one JSON object per line.
-
-    Args:
-        what: score (pairs/s), train (pairs/s) or load (images/s and memory over a sparse feature file).
-        method: vse_inf or chan.
-        images: images to score.
-        captions: captions to score.
-        gigabytes: size of the feature file for load.
-        batch: pairs per training step, or images per read.
-        steps: timed repetitions.
-    """
-    from patchword.bench import bench_load, bench_score, bench_train
-
-    if what == "score":
-        lines = bench_score(method, images=images, captions=captions, steps=steps)
-    elif what == "train":
-        lines = bench_train(method, batch=batch, steps=steps)
-    else:
-        lines = bench_load(gigabytes=gigabytes, batch=batch)
-    for one in lines:
-        say(json_line(one))
-    return 0

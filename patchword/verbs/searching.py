@@ -21,6 +21,7 @@ def search(
     name: str | None = None,
     image: str | None = None,
     k: Annotated[int, arg(aliases=["-k"])] = 5,
+    clip: Path | None = None,
     json: bool = False,
 ) -> int:
     """Search a split exactly: sentences find images, an image finds captions.
@@ -33,6 +34,7 @@ def search(
         name: data set name, when the folder does not say it.
         image: id or file of an image, to find captions for.
         k: results for each query.
+        clip: CLIP model folder, for models that also read CLIP's vector of the sentence (AAHR).
         json: print JSON.
     """
     from patchword.search import search as run_search
@@ -41,7 +43,7 @@ def search(
         raise ConfigError("nothing to search for. Give a sentence, or --image ID.")
     if k < 1:
         raise ConfigError(f"`k` is {k}. Expected 1 or more.")
-    found = run_search(run, list(query), data=data, split=split, name=name, image=image, k=k)
+    found = run_search(run, list(query), data=data, split=split, name=name, image=image, k=k, clip=clip)
     if json:
         say_json({q: [asdict(hit) for hit in hits] for q, hits in found.items()})
         return 0

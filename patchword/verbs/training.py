@@ -82,7 +82,7 @@ def import_(
     """Import an authors' checkpoint. Nothing pickled in it is run.
 
     Args:
-        method: vse_inf or chan.
+        method: vse_inf, chan, esl, scta, laps, cefg, hrem or aahr.
         file: model_best.pth or checkpoint.pth of the authors' code.
         out: checkpoint folder to write.
         vocab: vocabulary JSON of a BiGRU model.

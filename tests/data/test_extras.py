@@ -68,6 +68,25 @@ def test_batches_of_inputs_move_and_cut_their_side_inputs() -> None:
     assert captions[:2].to("cpu").extra["clip"].tolist() == [0.0, 1.0]
 
 
+def test_the_authors_name_of_an_adjacency_file_is_known(folder: Path) -> None:
+    (folder / "train_ims_adjacency.npy").rename(folder / "train_ims_dir_selfadj4.npy")
+    split = open_split(folder, "train")
+    assert torch.equal(split.image_extras["adjacency"].read([2])["adjacency"], torch.eye(4, dtype=torch.bool)[None])
+
+
+def test_boxes_and_graph_files_become_side_inputs(folder: Path) -> None:
+    left_right = [[0.6, 0.4, 0.8, 0.6], [0.1, 0.4, 0.3, 0.6]]
+    np.save(folder / "train_boxes.npy", np.asarray([left_right * 2] * 6, dtype=np.float32))
+    (folder / "train_amr_caps.txt").write_text("dog run\n" + "\n" * 29, encoding="utf-8")
+    split = open_split(folder, "train").select([1, 0])
+    assert {"adjacency_released", "adjacency_all_sectors"} <= set(split.image_extras)
+    batch = pairs_of(split, ("adjacency_released",), ("graph",)).read([0, 5], epoch=0)
+    near = batch.images.extra["adjacency_released"]
+    assert near.shape == (2, 4, 4)
+    assert near[0].diagonal().all()
+    assert batch.captions.extra["graph_lengths"].tolist() == [0, 4]  # caption 5 is the first one of image 0
+
+
 # ------------------------------------------------------------------ refused
 
 
