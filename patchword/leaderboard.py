@@ -241,7 +241,8 @@ def _train_and_evaluate(job: Job, overrides: Mapping[str, Any]) -> Outcome:
 def _training_rate(folder: Path) -> float:
     """Pairs trained per second of this process's time, evaluations left out."""
     lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    epochs = [one for one in lines if "train_cpu_s" in one]
+    # The times of a line count from the start of the epoch, or from where it was resumed: the last line counts.
+    epochs = {one["epoch"]: one for one in lines if one["kind"] == "train"}.values()
     pairs, seconds = (sum(float(one[key]) for one in epochs) for key in ("pairs", "train_cpu_s"))
     return pairs / max(1e-9, seconds)
 

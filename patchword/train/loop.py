@@ -247,7 +247,9 @@ class Trainer:
                 now = time.monotonic()
                 if now - logged >= LOG_EVERY_S or position.iteration == total or position.step == 1:
                     logged = now
-                    self._log("train", position, {**numbers, "memory_gib": round(peak_memory_gib(), 3)})
+                    spent = {"train_s": now - began, "train_cpu_s": time.process_time() - began_cpu}
+                    done = {"pairs": (position.iteration - first) * size, **spent}
+                    self._log("train", position, {**numbers, "memory_gib": round(peak_memory_gib(), 3), **done})
                 if self._stopped():
                     self._save(position)
                     raise Interrupted
@@ -257,8 +259,6 @@ class Trainer:
                     and position.iteration < total
                 ):
                     self._save(position)
-        took = {"train_s": time.monotonic() - began, "train_cpu_s": time.process_time() - began_cpu}
-        self._log("epoch", position, {**took, "pairs": (position.iteration - first) * size})
         return position
 
     def _close_epoch(self, position: Position) -> Position:

@@ -39,6 +39,7 @@ class Refusing(Chan):
     """A set method without scores among captions."""
 
     name = "refusing"
+    intra_modal = ""
 
 
 def test_a_method_without_scores_among_captions_is_refused_with_the_way_out(tmp_path: Path) -> None:

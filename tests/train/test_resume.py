@@ -23,7 +23,7 @@ from patchword.errors import ConfigError
 from patchword.train.loop import Interrupted, Trainer
 from patchword.train.run import train
 
-_TIMES = ("time", "memory_gib", "encode_s", "score_s")
+_TIMES = ("time", "memory_gib", "encode_s", "score_s", "train_s", "train_cpu_s", "pairs")
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
