@@ -185,7 +185,8 @@ def chan_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge
     if torch.get_float32_matmul_precision() != "highest":
         return NoScreen("every pair: torch is allowed to round float32 products more than float32 does")
     images, captions = images.float(), captions.float()
-    largest = torch.cat([sets.vectors.abs().amax(1) for sets in (images, captions)])  # a norm could underflow to 0
+    ends = [torch.aminmax(sets.vectors, dim=1) for sets in (images, captions)]
+    largest = torch.cat([torch.maximum(-low, high) for low, high in ends])  # not norms: they could underflow to 0
     if not bool(((largest == 0) | ((largest >= _SAFE[0]) & (largest <= _SAFE[1]))).all()):
         return NoScreen(f"every pair: the largest number of a vector is not within {_SAFE[0]:g} .. {_SAFE[1]:g}")
     return choose_screen(images, captions, Pool(config.pooling, config.pooling_temperature), judge)

@@ -9,6 +9,7 @@ too. Readable form: ``patchword.methods.chan.code_pairs``. Measured: docs/perfor
 from __future__ import annotations
 
 import threading
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float, Shaped
@@ -60,6 +61,11 @@ class HardTiles(Tiles):
         first, last = self.word_starts[places.start], self.word_starts[places.stop]
         end = max(last, min(first + self.width, self.word_starts[-1]))
         patches = self.image_sets.vectors[self.patch_starts[block.start] : self.patch_starts[block.stop]]
+        if has_kernel(patches):
+            from patchword.scoring.best_patch_triton import best_patch
+
+            starts = torch.tensor(self.patch_starts[block.start : block.stop + 1], device=patches.device)
+            return best_patch(patches, starts - starts[0], self.caption_sets.vectors[first:last])
         found = self._buffer(len(patches), end - first, patches)
         torch.mm(patches, self.caption_sets.vectors[first:end].T, out=found)
         return max_over_patches(found, self._sizes[block])[:, : last - first]
@@ -70,6 +76,11 @@ class HardTiles(Tiles):
         if held is None or held.numel() < patches * words:
             held = self._held.block = like.new_empty(patches * words)
         return held[: patches * words].view(patches, words)
+
+
+def has_kernel(patches: Tensor) -> bool:
+    """Whether there is a fused kernel for the device that a tensor is on."""
+    return patches.device.type == "cuda" and find_spec("triton") is not None
 
 
 def max_over_patches(products: Shaped[Tensor, "P T"], sizes: list[int]) -> Shaped[Tensor, "n T"]:

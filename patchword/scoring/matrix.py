@@ -69,6 +69,7 @@ _FAST: dict[str, str | Forms] = {
 TILE_BYTES = 256 << 20  # memory of the largest temporary of one tile
 MEMORY = 2 << 30  # default budget of a job, besides the sets and the result
 _MOST = (256, 1024)  # images and captions of a tile
+_ROWS = 32  # rows of tiles, unless they would have more or fewer images than is good
 
 
 @runtime_checkable
@@ -107,7 +108,8 @@ def open_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles:
     if made is not None:
         return made
     sizes = tile_sizes(method, images, captions)
-    sizes = (min(sizes[0], _MOST[0]), min(sizes[1], _MOST[1]))
+    rows = max(4, -(-len(images) // _ROWS))  # so many tiles below each other keep many cores busy
+    sizes = (min(sizes[0], rows, _MOST[0]), min(sizes[1], _MOST[1]))
     memory = sizes[0] * sizes[1] * method.pair_bytes(images, captions)
     return PairTiles(partial(pair_scores, method), images, captions, sizes, memory)
 

@@ -131,7 +131,7 @@ def cuts_by_rows(lengths: Int[Tensor, " N"], most: int) -> list[int]:
             cuts.append(item)
             rows = 0
         rows += size
-    return [*cuts, len(lengths)]
+    return [*cuts, len(lengths)] if rows else cuts
 
 
 def groups_of(cuts: Sequence[int], size: int) -> list[range]:

@@ -88,7 +88,7 @@ def top_k(
         places, find = tiles.captions, partial(_top_scored, job, tiles, k, by_image)
     asked = torch.arange(len(images)) if by_image else places
     # Screened captions are scored again image by image, which is slow for few captions at a time.
-    units = groups_of(cuts, -(-len(asked) // (UNITS if screen is None or by_image else UNITS // 4)))
+    units = groups_of(cuts, -(-len(asked) // (UNITS if screen is None or by_image else max(1, UNITS // 4))))
     items, scores = torch.zeros(len(asked), k, dtype=torch.long), torch.zeros(len(asked), k)
     odd = torch.zeros(len(units), 4, dtype=torch.long)
     pairs_of_query = len(captions) if by_image else len(images)

@@ -5,43 +5,73 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
 from tyro.conf import Positional
 
+from patchword.errors import ConfigError
 from patchword.verbs.output import json_line, say
 
 
 def bench(
-    what: Positional[Literal["score", "train", "load"]],
+    what: Positional[Literal["score", "train", "load", "leaderboard"]],
     method: str = "chan",
     run: Path | None = None,
     data: Path | None = None,
-    split: str = "test",
-    images: int | None = None,
-    captions: int | None = None,
-    result: Literal["matrix", "ranks", "top_k"] | None = None,
+    name: str = "",
+    images: int = 0,
+    captions: int = 0,
+    result: Literal["matrix", "ranks", "top_k"] = "matrix",
     precision: Literal["float32", "certified"] = "float32",
-    memory: float = 2.0,
-    gigabytes: float = 2.0,
     batch: int = 128,
+    gigabytes: float = 2.0,
     steps: int = 5,
+    systems: tuple[str, ...] = (),
+    suffix: str = "scenes",
+    out: Path = Path("runs/leaderboard"),
+    seeds: int = 1,
+    epochs: int = 0,
+    processes: int = 2,
 ) -> int:
-    """Measure, with a matrix product beside the work; prints one JSON object per line.
+    """Measure beside a matrix product, one JSON object per line; or train and rank all systems.
 
     Args:
-        what: score (pairs/s), train (pairs/s) or load (images/s and memory over a sparse feature file).
-        method: a method of published size with random vectors.
-        run: score with this trained model instead.
-        data: data folder for it.
-        split: split of it.
-        images: images to score; 256, or all of the split.
-        captions: captions to score; 1,280, or all of the split.
-        result: what scoring makes: matrix (default), ranks of the right answers (default when certified) or top_k.
-        precision: certified scores only the pairs that bounds leave open.
-        memory: GiB that scoring may hold besides the sets and the matrix.
-        gigabytes: size of the feature file for load.
-        batch: pairs per training step, or images per read.
-        steps: timed repetitions.
+        what: measure scoring, training or reading, or rank all systems.
+        method: of published size, with random vectors.
+        run: score with a trained model instead.
+        data: its data folder, or that of the leaderboard.
+        name: data set name.
+        images: to score; 0: 256, or the test split.
+        captions: to score; 0: 1,280, or the split.
+        result: what scoring makes.
+        precision: certified ranks or top_k score few pairs.
+        batch: of a training step, or of reading.
+        gigabytes: size of the file that is read.
+        steps: timed runs.
+        systems: rows of the leaderboard by recipe.
+        suffix: of the leaderboard's recipes.
+        out: folder of the leaderboard.
+        seeds: runs of each system.
+        epochs: of a training; 0: the recipe's.
+        processes: trainings at a time.
     """
+    if what == "leaderboard":
+        from patchword.leaderboard import choose, leaderboard, shown
+
+        if data is None:
+            raise ConfigError("a leaderboard without data. Give --data, the folder that every system is trained on.")
+        rows = leaderboard(
+            data,
+            out,
+            suffix=suffix,
+            name=name or None,
+            systems=choose(systems),
+            seeds=seeds,
+            epochs=epochs or None,
+            processes=processes,
+            console=Console(stderr=True),
+        )
+        Console().print(shown(rows))
+        return 0
     if what == "score":
         from patchword.bench.score import bench_score
 
@@ -49,12 +79,11 @@ def bench(
             method,
             run=run,
             data=data,
-            split=split,
-            images=images,
-            captions=captions,
-            result=result or ("ranks" if precision == "certified" else "matrix"),
+            dataset=name or None,
+            images=images or None,
+            captions=captions or None,
+            result=result,
             precision=precision,
-            memory=int(memory * (1 << 30)),
             steps=steps,
         )
     elif what == "train":

@@ -1,0 +1,56 @@
+"""How fast a feature file of any size is read, and that memory does not grow with it."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchword.bench.product import gemm_gflops
+from patchword.data.features import RegionFeatures, open_array
+
+
+def bench_load(*, gigabytes: float = 2.0, batch: int = 128, batches: int = 200) -> Iterator[dict[str, Any]]:
+    """Random batches of a feature file of any size: images per second, and how resident memory grows.
+
+    The file is sparse (it takes no room on disk) and has the shape of COCO's features, 36 x 2048 float32 per image.
+    """
+    rows = max(batch, int(gigabytes * 1e9) // (36 * 2048 * 4))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train_ims.npy"
+        header = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, 36, 2048))
+        del header
+        source = RegionFeatures(path, open_array(path), np.arange(rows))
+        generator = np.random.default_rng(0)
+        before = resident_gib()
+        highest, started = before, time.perf_counter()
+        for _ in range(batches):
+            held = source.read(generator.integers(rows, size=batch).tolist())
+            highest = max(highest, resident_gib())
+            del held
+        seconds = time.perf_counter() - started
+        yield {
+            "bench": "load",
+            "file_gb": round(path.stat().st_size / 1e9, 2),
+            "rows": rows,
+            "batch": batch,
+            "images_per_s": round(batches * batch / seconds, 1),
+            "gemm_gflops": round(gemm_gflops(), 1),
+            "resident_before_gib": round(before, 3),
+            "resident_highest_gib": round(highest, 3),
+            "growth_gib": round(highest - before, 3),
+        }
+
+
+def resident_gib() -> float:
+    """Resident memory of this process now, mapped files included."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+        return int(fields["VmRSS"].split()[0]) / (1 << 20)
+    except (OSError, KeyError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)

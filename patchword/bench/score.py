@@ -1,0 +1,113 @@
+"""How fast a method scores: the engine in one of its modes, and beside it the readable formula of the method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from patchword.bench.product import timed
+from patchword.bench.shapes import published, random_sets
+from patchword.methods.base import Method
+from patchword.scoring.matrix import MEMORY, pair_scores, score_matrix
+from patchword.scoring.ranks import ranks
+from patchword.scoring.top_k import top_k
+from patchword.types import Encoded
+
+Result = Literal["matrix", "ranks", "top_k"]
+Precision = Literal["float32", "certified"]
+_FEW = (32, 128)  # images and captions that the readable formula is timed on
+_SLOW_S = 2.0  # a readable formula that takes longer is timed once
+
+
+def bench_score(
+    name: str = "chan",
+    *,
+    run: Path | None = None,
+    data: Path | None = None,
+    dataset: str | None = None,
+    images: int | None = None,
+    captions: int | None = None,
+    result: Result = "matrix",
+    precision: Precision = "float32",
+    memory: int = MEMORY,
+    steps: int = 5,
+) -> Iterator[dict[str, Any]]:
+    """Pairs per second of the engine and of the readable formula, and their largest difference.
+
+    Args:
+        name: of a method of published size, with random vectors.
+        run, data, dataset: a trained model, and a data folder whose test split it scores, with the data set's name.
+        images, captions: how many; by default 256 and 1,280, or all of the split.
+        result: what is made: the whole matrix, the ranks of the right answers, or the ten best captions of each image.
+        precision: ``certified`` scores only what bounds leave open; a matrix has no such mode, so ranks are made.
+        memory: budget of the engine in bytes.
+        steps: timed runs.
+    """
+    method, a, b, owner, about = _sets(name, run, data, dataset, images, captions)
+    pairs = len(a) * len(b)
+    result = "ranks" if precision == "certified" and result == "matrix" else result
+    about |= {"images": len(a), "captions": len(b), "words": int(b.lengths.sum()), "width": a.vectors.shape[1]}
+    last: list[Any] = [None]
+
+    def work() -> None:
+        if result == "matrix":
+            last[0] = score_matrix(method, a, b, precision=precision, memory=memory)
+        elif result == "ranks":
+            last[0] = ranks(method, a, b, owner, precision=precision, memory=memory)
+        else:
+            last[0] = top_k(method, a, b, 10, precision=precision, memory=memory)
+
+    line = timed(work, pairs, steps, "pairs", {**about, "form": f"{result} {precision}"})
+    screened = getattr(last[0], "screened", None)
+    yield line if screened is None else {**line, **asdict(screened), "share_scored": round(screened.share, 4)}
+    yield from _oracle(method, a.slice(0, _FEW[0]), b.slice(0, _FEW[1]), steps, about)
+
+
+def _oracle(method: Method, a: Encoded, b: Encoded, steps: int, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The readable formula on a few pairs, and how far the fast forms are from it."""
+    with torch.no_grad():
+        started = time.perf_counter()
+        wanted = method.score(a, b)
+        steps = 1 if time.perf_counter() - started > _SLOW_S else steps
+        yield timed(partial(method.score, a, b), len(a) * len(b), steps, "pairs", {**about, "form": "readable"})
+        found = {"training": pair_scores(method, a, b), "engine": score_matrix(method, a, b)}
+    yield {
+        **about,
+        "form": "difference",
+        "largest_score": float(wanted.abs().max()),
+        **{f"largest_difference_{name}": float((scores - wanted).abs().max()) for name, scores in found.items()},
+    }
+
+
+def _sets(
+    name: str, run: Path | None, data: Path | None, dataset: str | None, images: int | None, captions: int | None
+) -> tuple[Method, Encoded, Encoded, torch.Tensor, dict[str, Any]]:
+    """A method, its sets and the image of each caption."""
+    if run is None:
+        method = published(name).eval()
+        n, m = images or 256, captions or 1280
+        a, b = random_sets(method, n, m)
+        return method, a, b, torch.arange(m) * n // m, {"bench": "score", "method": name}
+    from patchword.data.extras import require_extras
+    from patchword.errors import ConfigError
+    from patchword.evaluate.run import open_for
+    from patchword.model import load
+
+    if data is None:
+        raise ConfigError(f"'{run}' was given without data. Give --data, the folder whose split is scored.")
+    model = load(run)
+    opened = open_for(model, data, "test", name=dataset, limit=images)
+    require_extras(opened, model.method.image_extras, model.method.caption_extras)
+    a = model.encode_images(opened.require_images(), extras=opened.image_extras)
+    b = model.encode_captions(opened.captions, extras=opened.caption_extras)
+    owner = torch.as_tensor(opened.owner)
+    m = len(b) if captions is None else min(captions, len(b))
+    n = int(owner[:m].max()) + 1
+    about = {"bench": "score", "method": model.method.name, "run": str(run)}
+    return model.method, a.slice(0, n), b.slice(0, m), owner[:m], about

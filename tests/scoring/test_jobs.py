@@ -1,0 +1,233 @@
+"""Long jobs: killed and gone on with, and shared by two processes. Run as a program, this is one of the two."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_sets import METHODS, chan, owners, sets_for
+from small import environment
+
+from patchword.errors import ScoreError
+from patchword.methods.base import Method
+from patchword.scoring import hard_screen, hard_tiles, jobs, matrix
+from patchword.scoring.jobs import Job, digest
+from patchword.scoring.matrix import score_matrix
+from patchword.scoring.ranks import ranks
+from patchword.scoring.top_k import top_k
+from patchword.types import Encoded
+
+NAMES = ("chan", "chan lse", "chan tha", "vse_inf")
+
+
+def everything(folder: Path | None, **how: Any) -> dict[str, np.ndarray]:
+    """What the three functions give for a few methods."""
+    found: dict[str, np.ndarray] = {}
+    for name in NAMES:
+        method = METHODS[name]
+        images, captions = sets_for(method, 23, 60)
+
+        def place(what: str, name: str = name) -> Path | None:
+            return None if folder is None else folder / f"{name}_{what}"
+
+        for precision in ("float32", "certified") if name in ("chan", "chan lse") else ("float32",):
+            how_precise = {**how, "precision": precision}
+            ranked = ranks(method, images, captions, owners(23, 60), folder=place(f"ranks_{precision}"), **how_precise)
+            best = top_k(method, images, captions, 5, folder=place(f"top_{precision}"), **how_precise)
+            found[f"{name} {precision} items"] = best.items.numpy()
+            found[f"{name} {precision} scores"] = best.scores.numpy()
+            for direction in ("i2t", "t2i"):
+                for part in ("greater", "equal", "positives"):
+                    found[f"{name} {precision} {direction} {part}"] = getattr(getattr(ranked, direction), part)
+        found[f"{name} matrix"] = score_matrix(method, images, captions, folder=place("matrix"), **how).numpy()
+    return found
+
+
+def small_tiles() -> None:
+    """Many small units, and a screen although it does not pay."""
+    hard_tiles._PATCHES, hard_tiles._WORDS, matrix._MOST = 9, 12, (3, 4)
+    hard_screen._WORTH = 1e9
+
+
+def same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert list(found) == list(wanted)
+    for name, value in wanted.items():
+        assert found[name].tobytes() == value.tobytes(), name
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """What one process gives."""
+    for module, name in ((hard_tiles, "_PATCHES"), (hard_tiles, "_WORDS"), (matrix, "_MOST"), (hard_screen, "_WORTH")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
+    small_tiles()
+    return everything(None)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.integration
+def test_two_processes_give_the_bytes_of_one(tmp_path: Path, alone: dict[str, np.ndarray]) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--nnodes", "1"]
+    program = [__file__, str(tmp_path)]
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [*torchrun, "--master_addr", "127.0.0.1", "--master_port", str(free_port()), *program],
+        capture_output=True,
+        text=True,
+        env={**environment(), "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        for kind in ("plain", "kept"):
+            with np.load(tmp_path / f"{kind}{rank}.npz") as kept:
+                same({name: kept[name] for name in kept}, alone)
+    # Both processes worked, and each unit was written once.
+    units = sorted(path.name for path in (tmp_path / "jobs" / "chan_matrix").glob("*.safetensors"))
+    assert len(units) > 5
+    own = [json.loads((tmp_path / f"units{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert min(own) > 20
+
+
+def worker(folder: Path) -> None:
+    """One of two processes."""
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    small_tiles()
+    np.savez(folder / f"plain{rank}.npz", **everything(None))
+    written: list[int] = []
+    write = Job._write
+    Job._write = lambda self, unit, found: (written.append(unit), write(self, unit, found))[1]  # type: ignore[method-assign]
+    np.savez(folder / f"kept{rank}.npz", **everything(folder / "jobs"))
+    (folder / f"units{rank}.json").write_text(str(len(written)), encoding="utf-8")
+    torch.distributed.destroy_process_group()
+
+
+def test_a_job_that_is_there_is_not_computed_again(
+    tmp_path: Path, alone: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same(everything(tmp_path), alone)
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+    def never(units: list[int], *_: Any) -> Any:
+        assert not units
+        yield from ()
+
+    monkeypatch.setattr(jobs, "_on_all_cores", never)
+    same(everything(tmp_path), alone)
+    counted: list[int] = []
+    images, captions = sets_for(METHODS["chan"], 23, 60)
+    ranks(
+        METHODS["chan"],
+        images,
+        captions,
+        owners(23, 60),
+        folder=tmp_path / "chan_ranks_float32",
+        progress=counted.append,
+    )
+    assert sum(counted) == 23 * 60
+
+
+def test_a_killed_job_goes_on(tmp_path: Path, alone: dict[str, np.ndarray]) -> None:
+    program = (
+        "import sys, time; sys.path[:0] = sys.argv[2:]\n"
+        "import test_jobs; from pathlib import Path\n"
+        "from patchword.scoring.jobs import Job\n"
+        "test_jobs.small_tiles(); write = Job._write\n"
+        "def slow(*words): write(*words); print('unit', flush=True); time.sleep(0.05)\n"
+        "Job._write = slow\n"
+        "test_jobs.everything(Path(sys.argv[1]))\n"
+    )
+    here = Path(__file__).parent
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "jobs"), str(here), str(here.parent)],
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    ) as started:
+        assert started.stdout is not None
+        for _ in range(30):  # units of several jobs
+            assert started.stdout.readline()
+        os.kill(started.pid, signal.SIGKILL)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "jobs").rglob("*.safetensors")}
+    assert len(written) >= 30
+    time.sleep(0.01)
+    same(everything(tmp_path / "jobs"), alone)
+    assert all(path.stat().st_mtime_ns == when for path, when in written.items())
+
+
+def test_the_folder_of_another_job_is_refused(tmp_path: Path) -> None:
+    images, captions = sets_for(chan(), 5, 9)
+    score_matrix(chan(), images, captions, folder=tmp_path)
+    score_matrix(chan(), images, captions, folder=tmp_path)
+    other = Encoded(images.vectors + 1e-6, images.lengths)
+    tries: list[tuple[Method, Encoded, dict[str, Any], str]] = [
+        (chan(), other, {}, "its images differs"),
+        (chan("lse"), images, {}, "its configuration differs"),
+        (METHODS["vse_inf"], images, {}, "its method and configuration"),
+        (chan(), images, {"tile": (2, 2)}, "its tile differs"),
+    ]
+    for method, sets, more, message in tries:
+        with pytest.raises(ScoreError, match=f"holds the parts of another scoring job .{message}.*Give another folder"):
+            score_matrix(method, sets, captions, folder=tmp_path, **more)
+    with pytest.raises(ScoreError, match="holds the parts of another scoring job"):
+        ranks(chan(), images, captions, owners(5, 9), folder=tmp_path)
+    ranks(chan(), images, captions, owners(5, 9), folder=tmp_path / "ranks")
+    with pytest.raises(ScoreError, match="truth"):
+        ranks(chan(), images, captions, owners(5, 9)[::-1].copy(), folder=tmp_path / "ranks")
+
+
+def test_a_broken_part_is_named(tmp_path: Path) -> None:
+    images, captions = sets_for(chan(), 5, 9)
+    score_matrix(chan(), images, captions, folder=tmp_path)
+    part = next(tmp_path.glob("scores_*.safetensors"))
+    part.write_bytes(part.read_bytes()[:-5])
+    with pytest.raises(ScoreError, match=f"{part.name}.* can not be read .*Delete it"):
+        score_matrix(chan(), images, captions, folder=tmp_path)
+
+
+def test_an_error_in_a_unit_ends_the_job_and_gives_the_threads_back() -> None:
+    before = torch.get_num_threads()
+
+    def work(unit: int) -> dict[str, torch.Tensor]:
+        assert torch.get_num_threads() == 1
+        assert not torch.is_grad_enabled()
+        if unit == 3:
+            raise ZeroDivisionError
+        return {"unit": torch.tensor(unit)}
+
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ZeroDivisionError):
+            list(Job("test").run(10, work, lambda unit: 1))
+        assert torch.get_num_threads() == 2
+        assert sorted(unit for unit, _ in Job("test").run(3, work, lambda unit: 1)) == [0, 1, 2]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_digests_know_type_shape_and_bits() -> None:
+    one = torch.ones(2, 2)
+    others = [one.view(4), one.double(), one.int(), torch.tensor([[1, 1], [1, np.nextafter(np.float32(1), 2)]])]
+    assert len({digest(value) for value in [one, *others]}) == 5
+    assert digest(one.T.contiguous()) == digest(one)
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]))
