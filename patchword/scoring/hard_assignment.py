@@ -1,24 +1,28 @@
 """Every word's best patch for all image-caption pairs, without padding and with a sparse gradient.
 
-The words of all captions are concatenated, so one matrix product per tile of images gives all similarities, and only
-their maxima over the patches are kept: ``(B, T)`` numbers for T words in all, instead of ``(B, C, R, L)``. The gradient
-of a maximum reaches one patch; with hardest negatives it reaches few pairs, and only those are computed again.
-Readable form: ``patchword.methods.chan.code_pairs``. Measured: docs/performance.md.
+The words of all captions are concatenated, so products of a few images with some words give all similarities without
+padding, and only their maxima over the patches are kept: ``(B, T)`` numbers for T words in all, instead of
+``(B, C, R, L)``. The gradient of a maximum reaches one patch; with hardest negatives it reaches few pairs, and only
+those are computed again. Without gradients: ``hard_tiles``. Readable form: ``patchword.methods.chan.code_pairs``.
+Measured: docs/performance.md.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from patchword.methods.base import Method
 from patchword.methods.chan import Chan, pool_codes
+from patchword.scoring.tiles import cuts_by_rows
 from patchword.types import Encoded
 
-_TILE_FLOATS = 1 << 24  # similarities held at a time
+PATCHES, WORDS = 288, 512  # of one product: its result (0.6 MB) stays in the cache until its maxima are taken
+ON_A_DEVICE = 32  # times as many of each on an accelerator
 _SPARSE = 0.2  # share of needed pairs below which the backward pass goes image by image
 
 
@@ -28,16 +32,16 @@ class _BestPatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, patches: Tensor, lengths: Tensor, words: Tensor) -> Tensor:
         ctx.save_for_backward(patches, lengths, words)
-        sizes = lengths.tolist()
+        sizes, starts = lengths.tolist(), [0, *lengths.cumsum(0).tolist()]
+        scale = 1 if patches.device.type == "cpu" else ON_A_DEVICE
         codes = patches.new_empty(len(sizes), len(words))
-        if len(set(sizes)) == 1:
-            tile = max(1, _TILE_FLOATS // (sizes[0] * max(1, len(words))))
-            for start in range(0, len(sizes), tile):
-                part = patches[start * sizes[0] : (start + tile) * sizes[0]]
-                codes[start : start + tile] = (part @ words.T).view(-1, sizes[0], len(words)).amax(1)
-            return codes
-        for b, part in enumerate(patches.split(sizes)):
-            codes[b] = (part @ words.T).amax(0)
+        for first, last in pairwise(cuts_by_rows(lengths, PATCHES * scale)):
+            part = patches[starts[first] : starts[last]]
+            products = part.new_empty(len(part), min(WORDS * scale, len(words)))
+            for word in range(0, len(words), WORDS * scale):
+                some = words[word : word + WORDS * scale]
+                found = torch.mm(part, some.T, out=products[:, : len(some)])
+                codes[first:last, word : word + len(some)] = max_over_patches(found, sizes[first:last])
         return codes
 
     @staticmethod
@@ -62,6 +66,13 @@ class _BestPatch(torch.autograd.Function):
             else:
                 to_words.index_add_(0, needed, update)
         return to_patches, None, to_words
+
+
+def max_over_patches(products: Shaped[Tensor, "P T"], sizes: list[int]) -> Shaped[Tensor, "n T"]:
+    """Largest value of each word among the patches of each image, which follow each other."""
+    if len(set(sizes)) == 1:
+        return products.view(len(sizes), sizes[0], -1).amax(1)
+    return torch.stack([part.amax(0) for part in products.split(sizes)])
 
 
 def best_patches(images: Encoded, captions: Encoded) -> Float[Tensor, "B T"]:

@@ -25,7 +25,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from patchword.methods.chan import Pooling
-from patchword.scoring.hard_tiles import max_over_patches
+from patchword.scoring.hard_assignment import max_over_patches
 from patchword.scoring.short_vectors import Shortening, shorten
 from patchword.types import Encoded
 

@@ -12,18 +12,18 @@ import threading
 from importlib.util import find_spec
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from patchword.methods.base import Method
 from patchword.methods.chan import Chan, Pooling
+from patchword.scoring.hard_assignment import ON_A_DEVICE, PATCHES, WORDS, max_over_patches
 from patchword.scoring.pooled_words import WordSlots, pool_words
 from patchword.scoring.tiles import Tiles, cuts_by_rows
 from patchword.types import Encoded
 
-_PATCHES, _WORDS = 288, 512  # of a tile at width 1,024 on a CPU: a product of 0.6 MB
-_WIDE = 640  # from this width on; below, a tile has twice of each to outweigh what a call costs
-_ON_A_DEVICE = 32  # times as many of each on an accelerator
+_PATCHES, _WORDS = PATCHES, WORDS  # of a tile of wide vectors on a CPU
+_WIDE = 400  # from this width on; below, a tile has twice of each to outweigh what a call costs
 
 
 class HardTiles(Tiles):
@@ -33,7 +33,7 @@ class HardTiles(Tiles):
         self.image_sets, self.caption_sets = images.float(), captions.float()
         self.pooling, self.temperature = pooling, temperature
         scale = 1 if images.vectors.shape[1] >= _WIDE else 2
-        scale *= 1 if images.vectors.device.type == "cpu" else _ON_A_DEVICE
+        scale *= 1 if images.vectors.device.type == "cpu" else ON_A_DEVICE
         self.width = _WORDS * scale
         self.image_cuts = cuts_by_rows(images.lengths, _PATCHES * scale)
         self.caption_cuts = cuts_by_rows(captions.lengths, self.width)
@@ -81,13 +81,6 @@ class HardTiles(Tiles):
 def has_kernel(patches: Tensor) -> bool:
     """Whether there is a fused kernel for the device that a tensor is on."""
     return patches.device.type == "cuda" and find_spec("triton") is not None
-
-
-def max_over_patches(products: Shaped[Tensor, "P T"], sizes: list[int]) -> Shaped[Tensor, "n T"]:
-    """Largest value of each word among the patches of each image, which follow each other."""
-    if len(set(sizes)) == 1:
-        return products.view(len(sizes), sizes[0], -1).amax(1)
-    return torch.stack([part.amax(0) for part in products.split(sizes)])
 
 
 def chan_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles | None:

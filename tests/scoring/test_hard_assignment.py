@@ -28,10 +28,13 @@ def sets(lengths: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32
     return Encoded((vectors / vectors.norm(dim=1, keepdim=True)).requires_grad_(), torch.tensor(lengths))
 
 
-@pytest.mark.parametrize("tile", [1, 7, 1 << 24])
+@pytest.mark.parametrize("tile", [(1, 1), (7, 5), (9, 1 << 10), (1 << 10, 3)])
 @pytest.mark.parametrize("lengths", [EQUAL, UNEQUAL])
-def test_every_word_gets_its_best_patch(monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...], tile: int) -> None:
-    monkeypatch.setattr(hard_assignment, "_TILE_FLOATS", tile * 4 * sum(WORDS))
+def test_every_word_gets_its_best_patch(
+    monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...], tile: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(hard_assignment, "PATCHES", tile[0])
+    monkeypatch.setattr(hard_assignment, "WORDS", tile[1])
     images, captions = sets(lengths, 1), sets(WORDS, 2)
     found = best_patches(images, captions)
     assert found.shape == (6, sum(WORDS))
