@@ -22,7 +22,9 @@ class LossConfig(BaseConfig):
     """Ranking loss of the published systems.
 
     Attributes:
-        kind: ``hinge`` (a sum over the batch) or ``info_nce`` (a mean).
+        kind: ``hinge`` or ``info_nce`` (a mean over the batch).
+        reduction: of the hinge: the ``sum`` over the batch, as in the authors' code, or that sum divided by the size of
+            the batch. With the sum, gradients grow with the batch, and the clipping of their norm acts at every step.
         margin: in units of the score.
         temperature: of InfoNCE.
         warmup_epochs: epochs of the hinge over all negatives before only the hardest one counts.
@@ -35,6 +37,7 @@ class LossConfig(BaseConfig):
     """
 
     kind: Literal["hinge", "info_nce"] = "hinge"
+    reduction: Literal["sum", "mean"] = "sum"
     margin: float = Field(0.2, ge=0)
     temperature: float = Field(0.01, gt=0)
     warmup_epochs: int = Field(1, ge=0)
@@ -206,6 +209,8 @@ def ranking_loss(config: LossConfig, scores: Float[Tensor, "B B"], step: Step) -
         loss = info_nce(scores, config.temperature, config.margin, ignore=ignore)
     else:
         loss = hinge(scores, config.margin, hardest=counted_negatives(config, step, len(scores)), ignore=ignore)
+        if config.reduction == "mean":
+            loss = loss / len(scores)
     if config.ramp_epoch is not None and step.epoch == config.ramp_epoch:
         loss = loss * step.progress
     return loss

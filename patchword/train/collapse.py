@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patchword.losses.triplet import hinge
+
 ADVICE = (
     "the hardest negatives score as high as the true pairs, and true pairs are found far less often than before. "
     "Try, in this order: InfoNCE (--loss.kind info_nce --loss.temperature 0.05 --loss.margin 0, for CHAN with "
@@ -44,12 +46,11 @@ class CollapseWatch:
     _violation: float = 0.0
     _steps: int = 0
 
-    def look(self, scores: Float[Tensor, "B B"], loss: float, margin: float | None) -> bool:
+    def look(self, scores: Float[Tensor, "B B"], margin: float | None) -> bool:
         """Whether training has collapsed as of this step.
 
         Args:
             scores: of the batch, true pairs on the diagonal.
-            loss: sum over the hardest negatives of both directions.
             margin: of the hinge, while only hardest negatives count; None in all other steps.
         """
         now = batch_recall(scores)
@@ -58,7 +59,7 @@ class CollapseWatch:
         if margin is None:
             self.best, self._steps = max(self.best, self.recall), 0
             return False
-        violation = loss / (2 * len(scores) * margin)
+        violation = float(hinge(scores.detach(), margin, hardest=1)) / (2 * len(scores) * margin)
         self._violation = violation if self._steps == 0 else self._violation + share * (violation - self._violation)
         self._steps += 1
         self.best = max(self.best, self.recall)

@@ -117,9 +117,7 @@ class Trainer:
                 "Try a smaller --train.lr, or --train.precision float32."
             )
         self.optimizer.step()
-        if self._watch.look(
-            scores, float(losses.get("base", losses["total"]).detach()), self.method.hardest_margin(step, len(scores))
-        ):
+        if self._watch.look(scores, self.method.hardest_margin(step, len(scores))):
             self._report_collapse(position)
         named = {name: float(value.detach()) for name, value in losses.items() if name != "total"}
         return {"loss": total, "lr": rate, "grad_norm": norm, "batch_recall": self._watch.recall, **named}

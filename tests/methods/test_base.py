@@ -161,3 +161,16 @@ def test_methods_are_found_by_name() -> None:
         assert found.name == name
     with pytest.raises(ConfigError, match=r"unknown method 'vse'. Methods: vse_inf, chan"):
         method_class("vse")
+
+
+@pytest.mark.parametrize("hardest", [True, False])
+def test_the_mean_hinge_does_not_grow_with_the_batch(hardest: bool) -> None:
+    """Two copies of a batch whose halves score far below the margin: the sum doubles, the mean stays."""
+    step = Step(epoch=1 if hardest else 0)
+    scores = 0.1 * torch.randn(6, 6, generator=torch.Generator().manual_seed(3))
+    twice = torch.full((12, 12), -9.0)
+    twice[:6, :6] = twice[6:, 6:] = scores
+    summed, mean = LossConfig(), LossConfig(reduction="mean")
+    assert float(ranking_loss(summed, twice, step)) == pytest.approx(2 * float(ranking_loss(summed, scores, step)))
+    assert float(ranking_loss(mean, twice, step)) == pytest.approx(float(ranking_loss(mean, scores, step)))
+    assert float(ranking_loss(mean, scores, step)) == pytest.approx(float(ranking_loss(summed, scores, step)) / 6)

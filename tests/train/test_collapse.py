@@ -8,7 +8,6 @@ from small import recipe, refused, write_precomp, write_recipe
 from torch import Tensor
 
 from patchword.encoders.bigru import BigruConfig
-from patchword.losses.triplet import hinge
 from patchword.methods.base import LossConfig, Step
 from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.train import loop
@@ -34,8 +33,7 @@ def looks(watch: CollapseWatch, scores: Any, steps: int, margin: float | None = 
     """What the watch says of some steps."""
     answers = []
     for k in range(steps):
-        matrix = scores(k)
-        answers.append(watch.look(matrix, float(hinge(matrix, 0.2, hardest=1)), margin))
+        answers.append(watch.look(scores(k), margin))
     return answers
 
 
@@ -83,7 +81,7 @@ def test_only_training_on_hardest_negatives_is_watched(loss: LossConfig, step: S
 
 def test_looking_leaves_no_graph_behind() -> None:
     scores = healthy(0).requires_grad_()
-    CollapseWatch().look(scores, 1.0, 0.2)
+    CollapseWatch().look(scores, 0.2)
     assert scores.grad_fn is None
 
 
