@@ -27,7 +27,7 @@ B, R, L = 3, 36, 12
 def configurations() -> dict[str, Any]:
     """One recipe for each different model among the published ones (convolutional grids have tests of their own)."""
     found: dict[str, Any] = {}
-    for path in sorted(RECIPES.glob("*_f30k_*.yaml")):
+    for path in sorted(RECIPES.glob("[!b]*_f30k_*.yaml")):
         recipe = load_recipe(path)
         config: Any = recipe.model
         known = (recipe.method, config.model_dump_json())
