@@ -31,8 +31,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv  ## the whole story on generated scenes, in about three minutes; writes runs/demo
 	$(BIN)/patchword demo
 
-test: venv  ## all tests, the integration tests included
-	$(BIN)/pytest -q
+test: venv  ## all tests, the integration tests included, in as many processes as there are cores
+	$(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 lint: venv  ## style of the code
 	$(BIN)/ruff check .
