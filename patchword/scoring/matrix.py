@@ -50,6 +50,10 @@ _ONE_PRODUCT = Forms(
     uncertified="scoring is one matrix product, and settling near ties would compute most of its tiles anyway"
 )
 
+_CONDENSED = Forms(
+    pairs="patchword.scoring.condensed:condensed_scores", tiles="patchword.scoring.condensed_tiles:condensed_tiles"
+)
+
 # method -> its forms; a text alone is the form of pairs
 _FAST: dict[str, str | Forms] = {
     "chan": Forms(
@@ -61,8 +65,8 @@ _FAST: dict[str, str | Forms] = {
     "hrem": _ONE_PRODUCT,
     "aahr": _ONE_PRODUCT,
     "cefg": "patchword.scoring.regulated:regulated_scores",
-    "scta": "patchword.scoring.condensed:condensed_scores",
-    "laps": "patchword.scoring.condensed:condensed_scores",
+    "scta": _CONDENSED,
+    "laps": _CONDENSED,
     "esl": "patchword.scoring.two_way_attention:esl_scores",
 }
 

@@ -87,7 +87,7 @@ class PairTiles(Tiles):
         self._score, self._images, self._sets, self.tile_bytes = score, images, captions, tile_bytes
         self.image_cuts = cuts_of(len(images), sizes[0])
         self.caption_cuts = cuts_of(len(captions), sizes[1])
-        self.captions = _by_length_nearby(captions.lengths.cpu(), 4 * sizes[1])
+        self.captions = by_length_nearby(captions.lengths.cpu(), 4 * sizes[1])
         self._in_order = bool((self.captions == torch.arange(len(captions))).all())
         self._last = threading.local()
 
@@ -149,7 +149,7 @@ def groups_of(cuts: Sequence[int], size: int) -> list[range]:
     return groups
 
 
-def _by_length_nearby(lengths: Int[Tensor, " M"], window: int) -> Int[Tensor, " M"]:
+def by_length_nearby(lengths: Int[Tensor, " M"], window: int) -> Int[Tensor, " M"]:
     """Captions in order of length, within windows of the original order."""
     count = len(lengths)
     places = torch.arange(count)
