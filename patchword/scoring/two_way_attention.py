@@ -40,10 +40,12 @@ def esl_scores(method: Method, images: Encoded, captions: Encoded) -> Float[Tens
 
 
 def _by_length(sets: Encoded) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n S E"]]]:
-    """Positions of the sets of each size, and their rows as one block."""
+    """Positions of the sets of each size, and their rows as one block; nothing is copied where they lie together."""
     for size in sets.lengths.unique().tolist():
         items = (sets.lengths == size).nonzero()[:, 0]
-        chosen = sets if len(items) == len(sets) else sets.select(items)
+        first, last = int(items[0]), int(items[-1])
+        together = last - first + 1 == len(items)
+        chosen = sets.slice(first, last + 1) if together else sets.select(items)
         yield items, chosen.vectors.view(len(items), size, -1)
 
 
@@ -117,9 +119,11 @@ def _cells(patches: Float[Tensor, "b R E"], words: Float[Tensor, "c L E"]) -> Fl
     return (words.flatten(0, 1) @ patches.flatten(0, 1).T).view(*words.shape[:2], *patches.shape[:2])
 
 
-def _powers(p: Float[Tensor, "c L b R"], factor: Tensor, dim: int, temperature: Tensor) -> Float[Tensor, "c L b R"]:
+def _powers(
+    p: Float[Tensor, "c L b R"], factor: Tensor, dim: int, temperature: Tensor, space: Tensor | None = None
+) -> Float[Tensor, "c L b R"]:
     """exp of the logits; |p / length| <= 1, so the largest logit is taken off only for steep temperatures."""
-    logits = p * factor
+    logits = torch.mul(p, factor, out=space)
     if float(temperature) > _STEEPEST:
         logits -= logits.amax(dim, keepdim=True)
     return logits.exp_()
@@ -128,14 +132,23 @@ def _powers(p: Float[Tensor, "c L b R"], factor: Tensor, dim: int, temperature: 
 def tile_scores(s: Float[Tensor, "c L b R"], temperature: Float[Tensor, ""]) -> Float[Tensor, "c b"]:
     """Scores of the pairs of a tile from its cells."""
     p = torch.nn.functional.leaky_relu_(torch.tanh(s), SLOPE)
+    space = p * p
+    factors = [temperature / _sum(space, across).sqrt_().add_(EPS) for across, _ in _WAYS]
     scores = s.new_zeros(len(s), s.shape[2])
-    for across, along in _WAYS:
-        length = torch.linalg.vector_norm(p, dim=across, keepdim=True) + EPS
-        powers = _powers(p, temperature / length, along, temperature)
-        total = powers.sum(along, keepdim=True)
-        means = powers.mul_(s).sum(along, keepdim=True).div_(total)
+    for factor, (_, along) in zip(factors, _WAYS, strict=True):
+        powers = _powers(p, factor, along, temperature, space)
+        total = _sum(powers, along)
+        means = _sum(powers.mul_(s), along).div_(total)
         scores += means.mean((1, 3))  # the size of the other axis is 1
     return scores
+
+
+def _sum(values: Float[Tensor, "c L b R"], dim: int) -> Float[Tensor, "..."]:
+    """Sum over words (1) or patches (3), whose axis stays; over short rows a product with ones is the fastest."""
+    if dim == 1:
+        return values.sum(1, keepdim=True)
+    total = torch.mv(values.view(-1, values.shape[3]), values.new_ones(values.shape[3]))
+    return total.view(*values.shape[:3], 1)
 
 
 def tile_gradient(
@@ -150,7 +163,7 @@ def tile_gradient(
     p = torch.nn.functional.leaky_relu(t, SLOPE)
     to_s, to_p, to_temperature = torch.zeros_like(s), torch.zeros_like(s), torch.zeros_like(temperature)
     for across, along in _WAYS:
-        length = torch.linalg.vector_norm(p, dim=across, keepdim=True)
+        length = _sum(p * p, across).sqrt_()
         factor = temperature / (length + EPS)
         weights = _powers(p, factor, along, temperature)
         weights /= weights.sum(along, keepdim=True)
