@@ -35,6 +35,7 @@ from patchword.data.tokenizers import Tokenizer, load_tokenizer, require_tokeniz
 from patchword.errors import CheckpointError, DataError
 from patchword.methods import method_class
 from patchword.methods.base import Method
+from patchword.methods.clip import Interaction
 from patchword.types import Captions, Encoded
 
 Progress = Callable[[int], None]
@@ -60,8 +61,9 @@ class Model:
 
     @property
     def label(self) -> str:
-        """Method and folder, for tables."""
-        return f"{self.method.label} ({self.path})" if self.path is not None else self.method.label
+        """Method and folder, or the name on the hub that a ready-made model came from, for tables."""
+        place = self.about.get("hub", self.path)
+        return f"{self.method.label} ({place})" if place is not None else self.method.label
 
     @property
     def device(self) -> torch.device:
@@ -190,7 +192,8 @@ def prepare_source(method: Method, source: ImageSource) -> ImageSource:
     if isinstance(source, PictureFiles):
         from patchword.encoders.patches import pixel_transform
 
-        transform = pixel_transform(method.config.image)
+        image = method.config.image
+        transform = image.pixel_transform() if hasattr(image, "pixel_transform") else pixel_transform(image)
         if transform is not None:
             return source.with_transform(transform)
     return source
@@ -219,20 +222,31 @@ def write_model(folder: Path, model: Model) -> None:
         model.tokenizer.save(folder)
 
 
-def load(path: Path | str, *, method: str | None = None, device: str = "cpu") -> Model:
-    """Load a checkpoint or the best checkpoint of a run.
+def load(
+    path: Path | str, *, method: str | None = None, device: str = "cpu", interaction: Interaction | None = None
+) -> Model:
+    """Load a checkpoint, the best checkpoint of a run, or a CLIP, SigLIP or SigLIP 2 of transformers.
 
     Args:
-        path: a run folder or a checkpoint folder.
+        path: a run folder, a checkpoint folder, a folder of transformers, or a name on the hub
+            (``openai/clip-vit-base-patch32``), which is asked only when nothing local has the name.
         method: refuse a checkpoint of any other method.
         device: where the weights go.
+        interaction: of a CLIP-like model: ``global`` (one vector per item, the default) or ``patches``.
 
     Raises:
         CheckpointError: it is missing, truncated, of another method or of a newer format.
+        ConfigError: ``interaction`` was given for a method that has none.
 
     Example:
         ``model = patchword.load("runs/demo")``
     """
+    from patchword.zero_shot import is_zero_shot, load_zero_shot, with_interaction
+
+    if is_zero_shot(path):
+        if method not in (None, "clip"):
+            raise CheckpointError(f"'{path}' is a checkpoint of 'clip'. Expected one of {method!r}.")
+        return load_zero_shot(path, interaction=interaction or "global", device=device)
     folder = find_checkpoint(Path(path))
     about = read_config(folder / "config.json")
     name = about["method"]
@@ -247,10 +261,12 @@ def load(path: Path | str, *, method: str | None = None, device: str = "cpu") ->
     tokenizer = load_tokenizer(folder)
     if tokenizer is None and about["vocabulary"] is not None:
         raise CheckpointError(
-            f"'{folder}' lacks the vocabulary that its config.json names. Expected vocabulary.json or vocab.txt."
+            f"'{folder}' lacks the vocabulary that its config.json names. "
+            "Expected vocabulary.json, vocab.txt or tokenizer.json."
         )
     check_vocabulary(made, tokenizer, folder)
-    return Model(made.to(device).eval(), tokenizer, about["about"], folder, about["max_words"])
+    model = Model(made.to(device).eval(), tokenizer, about["about"], folder, about["max_words"])
+    return with_interaction(model, interaction)
 
 
 def build_method(name: str, model: Mapping[str, Any], loss: Mapping[str, Any], source: Source) -> Method:

@@ -24,7 +24,7 @@ FLOORS = (
     ("layers", "encoders", "losses"),
     ("methods",),
     ("scoring", "recipe", "checkpoint"),
-    ("model",),
+    ("model", "zero_shot"),
     ("train", "evaluate", "index", "explain", "importers", "export", "search"),
     ("parity", "bench", "demo", "leaderboard"),
     ("cli", "verbs", "web", "__main__"),

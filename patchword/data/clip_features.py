@@ -10,11 +10,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -22,15 +20,15 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from rich.console import Console
-from safetensors import SafetensorError
 from torch import Tensor
 
 from patchword.console import Report
+from patchword.data.clip_files import read_parts
 from patchword.data.open import open_split, require_place
 from patchword.data.pictures import Picture, PictureFiles
 from patchword.data.table import Split
 from patchword.data.text_files import in_split_order
-from patchword.errors import CheckpointError, DataError
+from patchword.errors import DataError
 
 Progress = Callable[[int], None]
 
@@ -51,30 +49,13 @@ class ClipEncoder:
     """
 
     def __init__(self, source: str | Path, *, device: str = "cpu") -> None:
-        from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+        from transformers import CLIPImageProcessorPil
 
+        parts = read_parts(source, families=("clip",))
         self.source = str(source)
-        folder = Path(source)
-        if folder.is_dir():
-            _check_folder(folder)
-        try:
-            with _quiet():
-                model, found = CLIPModel.from_pretrained(self.source, output_loading_info=True)
-                self.tokenizer: Any = CLIPTokenizer.from_pretrained(self.source)
-                settings = _picture_settings(self.source, int(model.config.vision_config.image_size))
-            self.model: Any = model.to(device).float().eval()
-            self.transform: Any = CLIPImageProcessorPil(**settings)
-        except (OSError, ValueError, RuntimeError, LookupError, EOFError, SafetensorError, UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"'{source}' can not be loaded as a CLIP model: {reason} "
-                "Expected a local folder of one, or its name on the hub."
-            ) from None
-        missing = sorted(k for k in found["missing_keys"] if not k.endswith("position_ids"))
-        if missing:
-            raise CheckpointError(
-                f"'{source}' lacks {len(missing)} weights of a CLIP model, the first is `{missing[0]}`."
-            )
+        self.tokenizer: Any = parts.tokenizer
+        self.model: Any = parts.model.to(device)
+        self.transform: Any = CLIPImageProcessorPil(**parts.settings)
 
     @property
     def width(self) -> int:
@@ -116,61 +97,6 @@ class ClipEncoder:
             found.update(name.encode())
             found.update(value.detach().cpu().contiguous().numpy().tobytes())
         return found.hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' bars and load reports: what they would say is checked and raised."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a local folder that lacks a part, before transformers looks for it elsewhere."""
-    config = folder / "config.json"
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except FileNotFoundError:
-        raise CheckpointError(f"'{folder}' holds no config.json. Expected a local folder of a CLIP model.") from None
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"'{config}' is not the config of a model: {error}.") from None
-    if kind != "clip":
-        raise CheckpointError(f"'{config}' describes a {kind!r} model. Expected 'clip'.")
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        raise CheckpointError(
-            f"'{folder}' holds no CLIP vocabulary. Expected tokenizer.json, or vocab.json and merges.txt."
-        )
-
-
-def _picture_settings(source: str, size: int) -> dict[str, Any]:
-    """The stored settings of the picture transform; CLIP's own at the model's size without them."""
-    from transformers import CLIPImageProcessorPil
-
-    default = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
-    folder = Path(source)
-    if folder.is_dir() and not (folder / "preprocessor_config.json").is_file():
-        return default
-    stored, _ = CLIPImageProcessorPil.get_image_processor_dict(source)
-    names = (
-        "size",
-        "crop_size",
-        "image_mean",
-        "image_std",
-        "resample",
-        "do_center_crop",
-        "do_resize",
-        "rescale_factor",
-    )
-    return {**default, **{k: stored[k] for k in names if stored.get(k) is not None}}
 
 
 @dataclass(frozen=True)

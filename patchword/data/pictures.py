@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DETECTOR_MEAN_BGR = (102.9801, 115.9465, 122.7717)
 
+# What is decoded, whatever a file is called: formats whose decoders only read pixels. EPS, for one, starts a program.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 # What PIL's decoders raise on damaged bytes.
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError,
@@ -90,9 +93,16 @@ def decode_bytes(raw: bytes, where: str, *, coarse: bool = False) -> Picture:
         raise DataError(f"{where} is a damaged picture ({len(raw):,} bytes): {error}. Replace or remove it.") from None
 
 
+@cache
+def picture_formats() -> tuple[str, ...]:
+    """PIL's names of the formats that are decoded here, as far as this PIL knows them."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 def _decode_loudly(raw: bytes, where: str, *, coarse: bool) -> Picture:
     """Decode with PIL, whose own errors and warnings come through."""
-    with Image.open(io.BytesIO(raw)) as image:
+    with Image.open(io.BytesIO(raw), formats=picture_formats()) as image:
         width, height = image.size
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and width * height > limit:
@@ -100,10 +110,10 @@ def _decode_loudly(raw: bytes, where: str, *, coarse: bool) -> Picture:
         if coarse:
             image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
         image.load()
-        return _upright_rgb(image)
+        return upright_rgb(image)
 
 
-def _upright_rgb(image: Image.Image) -> Picture:
+def upright_rgb(image: Image.Image) -> Picture:
     """RGB pixels of a loaded picture, turned as its EXIF data ask."""
     turns = _TURNS.get(_orientation(image), ())
     plain: Image.Image = image

@@ -166,12 +166,16 @@ def augment(units: Units, draw: random.Random, rate: float, mask: int, size: int
     return ids
 
 
-def load_tokenizer(folder: Path) -> WordTokenizer | PieceTokenizer | None:
+def load_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokeniser stored in a checkpoint folder, or None when it was imported without one."""
     if (folder / "vocabulary.json").is_file():
         return WordTokenizer(Vocabulary.read(folder / "vocabulary.json"))
     if (folder / "vocab.txt").is_file():
         return PieceTokenizer(WordPieces.read(folder))
+    if (folder / "tokenizer.json").is_file():
+        from patchword.data.hf_tokenizer import HfTokenizer
+
+        return HfTokenizer.read(folder)
     return None
 
 

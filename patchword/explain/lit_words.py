@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patchword.data.clip_pixels import place_boxes
 from patchword.data.extras import read_extras, require_extras
-from patchword.data.table import Split
+from patchword.data.pictures import PictureFiles
+from patchword.data.table import ImageSource, Split
 from patchword.data.tokenizers import Tokenizer, require_tokenizer
 from patchword.data.vocab import END, START
 from patchword.encoders.patches import RegionsConfig
@@ -81,7 +84,22 @@ def light_words(model: Model, split: Split, image: int, caption: int | str) -> A
     images = replace(source.read([image]), extra=read_extras(split.image_extras, model.method.image_extras, [image]))
     extra = {} if position is None else read_extras(split.caption_extras, wanted, [position])
     boxes = None if split.boxes is None else torch.from_numpy(np.array(split.boxes[image], dtype=np.float32))
-    return explain_pair(model, images, text, boxes=boxes, extra=extra)
+    found = explain_pair(model, images, text, boxes=boxes, extra=extra)
+    return found if split.boxes is not None else in_picture(found, source, image)
+
+
+def explain_picture(model: Model, file: Path, caption: str) -> Alignment:
+    """Explain a picture file that belongs to no split, for a model that reads pictures."""
+    source = prepare_source(model.method, PictureFiles([file]))
+    return in_picture(explain_pair(model, source.read([0]), caption), source, 0)
+
+
+def in_picture(found: Alignment, source: ImageSource, image: int) -> Alignment:
+    """Boxes as parts of the whole picture, where a model sees only its middle (CLIP crops)."""
+    if found.boxes is None or not isinstance(source, PictureFiles):
+        return found
+    height, width = source.picture(image).shape[:2]
+    return replace(found, boxes=place_boxes(found.boxes, source.transform, height, width))
 
 
 def position_of(split: Split, caption: str, image: int) -> int | None:
@@ -112,6 +130,7 @@ def explain_pair(
     tokens = Captions(torch.tensor([ids]), torch.tensor([len(ids)]), extra or {}).to(model.device)
     model.method.eval()
     found = model.method.explain(images.to(model.device), tokens)
+    boxes = found.boxes if boxes is None else boxes
     if boxes is None and not isinstance(model.method.config.image, RegionsConfig):
         boxes = grid_boxes(found.parts.shape[1])
     if boxes is not None:

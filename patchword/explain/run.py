@@ -13,13 +13,13 @@ from typing import Any
 
 from PIL import Image
 
-from patchword.data.pictures import PictureFiles, decode
+from patchword.data.pictures import decode
 from patchword.data.table import Split
 from patchword.encoders.patches import RegionsConfig
 from patchword.errors import ConfigError, DataError
 from patchword.evaluate.run import open_for
-from patchword.explain.lit_words import explain_pair, light_words, lit_words
-from patchword.model import Model, load, prepare_source
+from patchword.explain.lit_words import explain_picture, light_words, lit_words
+from patchword.model import Model, load
 from patchword.search import check_query
 from patchword.types import Alignment
 
@@ -183,8 +183,7 @@ def _explain_file(model: Model, image: Path | str | int, caption: str, drawn: Pa
     path = Path(str(image))
     if not path.is_file():
         raise DataError(f"'{path}' is missing. Expected a picture file, or --data DIR with an image of a split.")
-    images = prepare_source(model.method, PictureFiles([path])).read([0])
-    return Explanation(explain_pair(model, images, caption), caption, str(image), model.label, drawn or path)
+    return Explanation(explain_picture(model, path, caption), caption, str(image), model.label, drawn or path)
 
 
 def _reads_pictures(model: Model) -> bool:

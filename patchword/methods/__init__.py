@@ -1,4 +1,4 @@
-"""The table of methods: name -> module and class, as text. Nothing is imported before it is used."""
+"""The tables of methods: name -> module and class, as text. Nothing is imported before it is used."""
 
 from importlib import import_module
 
@@ -14,6 +14,8 @@ METHODS = {
     "laps": "patchword.methods.scta:Laps",
     "esl": "patchword.methods.esl:Esl",
 }
+# Methods that are loaded ready-made: they have no recipe, and no recipe may name them.
+READY_MADE = {"clip": "patchword.methods.clip:Clip"}
 
 
 def method_class(name: str) -> type:
@@ -22,8 +24,9 @@ def method_class(name: str) -> type:
     Raises:
         ConfigError: there is no such method.
     """
-    if name not in METHODS:
-        raise ConfigError(f"unknown method {name!r}. Methods: {', '.join(METHODS)}.")
-    module, _, attribute = METHODS[name].partition(":")
+    known = {**METHODS, **READY_MADE}
+    if name not in known:
+        raise ConfigError(f"unknown method {name!r}. Methods: {', '.join(known)}.")
+    module, _, attribute = known[name].partition(":")
     found: type = getattr(import_module(module), attribute)
     return found

@@ -208,6 +208,7 @@ class Aahr(Method):
     """A dual encoder with a gate between local and global vectors; the score is a plain dot product."""
 
     name = "aahr"
+    shortlist = "own"
     training_only: ClassVar[tuple[str, ...]] = ("graph.", "prototypes", "key_", "queue.")
     Config = AahrConfig
     Loss = AahrLoss
@@ -336,12 +337,7 @@ class Aahr(Method):
         return self.criterion(scores, images, captions, step)[0]
 
     def criterion(
-        self,
-        scores: Float[Tensor, "B B"],
-        images: Encoded,
-        captions: Encoded,
-        step: Step,
-        draws: Draws | None = None,
+        self, scores: Float[Tensor, "B B"], images: Encoded, captions: Encoded, step: Step, draws: Draws | None = None
     ) -> tuple[dict[str, Float[Tensor, ""]], ConvolvedGraph | None, Matching]:
         """The losses, what the graph made, and the draws' weights; ``draws`` replaces the random negatives."""
         loss = self.loss

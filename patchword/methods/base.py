@@ -83,11 +83,15 @@ class Method(nn.Module, ABC):
             batch). It is kept for resuming and left out of checkpoints.
         intra_modal: ``score``: two images, or two captions, may be compared by the method's own score; empty when
             they may not.
+        shortlist: which vector per item finds the candidates of a search (``index/pooled.py``). ``own``: items have
+            one vector, and the score is their inner product; ``anchors``: both sides lie in one space, and the score
+            rests on each word's best patch; ``mean``: neither.
     """
 
     name: ClassVar[str]
     training_only: ClassVar[tuple[str, ...]] = ()
     intra_modal: ClassVar[str] = ""
+    shortlist: Literal["own", "anchors", "mean"] = "mean"
     Config: ClassVar[type[BaseConfig]]
     Loss: ClassVar[type[BaseConfig]] = LossConfig
 

@@ -138,6 +138,7 @@ class Chan(Method):
     """Score = pooled hard assignments of words to patches."""
 
     name = "chan"
+    shortlist = "anchors"
     intra_modal = "score"
     Config = ChanConfig
     config: ChanConfig

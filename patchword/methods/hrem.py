@@ -226,6 +226,7 @@ class Hrem(Method):
     """A dual encoder whose vectors meet in a graph over the batch while it is trained."""
 
     name = "hrem"
+    shortlist = "own"
     training_only: ClassVar[tuple[str, ...]] = ("graph.",)
     Config = HremConfig
     Loss = HremLoss

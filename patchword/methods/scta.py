@@ -124,6 +124,7 @@ class Scta(Method):
     """Patches are chosen for each caption; mixtures of patches meet mixtures of words."""
 
     name = "scta"
+    shortlist = "anchors"
     Config = SctaConfig
     Loss = SctaLoss
     config: SctaConfig

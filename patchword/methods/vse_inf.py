@@ -98,6 +98,7 @@ class VseInfinity(Method):
     """A dual encoder; the score is the cosine of two pooled vectors (section 3)."""
 
     name = "vse_inf"
+    shortlist = "own"
     Config = VseInfinityConfig
     config: VseInfinityConfig
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from patchword.methods.base import Method
 from patchword.methods.chan import Chan, Pooling
+from patchword.methods.clip import Clip
 from patchword.scoring.hard_assignment import ON_A_DEVICE, PATCHES, WORDS, max_over_patches
 from patchword.scoring.pooled_words import WordSlots, pool_words
 from patchword.scoring.tiles import Tiles, cuts_by_rows
@@ -90,3 +91,9 @@ def chan_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles | No
     if config.coding != "vha" or config.score_padding == "reference":
         return None
     return HardTiles(images, captions, config.pooling, config.pooling_temperature)
+
+
+def late_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles | None:
+    """Tiles for the late interaction of a ready-made model; None for its global vectors, which are one product."""
+    assert isinstance(method, Clip)
+    return HardTiles(images, captions, "mean", 1.0) if method.config.interaction == "patches" else None

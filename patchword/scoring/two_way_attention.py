@@ -143,7 +143,7 @@ def tile_scores(s: Float[Tensor, "c L b R"], temperature: Float[Tensor, ""]) -> 
     return scores
 
 
-def _sum(values: Float[Tensor, "c L b R"], dim: int) -> Float[Tensor, "..."]:
+def _sum(values: Float[Tensor, "c L b R"], dim: int) -> Float[Tensor, ...]:
     """Sum over words (1) or patches (3), whose axis stays; over short rows a product with ones is the fastest."""
     if dim == 1:
         return values.sum(1, keepdim=True)

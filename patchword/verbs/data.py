@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
+from patchword.errors import ConfigError
 from patchword.verbs.output import say, say_json
 
 
@@ -83,29 +84,42 @@ def prepare(
 
 
 def extract(
-    what: Positional[Literal["clip"]],
+    what: Positional[Literal["clip", "regions"]],
     folder: Positional[Path],
-    clip: str,
+    out: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    clip: str | None = None,
+    detector: str | None = None,
+    regions: int = 36,
     splits: tuple[str, ...] = (),
     name: str | None = None,
-    batch: int = 64,
+    batch: int | None = None,
     device: str = "cpu",
     again: bool = False,
     json: bool = False,
 ) -> int:
-    """Compute side inputs of a data folder from its pictures and captions with another model.
+    """Compute what a method reads from pictures and captions with another model.
 
     Args:
-        what: ``clip`` (AAHR): CLIP's global vectors, <split>_ims_clip.npy and <split>_caps_clip.npy.
-        folder: data folder with pictures near; an interrupted run goes on.
+        what: ``clip`` (AAHR): CLIP's global vectors, <split>_ims_clip.npy and <split>_caps_clip.npy;
+            ``regions``: region features and boxes of a detector, in SCAN's layout.
+        folder: data folder with pictures near (regions: or pictures alone); an interrupted run goes on.
+        out: regions: the folder to write.
         clip: local folder of a CLIP model, or its name on the hub (published: laion/CLIP-ViT-B-32-laion2B-s34B-b79K).
+        detector: regions: local folder of a DETR, Conditional DETR, Deformable DETR or RT-DETR, or its name on the hub.
+        regions: regions of each picture.
         splits: which splits; all that are there by default.
         name: data set name, when the folder holds several.
-        batch: pictures or captions at a time.
+        batch: pictures or captions at a time; 64 for clip, 8 for regions.
         device: where the model runs.
         again: also make complete files again.
         json: print JSON.
     """
+    if what == "regions":
+        if clip is not None or detector is None or out is None:
+            raise ConfigError("regions are made by a detector: patchword extract regions DIR -o OUT --detector MODEL")
+        return _regions(folder, out, detector, regions, splits, name, batch or 8, device, again, json)
+    if clip is None or detector is not None or out is not None:
+        raise ConfigError("CLIP's vectors lie beside the captions: patchword extract clip DIR --clip MODEL")
     from rich.console import Console
 
     from patchword.data.clip_features import extract_clip
@@ -113,6 +127,44 @@ def extract(
     written = extract_clip(
         folder,
         clip,
+        splits=splits,
+        name=name,
+        batch=batch or 64,
+        device=device,
+        again=again,
+        console=Console(stderr=True),
+    )
+    if json:
+        say_json([vars(one) for one in written])
+        return 0
+    for one in written:
+        how = "was complete and is kept" if one.computed == 0 else f"{one.computed:,} computed now"
+        say(f"'{one.path}': {one.rows:,} rows of width {one.width}, {how}")
+    return 0
+
+
+def _regions(
+    folder: Path,
+    out: Path,
+    detector: str,
+    regions: int,
+    splits: tuple[str, ...],
+    name: str | None,
+    batch: int,
+    device: str,
+    again: bool,
+    json: bool,
+) -> int:
+    """The action ``regions`` of ``extract``."""
+    from rich.console import Console
+
+    from patchword.data.extract_regions import extract_regions
+
+    written = extract_regions(
+        folder,
+        out,
+        detector,
+        regions=regions,
         splits=splits,
         name=name,
         batch=batch,
@@ -125,5 +177,6 @@ def extract(
         return 0
     for one in written:
         how = "was complete and is kept" if one.computed == 0 else f"{one.computed:,} computed now"
-        say(f"'{one.path}': {one.rows:,} rows of width {one.width}, {how}")
+        left = f"; {one.skipped:,} pictures left out, see {one.split}_skipped.jsonl" if one.skipped else ""
+        say(f"'{one.folder}' {one.split}: {one.images:,} images x {one.regions} regions x {one.width}, {how}{left}")
     return 0

@@ -241,3 +241,11 @@ def test_transforms_are_repeatable_and_picklable(transform: Transform) -> None:
     assert not any(torch.equal(draws[0], other) for other in draws[1:])
     assert all(value.dtype == torch.float32 and value.is_contiguous() for value in draws)
     assert torch.equal(transform(picture, None), transform(picture, None))
+
+
+def test_a_program_in_disguise_is_no_picture(tmp_path: Path) -> None:
+    """PostScript named .jpg: opening it as an EPS picture would start an interpreter."""
+    path = tmp_path / "harmless.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(DataError, match="not a decodable picture"):
+        decode(path)

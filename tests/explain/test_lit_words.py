@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clip_models import write_checkpoint
 from PIL import Image
 
 from patchword.data.pictures import PictureFiles
@@ -18,10 +19,10 @@ from patchword.data.vocab import Vocabulary
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig, VitConfig
 from patchword.errors import DataError
-from patchword.explain.lit_words import LitWord, grid_boxes, light_words, lit_words, telling_patches
+from patchword.explain.lit_words import LitWord, explain_picture, grid_boxes, light_words, lit_words, telling_patches
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
-from patchword.model import Model
+from patchword.model import Model, load
 from patchword.types import Alignment, Images
 
 CAPTIONS = ["a red ball , left of a box", "two dogs", "a box", "a red dog"]
@@ -116,3 +117,14 @@ def test_the_strongest_telling_words_choose_the_patches() -> None:
     assert telling_patches(words, 3) == [1, 2]
     assert telling_patches(words, 1) == [1]
     assert telling_patches([LitWord("no", 1.0, 0, False)], 3) == []
+
+
+def test_boxes_of_a_model_that_sees_the_middle_lie_in_the_whole_picture(tmp_path: Path) -> None:
+    """A picture twice as wide as high: CLIP's crop is its middle half."""
+    Image.new("RGB", (64, 32), "orange").save(tmp_path / "wide.png")
+    model = load(write_checkpoint(tmp_path / "clip"))
+    found = explain_picture(model, tmp_path / "wide.png", "ab")
+    assert found.boxes is not None
+    cells = found.boxes[1:] if len(found.boxes) == 17 else found.boxes  # without the whole picture in front
+    assert cells.amin(0).tolist() == pytest.approx([0.25, 0, 0.375, 0.25], abs=0.02)
+    assert cells.amax(0).tolist() == pytest.approx([0.625, 0.75, 0.75, 1], abs=0.02)
