@@ -113,6 +113,16 @@ class Row:
         ]
 
 
+SCENES = {"train": 900, "dev": 150, "test": 250}
+
+
+def drawn_scenes(out: Path) -> Path:
+    """The scenes of the demo's size, drawn into ``out/data`` or found there."""
+    from patchword.data.scenes import write_scenes
+
+    return write_scenes(out / "data", **SCENES, pictures=False)
+
+
 def choose(stems: Sequence[str]) -> tuple[System, ...]:
     """The systems with one of these recipes; all of them when none is named.
 

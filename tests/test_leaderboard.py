@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from patchword.data.open import open_split
 from patchword.data.scenes import write_scenes
 from patchword.errors import ConfigError
-from patchword.leaderboard import COLUMNS, SYSTEMS, System, leaderboard, markdown
+from patchword.leaderboard import COLUMNS, SYSTEMS, System, drawn_scenes, leaderboard, markdown
 
 PAIR = (System("VSE-infinity", ("vse_inf",)), System("both", ("vse_inf", "chan"), "mean of two models"))
 TINY: dict[str, Any] = {
@@ -68,3 +69,10 @@ def test_every_system_has_its_recipes(suffix: str) -> None:
         stem for system in SYSTEMS for stem in system.recipes if not (recipes / f"{stem}_{suffix}.yaml").exists()
     ]
     assert not missing
+
+
+def test_data_called_scenes_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchword.leaderboard.SCENES", {"train": 8, "dev": 4, "test": 6})
+    folder = drawn_scenes(tmp_path)
+    assert open_split(folder, "test").n_images == 6
+    assert drawn_scenes(tmp_path) == folder == tmp_path / "data"
