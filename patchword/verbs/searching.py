@@ -1,49 +1,194 @@
-"""Verbs that answer a query."""
+"""The verb that answers a query: over an index, or over a split of a data folder."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, DataError
 from patchword.verbs.output import Strings, say, say_json
+
+if TYPE_CHECKING:
+    from patchword.index.engine import Index
+    from patchword.index.query import Answer, FoundCaption, Query
+
+OptionalPath = Annotated[Path | None, arg(metavar="PATH")]
+_MINUS = re.compile(r"-[^\W\d_][^=]+")  # a part to avoid; -k and -h are options
 
 
 def search(
-    run: Positional[Path],
+    place: Annotated[Positional[Path], arg(metavar="INDEX|RUN")],
     query: Strings = (),
     *,
-    data: Path,
-    split: str = "test",
-    name: str | None = None,
-    image: str | None = None,
+    image: UseAppendAction[tuple[str, ...]] = (),
+    without: UseAppendAction[tuple[str, ...]] = (),
+    captions: bool = False,
+    file: OptionalPath = None,
     k: Annotated[int, arg(aliases=["-k"])] = 5,
-    clip: Path | None = None,
+    where: Annotated[str | None, arg(metavar="FILTER")] = None,
+    threshold: Annotated[float | None, arg(metavar="FLOAT")] = None,
+    mode: Literal["auto", "exact", "fast"] = "auto",
+    candidates: Annotated[int | None, arg(metavar="INT")] = None,
+    model: OptionalPath = None,
+    data: OptionalPath = None,
+    split: str = "test",
+    name: Annotated[str | None, arg(metavar="STR")] = None,
+    clip: OptionalPath = None,
     json: bool = False,
 ) -> int:
-    """Search a split exactly: sentences find images, an image finds captions.
+    """Search an index: weighted words and pictures find images. Or a split of a data folder, with a run and --data.
 
     Args:
-        run: run folder or checkpoint folder.
-        query: one or more sentences.
-        data: data folder.
-        split: split to search.
-        name: data set name, when the folder does not say it.
-        image: id or file of an image, to find captions for.
+        place: index, or run folder.
+        query: parts "a dog" "snow:0.5" "-people"; in a split: sentences.
+        image: picture or id to be like; in a split: to find captions for.
+        without: words to avoid, as "-words".
+        captions: find the indexed captions of --image.
+        file: a query on each line.
         k: results for each query.
-        clip: CLIP model folder, for models that also read CLIP's vector of the sentence (AAHR).
+        where: filter, such as "width > 1000 and tag = 'beach'".
+        threshold: least score.
+        mode: all images, or a shortlist's.
+        candidates: of the shortlist.
+        model: of the index, where it is now.
+        data: data folder, to search a split of it.
+        split: which one.
+        name: data set name, when the folder does not say it.
+        clip: CLIP model folder, for models that read it.
         json: print JSON.
     """
-    from patchword.search import search as run_search
+    from patchword.index.layout import is_index
 
-    if not query and image is None:
-        raise ConfigError("nothing to search for. Give a sentence, or --image ID.")
     if k < 1:
         raise ConfigError(f"`k` is {k}. Expected 1 or more.")
-    found = run_search(run, list(query), data=data, split=split, name=name, image=image, k=k, clip=clip)
+    if file is not None and (query or image or without):
+        raise ConfigError("--file holds the queries. Leave out the others.")
+    lines = [] if file is None else _lines(file)
+    in_index = is_index(place)
+    if not in_index and data is None:
+        raise ConfigError(
+            f"'{place}' is no index. Make one with: patchword index build; or name a data folder with --data DIR, to "
+            "search a split with a run."
+        )
+    if not (query or image or without or lines):
+        raise ConfigError("nothing to search for. Give a sentence, or --image ID.")
+    if not in_index:
+        assert data is not None
+        if where or without or captions or len(image) > 1 or threshold is not None or mode != "auto":
+            raise ConfigError("filters, modes and composed queries need an index. Make one with: patchword index build")
+        return _search_split(place, (*query, *lines), data, split, name, image[0] if image else None, k, clip, json)
+    if data is not None:
+        raise ConfigError(f"'{place}' is an index, which holds its images itself. Leave out --data.")
+    from patchword.index.engine import Index
+    from patchword.index.query import parse_query
+
+    with Index.open(place, model=model, clip=clip) as index:
+        pictures = [_picture(index, one) for one in image]
+        if captions:
+            if len(pictures) != 1 or query or without:
+                raise ConfigError("--captions finds the captions of one picture. Give one --image and nothing else.")
+            return _say_captions(index.captions_for(pictures[0], k, mode=mode, threshold=threshold), json)
+        if lines:
+            queries: list[Query] = [parse_query(line) for line in lines]
+        else:
+            queries = [parse_query(query, pictures, without=without)]
+        answers = index.search_batch(
+            queries, k, mode=mode, where=where, threshold=threshold, candidates=candidates
+        )  # fmt: skip
+        labels = lines or [" ".join([*query, *(f"-{one}" for one in without), *image])]
+        return _say_answers(index, labels, answers, json)
+
+
+def prepare_words(words: Sequence[str]) -> list[str]:
+    """The words of the command line, with ``-people`` as an option that the parser knows.
+
+    Example:
+        >>> prepare_words(["my.index", "a dog", "-wet grass:0.5", "-k", "3", "-people"])
+        ['my.index', 'a dog', '-k', '3', '--without=wet grass:0.5', '--without=people']
+    """
+    kept: list[str] = []
+    avoided: list[str] = []
+    for word in words:
+        (avoided if _MINUS.fullmatch(word) else kept).append(word)
+    return [*kept, *(f"--without={word[1:]}" for word in avoided)]
+
+
+search.prepare_words = prepare_words  # type: ignore[attr-defined]
+
+
+def _lines(file: Path) -> list[str]:
+    """The queries of a file."""
+    try:
+        found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{file}' can not be read as a text file: {error}.") from None
+    if not found:
+        raise DataError(f"'{file}' holds no queries. Expected one on each line.")
+    return found
+
+
+def _picture(index: Index, written: str) -> Path | int:
+    """A picture file, or the id of an indexed image."""
+    path = Path(written)
+    if path.is_file():
+        return path
+    if written.isdecimal():
+        return int(written)
+    raise DataError(f"'{written}' is neither a picture file nor the id of an image of '{index.folder}'.")
+
+
+def _say_answers(index: Index, labels: Sequence[str], answers: Sequence[Answer], json: bool) -> int:
+    """Print what was found."""
+    if json:
+        whole: list[dict[str, Any]] = []
+        for label, answer in zip(labels, answers, strict=True):
+            found = answer.to_json()
+            for hit, shown in zip(answer.hits, found["hits"], strict=True):
+                shown["file"] = None if hit.item.file is None else str(hit.item.file)
+            whole.append({"query": label, **found})
+        say_json(whole[0] if len(whole) == 1 else whole)
+        return 0
+    for label, answer in zip(labels, answers, strict=True):
+        say(f"{label}  ({answer.mode}: {answer.rescored:,} of {answer.searched:,} images, {answer.took_ms:.0f} ms)")
+        for hit in answer.hits:
+            chance = "" if hit.probability is None else f"  {hit.probability:6.1%}"
+            say(f"  {hit.rank:>3}  {hit.score:8.4f}{chance}  {hit.id:>7}  {hit.item.path}")
+        if not answer.hits:
+            say("  nothing found")
+    return 0
+
+
+def _say_captions(found: Sequence[FoundCaption], json: bool) -> int:
+    """Print the captions that were found."""
+    if json:
+        say_json([one.to_json() for one in found])
+        return 0
+    for one in found:
+        chance = "" if one.probability is None else f"  {one.probability:6.1%}"
+        say(f"  {one.rank:>3}  {one.score:8.4f}{chance}  {one.item.text}")
+    return 0
+
+
+def _search_split(
+    run: Path,
+    queries: Sequence[str],
+    data: Path,
+    split: str,
+    name: str | None,
+    image: str | None,
+    k: int,
+    clip: Path | None,
+    json: bool,
+) -> int:
+    """Sentences find images of a split, an image finds captions."""
+    from patchword.search import search as run_search
+
+    found = run_search(run, list(queries), data=data, split=split, name=name, image=image, k=k, clip=clip)
     if json:
         say_json({q: [asdict(hit) for hit in hits] for q, hits in found.items()})
         return 0

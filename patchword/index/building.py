@@ -1,0 +1,222 @@
+"""Making a new index. From its first instant it is a whole one, without items; then it is filled as by a sync."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from patchword.errors import ConfigError, DataError
+from patchword.index.columns import read_columns, with_columns
+from patchword.index.encode import pixel_transform_of
+from patchword.index.estimate import bytes_per_image, require_space, size_text
+from patchword.index.features import FeatureFolder, Spot, feature_source
+from patchword.index.layout import IndexFolder, is_index, sync_folder
+from patchword.index.lock import writer_lock
+from patchword.index.manifest import BackendChoice, FeatureSource, Manifest, write_manifest
+from patchword.index.model_hash import open_model, stamp_of
+from patchword.index.pooled import Kind, pool_kind
+from patchword.index.results import Changes
+from patchword.index.roots import locate, root_for
+from patchword.index.scan import scan_folder
+from patchword.index.schema import connect_to_write, create
+from patchword.index.syncing import THREADS, Settings, sync_locked
+from patchword.index.writer import Writer, write_locked
+from patchword.methods.clip import Interaction
+from patchword.model import Model, load
+from patchword.types import Encoded, Images
+
+
+def build(
+    folder: Path | str | None,
+    out: Path | str,
+    *,
+    model: Model | Path | str,
+    features: Path | str | None = None,
+    name: str | None = None,
+    splits: Sequence[str] = (),
+    columns: Path | str | None = None,
+    follow_links: bool = False,
+    interaction: Interaction | None = None,
+    device: str = "cpu",
+    batch: int = 32,
+    threads: int = THREADS,
+    shard_mb: int | float = 256.0,
+    pooled: Kind | None = None,
+    backend: str = "exact",
+    backend_options: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Changes:
+    """Index the pictures below a folder.
+
+    Run again after an interruption, it goes on where it stopped.
+
+    Args:
+        folder: where the pictures are; None with ``features``: the images of the data set without pictures.
+        out: the index folder to make.
+        model: a loaded model or its folder.
+        features: data folder with region features, for models that read such; pictures are found by name.
+        name, splits: which data set and splits of it; all splits by default.
+        columns: a CSV or JSON Lines file of the user's columns, keyed by path.
+        follow_links: go through symbolic links.
+        interaction: of a CLIP, SigLIP or SigLIP 2 model: ``global`` (its default) or ``patches``.
+        device: where the model computes.
+        batch: images encoded at a time.
+        threads: that read and decode.
+        shard_mb: size at which a vector file is closed, and about the memory it takes until then.
+        pooled: kind of the shortlist's vectors; the model's own by default.
+        backend, backend_options: what finds the shortlist.
+        console: where progress goes.
+
+    Raises:
+        DataError: the folder is missing, another process writes, or the disk has not enough room.
+        ConfigError: the place is taken, or model and input do not fit.
+    """
+    settings = Settings(None, device, batch, threads, console)
+    if shard_mb <= 0:
+        raise ConfigError(f"`shard_mb` is {shard_mb}. Expected a size above 0, such as 256.")
+    if folder is None and features is None:
+        raise ConfigError("nothing to index. Name a folder of pictures, or --features DIR.")
+    if folder is not None and not Path(folder).is_dir():
+        raise DataError(f"'{folder}' is missing. Expected a folder of pictures.")
+    table = None if columns is None else read_columns(columns)
+    place = IndexFolder(Path(out))
+    loaded = model if isinstance(model, Model) else load(model, device=device, interaction=interaction)
+    source = None if features is None else feature_source(features, name=name, splits=splits)
+    settings = Settings(loaded, device, batch, threads, console)
+    with contextlib.ExitStack() as stack:
+        if is_index(place.path):
+            stack.enter_context(writer_lock(place.lock, "build"))
+            writer = stack.enter_context(write_locked(place))
+            _require_same_start(writer, folder, source, loaded)
+        else:
+            _require_free(place.path)
+            manifest = _make_manifest(
+                loaded, source, shard_mb, pooled, BackendChoice(kind=backend, options=dict(backend_options or {}))
+            )
+            writer = _create(stack, place, manifest, folder, follow=follow_links)
+        _say_size(writer, folder, settings.console, follow=follow_links)
+        return with_columns(writer, table, sync_locked(writer, None, settings, allow_empty=True))
+
+
+def _require_same_start(writer: Writer, folder: Path | str | None, source: FeatureSource | None, model: Model) -> None:
+    """An index that is there already is gone on with only when it was begun in the same way.
+
+    Raises:
+        ConfigError: it was begun otherwise.
+    """
+    open_model(writer.manifest, model)
+    roots = {(root.kind, root.path) for root in writer.roots()}
+    mine = ("folder", locate(Path(folder))) if folder is not None else ("features", Path(source.root if source else ""))
+    if mine not in roots or (source is not None and source != writer.manifest.features):
+        names = ", ".join(f"'{path}'" for _, path in sorted(roots))
+        raise ConfigError(
+            f"'{writer.folder.path}' is already an index, of {names}. Add to it with: patchword index add, "
+            "or choose another name."
+        )
+
+
+def _require_free(path: Path) -> None:
+    """Refuse a place that holds something else.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise ConfigError(f"'{path}' is taken and is no index. Choose another name for the index.")
+
+
+def _make_manifest(
+    model: Model, source: FeatureSource | None, shard_mb: int | float, pooled: Kind | None, backend: BackendChoice
+) -> Manifest:
+    """What the index is made with; one image is encoded to know its size.
+
+    Raises:
+        ConfigError: the model reads regions and there are none, or the reverse.
+        DataError: the features do not fit the model.
+    """
+    stamp = stamp_of(model)
+    if stamp.reads == "pictures" and source is not None:
+        raise ConfigError(f"this {stamp.method} reads pictures, not region features. Leave out --features.")
+    sets = _encode_one(model, None if source is None else FeatureFolder(source))
+    return Manifest(
+        created=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        model=stamp,
+        width=sets.vectors.shape[1],
+        set_size=sets.max_length,
+        pooled=pool_kind(model, pooled).to_json(),
+        backend=backend,
+        features=source,
+        shard_mb=shard_mb,
+    )
+
+
+def _encode_one(model: Model, features: FeatureFolder | None) -> Encoded:
+    """The vector set of one image, to see its form."""
+    import torch
+
+    model.method.eval()
+    with torch.no_grad():
+        if features is not None:
+            features.check(model)
+            images = features.read([Spot(0, 0)], model.method.image_extras)
+        else:
+            noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            images = Images(pixel_transform_of(model)(noise, None)[None], None)
+        return model.method.encode_images(images.to(model.device)).float().to("cpu")
+
+
+def _create(
+    stack: contextlib.ExitStack, place: IndexFolder, manifest: Manifest, folder: Path | str | None, *, follow: bool
+) -> Writer:
+    """Make an empty index under a temporary name, put it in place whole, and hold its lock from then on."""
+    place.path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = IndexFolder(place.path.with_name(f".{place.path.name}.building"))
+    fresh.path.mkdir(exist_ok=True)
+    stack.enter_context(writer_lock(fresh.lock, "build"))
+    for left in fresh.path.iterdir():  # of a build that was killed
+        if left.name != fresh.lock.name:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    fresh.shards.mkdir()
+    create(fresh.catalog)
+    write_manifest(fresh, manifest)
+    with connect_to_write(fresh.catalog) as connection:
+        starting = Writer(fresh, connection, manifest)
+        if folder is not None:
+            root_for(starting, Path(folder), follow=follow)
+        else:
+            assert manifest.features is not None
+            connection.execute(
+                "INSERT INTO roots (path, kind, follow) VALUES (?, 'features', 0)", (manifest.features.root,)
+            )
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    sync_folder(fresh.path)
+    try:
+        os.rename(fresh.path, place.path)  # onto nothing, or onto an empty folder
+    except OSError:
+        raise ConfigError(f"'{place.path}' was taken by another process meanwhile. Choose another name.") from None
+    sync_folder(place.path.parent)
+    return stack.enter_context(write_locked(place))
+
+
+def _say_size(writer: Writer, folder: Path | str | None, console: Console | None, *, follow: bool) -> None:
+    """Say how large the index will be, and refuse what the disk can not hold."""
+    if folder is None:
+        return
+    files = scan_folder(0, locate(Path(folder)), follow=follow).files
+    there = int(writer.connection.execute("SELECT count(*) FROM items").fetchone()[0])
+    manifest, needed = writer.manifest, max(0, len(files) - there) * bytes_per_image(writer.manifest)
+    require_space(writer.folder.path, needed)
+    if console is not None:
+        console.print(
+            f"{len(files):,} pictures, {there:,} of them indexed; {manifest.set_size} vectors of {manifest.width} "
+            f"each: about {size_text(needed)} to come",
+            highlight=False,
+        )

@@ -1,0 +1,231 @@
+"""Reading the catalog: items and captions by id, filters, columns, and the generation that tells when to look again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.errors import DataError
+from patchword.index.filters import Column, compile_filter
+from patchword.index.layout import IndexFolder, open_folder
+from patchword.index.schema import connect_to_read, one_view
+
+Value = str | int | float | None
+
+_FIELDS = (
+    "items.id", "items.path", "roots.path", "hash", "size", "mtime", "width", "height", "taken", "camera",
+    "orientation", "latitude", "longitude", "feature", "roots.kind",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Item:
+    """One indexed image.
+
+    Attributes:
+        id: never used for anything else, also after the image is gone.
+        path: below its root, with ``/``; for an index of features alone: the image's id in the data set.
+        root: absolute folder (of the pictures, or of the features).
+        hash: of the content.
+        size: bytes of the file.
+        mtime: when the file was last changed, in seconds since 1970.
+        width, height: pixels, upright.
+        taken: EXIF date, ``2024-05-01T10:00:00``.
+        camera: maker and model.
+        orientation: EXIF orientation 1..8.
+        latitude, longitude: degrees.
+        feature: ``split/image id`` of the region features, for models that read such.
+        has_picture: whether ``root/path`` is a picture file.
+        columns: the user's own columns.
+    """
+
+    id: int
+    path: str
+    root: str
+    hash: str
+    size: int
+    mtime: float
+    width: int | None = None
+    height: int | None = None
+    taken: str | None = None
+    camera: str | None = None
+    orientation: int | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    feature: str | None = None
+    has_picture: bool = True
+    columns: dict[str, Value] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path | None:
+        """The picture file, whether or not it still exists; None for an index of features alone."""
+        return Path(self.root, self.path) if self.has_picture else None
+
+
+@dataclass(frozen=True)
+class CaptionItem:
+    """One indexed caption.
+
+    Attributes:
+        image_id: the indexed image it was given for, if any.
+    """
+
+    id: int
+    text: str
+    image_id: int | None = None
+
+
+class Catalog:
+    """The catalog of an index, for reading, from any number of threads. Every call sees the newest generation.
+
+    Args:
+        folder: an index.
+
+    Raises:
+        DataError: there is no index, or its catalog can not be read.
+    """
+
+    def __init__(self, folder: Path | str | IndexFolder) -> None:
+        self.folder = open_folder(folder)
+        self._free: list[sqlite3.Connection] = []
+        self._guard = threading.Lock()
+        self._is_open = True
+        with self._connection():
+            pass
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection that nobody else uses meanwhile; there are as many as were ever used at once."""
+        with self._guard:
+            found = self._free.pop() if self._free else None
+        connection = found if found is not None else connect_to_read(self.folder)
+        try:
+            yield connection
+        finally:
+            with self._guard:
+                if self._is_open:
+                    self._free.append(connection)
+                else:
+                    connection.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._guard:
+            self._is_open = False
+            for connection in self._free:
+                connection.close()
+            self._free.clear()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def generation(self) -> int:
+        """A number that grows with every change of what is in the index."""
+        with self._connection() as connection:
+            return int(connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0])
+
+    def count(self, kind: str = "image") -> int:
+        """Number of images, or of captions."""
+        query = "SELECT coalesce(sum(alive), 0) FROM shards WHERE kind = ?"
+        with self._connection() as connection:
+            return int(connection.execute(query, (kind,)).fetchone()[0])
+
+    def columns(self) -> dict[str, str]:
+        """The columns a filter may name, with their types: ``text``, ``integer`` or ``real``."""
+        with self._connection() as connection:
+            return {name: column.type for name, column in self._columns(connection).items()}
+
+    def _columns(self, connection: sqlite3.Connection) -> dict[str, Column]:
+        from patchword.index.filters import BUILT_IN
+
+        own = connection.execute("SELECT name, type, id FROM user_columns ORDER BY id").fetchall()
+        return {**BUILT_IN, **{name: Column(f"items.u{number}", kind) for name, kind, number in own}}
+
+    def find(self, ids: Iterable[int] | NDArray[np.int64]) -> dict[int, Item]:
+        """The items of these ids that are still in the index."""
+        wanted = json.dumps([int(one) for one in ids])
+        with self._connection() as connection, one_view(connection):
+            own = connection.execute("SELECT name, id FROM user_columns ORDER BY id").fetchall()
+            fields = ", ".join([*_FIELDS, *(f"items.u{number}" for _, number in own)])
+            rows = connection.execute(
+                f"SELECT {fields} FROM items JOIN roots ON roots.id = items.root "
+                "WHERE items.id IN (SELECT value FROM json_each(?))",
+                (wanted,),
+            ).fetchall()
+        names = [name for name, _ in own]
+        return {row[0]: _item(row, names) for row in rows}
+
+    def items(self, ids: Sequence[int] | NDArray[np.int64]) -> list[Item]:
+        """The items of these ids, in that order. A hit of an older snapshot may be gone: see `find`.
+
+        Raises:
+            DataError: an id is not in the index.
+        """
+        found = self.find(ids)
+        return [_known(found, int(one), "image") for one in ids]
+
+    def find_captions(self, ids: Iterable[int] | NDArray[np.int64]) -> dict[int, CaptionItem]:
+        """The captions of these ids that are still in the index."""
+        with self._connection() as connection:
+            rows = connection.execute(
+                "SELECT id, text, image FROM captions WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps([int(one) for one in ids]),),
+            ).fetchall()
+        return {row[0]: CaptionItem(*row) for row in rows}
+
+    def captions(self, ids: Sequence[int] | NDArray[np.int64]) -> list[CaptionItem]:
+        """The captions of these ids, in that order.
+
+        Raises:
+            DataError: an id is not in the index.
+        """
+        found = self.find_captions(ids)
+        return [_known(found, int(one), "caption") for one in ids]
+
+    def where(self, expression: str) -> NDArray[np.int64]:
+        """Ids of the images for which a filter holds, ascending; see `patchword.index.filters`.
+
+        They are those of the newest generation: an older snapshot may lack some of them.
+
+        Raises:
+            ConfigError: the filter can not be read, names an unknown column or compares a text with a number.
+        """
+        with self._connection() as connection, one_view(connection):
+            compiled = compile_filter(expression, self._columns(connection))
+            joined = "SELECT items.id FROM items JOIN roots ON roots.id = items.root"
+            rows = connection.execute(f"{joined} WHERE {compiled.sql} ORDER BY items.id", compiled.values)
+            return np.fromiter((row[0] for row in rows), dtype=np.int64)
+
+
+def _item(row: tuple[Any, ...], names: Sequence[str]) -> Item:
+    plain, own = row[: len(_FIELDS)], row[len(_FIELDS) :]
+    columns = dict(zip(names, own, strict=True))
+    values: list[Any] = [*plain[:5], plain[5] / 1e9, *plain[6:-1], plain[-1] != "features", columns]
+    return Item(*values)
+
+
+def _known(found: dict[int, Any], one: int, what: str) -> Any:
+    if one not in found:
+        raise DataError(f"{what} {one} is not in the index. It was removed, or never there.")
+    return found[one]
+
+
+def generation(folder: Path | str) -> int:
+    """A number that grows with every change of what is in an index: one small read."""
+    connection = connect_to_read(open_folder(folder))
+    try:
+        return int(connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0])
+    finally:
+        connection.close()

@@ -1,0 +1,234 @@
+"""The user's own columns: read from a CSV or JSON Lines file keyed by path, kept with the items, named in filters."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from patchword.data.text_files import read_text
+from patchword.errors import DataError
+from patchword.index.filters import BUILT_IN, INTEGER, REAL, TEXT
+from patchword.index.results import Changes
+from patchword.index.schema import transaction
+from patchword.index.writer import Writer
+
+Value = str | int | float | None
+KEYS = ("path", "file", "file_name", "filename", "image")
+MAX_COLUMNS = 200
+_INTEGER = re.compile(r"[-+]?(0|[1-9]\d{0,17})")
+_REAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Values for items.
+
+    Attributes:
+        file: where they come from, for messages.
+        types: name of each column to ``text``, ``integer`` or ``real``.
+        rows: path to its values, in the order of the columns.
+    """
+
+    file: Path
+    types: dict[str, str]
+    rows: dict[str, tuple[Value, ...]]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What setting columns did.
+
+    Attributes:
+        items: that got values.
+        unknown: paths of the table that name no item.
+    """
+
+    items: int
+    unknown: tuple[str, ...]
+
+
+def read_columns(file: Path | str) -> Table:
+    """Read a table whose column ``path`` (or ``file``, ``file_name``, ``image``) says which item a row belongs to.
+
+    In CSV a column of whole numbers is an integer one, a column of numbers a real one, everything else text; an empty
+    field is no value. JSON Lines says the types itself.
+
+    Raises:
+        DataError: it can not be read, has no such column, or names a path twice; with the line.
+    """
+    path = Path(file)
+    is_json = path.suffix.lower() in (".jsonl", ".ndjson")
+    records = list(_json_lines(path) if is_json else _csv_rows(path))
+    key = next((name for name in KEYS if records and name in records[0][1]), None)
+    if not records:
+        raise DataError(f"'{path}' has no rows. Expected columns with a path in each row.")
+    if key is None:
+        raise DataError(
+            f"'{path}' has the columns {', '.join(map(repr, records[0][1]))}. Expected one named 'path' that says "
+            "which picture a row belongs to."
+        )
+    names = [name for name in dict.fromkeys(name for _, record in records for name in record) if name != key]
+    _check_names(path, names)
+    types = {name: _type_of((record.get(name) for _, record in records), is_typed=is_json) for name in names}
+    rows: dict[str, tuple[Value, ...]] = {}
+    for line, record in records:
+        where = record.get(key)
+        if not isinstance(where, str) or not where:
+            raise DataError(f"'{path}' line {line}: `{key}` is {where!r}. Expected the path of a picture.")
+        if where in rows:
+            raise DataError(f"'{path}' line {line}: {where!r} occurs twice. Expected one row for each picture.")
+        rows[where] = tuple(cast(record.get(name), types[name]) for name in names)
+    return Table(path, types, rows)
+
+
+def _csv_rows(path: Path) -> Iterable[tuple[int, dict[str, Value]]]:
+    text = read_text(path)
+    first = text.split("\n", 1)[0]
+    mark = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if len(set(header)) < len(header):
+            raise DataError(f"'{path}' names a column twice: {', '.join(header)}.")
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise DataError(f"'{path}' line {reader.line_num} has {len(row)} fields. Expected {len(header)}.")
+            fields: list[Value] = [field if field != "" else None for field in row]
+            yield reader.line_num, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise DataError(f"'{path}' line {reader.line_num} is not valid CSV: {error}.") from None
+
+
+def _json_lines(path: Path) -> Iterable[tuple[int, dict[str, Value]]]:
+    for line, text in enumerate(read_text(path).split("\n"), start=1):
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"'{path}' line {line} is not valid JSON: {error}.") from None
+        if not isinstance(record, dict):
+            raise DataError(f'\'{path}\' line {line} is no object. Expected {{"path": ..., "column": ...}}.')
+        for name, value in record.items():
+            if not isinstance(value, str | int | float | None):
+                raise DataError(f"'{path}' line {line}: `{name}` is a {type(value).__name__}. Expected one value.")
+        yield line, {name: _plain(value) for name, value in record.items()}
+
+
+def _plain(value: Any) -> Value:
+    """A JSON value as SQLite holds it: truth values are 0 and 1, numbers beyond its range are texts."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return str(value)
+    if isinstance(value, float) and value - value != 0:
+        return str(value)
+    found: Value = value
+    return found
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Refuse names that a filter could not tell apart.
+
+    Raises:
+        DataError: naming the first.
+    """
+    if len(names) > MAX_COLUMNS:
+        raise DataError(f"'{path}' has {len(names)} columns. At most {MAX_COLUMNS} are kept.")
+    for name in names:
+        if name in BUILT_IN:
+            raise DataError(f"'{path}': every index has a column `{name}` already. Rename yours.")
+        if not name or len(name) > 200 or not name.isprintable():
+            raise DataError(f"'{path}': {name[:40]!r} can not be the name of a column.")
+
+
+def _type_of(values: Iterable[Value], *, is_typed: bool = False) -> str:
+    """The narrowest type that holds all values.
+
+    Args:
+        values: of a column.
+        is_typed: a text is a text even where it looks like a number.
+
+    Example:
+        >>> _type_of(["1", None, "-20"]), _type_of(["1", "2.5"]), _type_of(["007", "1"]), _type_of([None])
+        ('integer', 'real', 'text', 'text')
+    """
+    present = [value for value in values if value is not None]
+    if not present or (is_typed and any(isinstance(value, str) for value in present)):
+        return TEXT
+    if all(isinstance(v, int) or (isinstance(v, str) and _INTEGER.fullmatch(v)) for v in present):
+        return INTEGER
+    return REAL if all(not isinstance(v, str) or _is_real(v) for v in present) else TEXT
+
+
+def _is_real(text: str) -> bool:
+    return _REAL.fullmatch(text) is not None and not re.fullmatch(r"[-+]?0\d+", text)
+
+
+def cast(value: Value, kind: str) -> Value:
+    """A value as a column of this type holds it."""
+    if value is None:
+        return None
+    return str(value) if kind == TEXT else int(value) if kind == INTEGER else float(value)
+
+
+def widest(a: str, b: str) -> str:
+    """The type that holds the values of both."""
+    return a if a == b else TEXT if TEXT in (a, b) else REAL
+
+
+def with_columns(writer: Writer, table: Table | None, changes: Changes) -> Changes:
+    """Set the columns of a table, if there is one, and say what it named in vain."""
+    if table is None:
+        return changes
+    applied = apply_columns(writer, table)
+    return replace(changes, unknown_columns=applied.unknown, generation=writer.counter("generation"))
+
+
+def apply_columns(writer: Writer, table: Table) -> Applied:
+    """Set the columns of the items that a table names, in one transaction; columns that are new are made.
+
+    A row belongs to the items whose path below their root, or whose absolute path, it names.
+    """
+    with transaction(writer.connection) as connection:
+        have = {name: (number, kind) for number, name, kind in connection.execute("SELECT * FROM user_columns")}
+        fields, kinds = [], []
+        for name, kind in table.types.items():
+            if name not in have:
+                number = connection.execute(
+                    "INSERT INTO user_columns (name, type) VALUES (?, ?)", (name, kind)
+                ).lastrowid
+                connection.execute(f"ALTER TABLE items ADD COLUMN u{number}")
+            else:
+                number, old = have[name]
+                kind = widest(old, kind)
+                if kind != old:
+                    connection.execute("UPDATE user_columns SET type = ? WHERE id = ?", (kind, number))
+                    connection.execute(f"UPDATE items SET u{number} = CAST(u{number} AS {kind.upper()})")
+            fields.append(f"u{number} = ?")
+            kinds.append(kind)
+        roots = writer.roots()
+        count, unknown = 0, list[str]()
+        for path, row in table.rows.items():
+            places = [(root.id, path) for root in roots]
+            for root in roots:
+                if Path(path).is_absolute() and Path(path).is_relative_to(root.path):
+                    places.append((root.id, Path(path).relative_to(root.path).as_posix()))
+            hits = 0
+            for place in places:
+                values = [cast(value, kind) for value, kind in zip(row, kinds, strict=True)]
+                query = f"UPDATE items SET {', '.join(fields)} WHERE root = ? AND path = ?"
+                hits += connection.execute(query, (*values, *place)).rowcount if fields else 0
+            count += hits
+            if not hits:
+                unknown.append(path)
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+    return Applied(count, tuple(unknown))

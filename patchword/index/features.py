@@ -1,0 +1,155 @@
+"""Region features of a data folder as the input of an index: found by a picture's name, or indexed by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from patchword.data.extras import read_extras
+from patchword.data.features import RegionFeatures, require_width
+from patchword.data.open import open_split, splits_of
+from patchword.data.table import Split
+from patchword.data.text_files import canonical_id, strip_suffix
+from patchword.errors import ConfigError, DataError
+from patchword.index.manifest import FeatureSource
+from patchword.index.scan import Seen
+from patchword.model import Model
+from patchword.types import Images
+
+
+@dataclass(frozen=True, order=True)
+class Spot:
+    """An image of a feature folder: which split, and the position in it."""
+
+    split: int
+    row: int
+
+
+class FeatureFolder:
+    """The region features that an index reads.
+
+    Args:
+        source: data folder, name and splits.
+
+    Raises:
+        DataError: a split is missing or has no features.
+    """
+
+    def __init__(self, source: FeatureSource) -> None:
+        self.source = source
+        self.splits = [open_split(source.root, split, name=source.name, images="features") for split in source.splits]
+        for split in self.splits:
+            split.require_images()
+        self.keys: dict[str, Spot] = {}
+        self._by_label: dict[str, Spot] = {}
+        for number, split in enumerate(self.splits):
+            for row, name in enumerate(split.image_ids):
+                self._by_label[f"{split.name}/{name}"] = Spot(number, row)
+        for make in (str, strip_suffix, canonical_id):  # exact names of all splits come before shortened ones
+            for number, split in enumerate(self.splits):
+                for row in range(split.n_images):
+                    for name in _names(split, row):
+                        self.keys.setdefault(make(name), Spot(number, row))
+
+    def find(self, path: str) -> Spot | None:
+        """The features of a picture, by its path, its name, its name without ending or its canonical id."""
+        name = path.rpartition("/")[2]
+        for key in (path, name, strip_suffix(name), canonical_id(name)):
+            if key in self.keys:
+                return self.keys[key]
+        return None
+
+    def label(self, spot: Spot) -> str:
+        """``split/image id``."""
+        split = self.splits[spot.split]
+        return f"{split.name}/{split.image_ids[spot.row]}"
+
+    def labelled(self, label: str) -> Spot:
+        """The inverse of `label`.
+
+        Raises:
+            DataError: there is no such image (any more).
+        """
+        if label not in self._by_label:
+            raise DataError(f"'{self.source.root}' has no features of {label!r} any more. Sync the index.")
+        return self._by_label[label]
+
+    def check(self, model: Model) -> None:
+        """Refuse features that do not fit a model.
+
+        Raises:
+            DataError: their width differs, or a side input is missing.
+        """
+        for split in self.splits:
+            require_width(split, int(model.method.config.image.width))
+            for name in model.method.image_extras:
+                if name not in split.image_extras:
+                    raise DataError(
+                        f"this model also reads `{name}` of the images, which {split.dataset}/{split.name} lacks. "
+                        "Make it with: patchword prepare, or patchword extract."
+                    )
+
+    def read(self, spots: Sequence[Spot], extras: Sequence[str]) -> Images:
+        """A batch for the encoder; all of one split.
+
+        Raises:
+            DataError: the features hold NaN or an infinity.
+        """
+        split = self.splits[spots[0].split]
+        rows = [spot.row for spot in spots]
+        images = split.require_images().read(rows)
+        return replace(images, extra=read_extras(split.image_extras, extras, rows))
+
+    def boxes(self, spot: Spot, count: int) -> np.ndarray | None:
+        """``(R, 4)`` boxes of an image with ``count`` regions; None when they are not known."""
+        boxes = self.splits[spot.split].boxes
+        return None if boxes is None else np.asarray(boxes[spot.row][:count], dtype=np.float16)
+
+    def seen(self, root: int) -> list[tuple[Seen, Spot]]:
+        """Every image as if it were a file, named by its id (with its split where the id is in several)."""
+        counts: dict[str, int] = {}
+        for split in self.splits:
+            for name in split.image_ids:
+                counts[name] = counts.get(name, 0) + 1
+        found = []
+        for number, split in enumerate(self.splits):
+            source = split.require_images()
+            path = source.path if isinstance(source, RegionFeatures) else Path(self.source.root)
+            about = path.stat()
+            for row, name in enumerate(split.image_ids):
+                key = name if counts[name] == 1 else f"{split.name}/{name}"
+                # Rows have no time of their own: when the file is untouched, so are they.
+                found.append((Seen(root, key, about.st_size, about.st_mtime_ns), Spot(number, row)))
+        return sorted(found, key=lambda pair: pair[0].path)
+
+    def hash(self, images: Images, row: int) -> str:
+        """Hash of the features of one image of a batch."""
+        count = images.values.shape[1] if images.lengths is None else int(images.lengths[row])
+        values = images.values[row, :count].to(torch.float32).contiguous().numpy()
+        return blake2b(values.tobytes(), digest_size=16).hexdigest()
+
+
+def _names(split: Split, row: int) -> list[str]:
+    """What an image is called: its id, and its file's path and name."""
+    names = [split.image_ids[row]]
+    if split.files is not None:
+        names.append(split.files[row].name)
+    return names
+
+
+def feature_source(features: Path | str, *, name: str | None = None, splits: Sequence[str] = ()) -> FeatureSource:
+    """What the manifest says about a feature folder: all its splits, unless some are named.
+
+    Raises:
+        DataError: no data set is recognised there.
+        ConfigError: there is no split.
+    """
+    chosen = tuple(splits) or tuple(splits_of(features, name=name))
+    if not chosen:
+        raise ConfigError(f"'{features}' has no splits.")
+    return FeatureSource(root=str(Path(features).resolve()), name=name, splits=chosen)

@@ -1,0 +1,125 @@
+"""What a query brings, encoded: texts, picture files, decoded pictures, and images that are in the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.data.clip_features import ClipEncoder
+from patchword.data.extras import MemoryExtra
+from patchword.data.pictures import Picture, PictureFiles
+from patchword.data.table import Extra
+from patchword.encoders.patches import RegionsConfig
+from patchword.errors import ConfigError, DataError
+from patchword.index.asked import ImageQueries
+from patchword.index.collection import Collection
+from patchword.index.query import Query
+from patchword.model import Model
+from patchword.search import check_query
+from patchword.types import Encoded
+
+
+@dataclass(frozen=True)
+class DecodedPictures(PictureFiles):
+    """Pictures that are decoded already; ``files`` are only names.
+
+    Attributes:
+        pictures: one for each name, ``(H, W, 3)`` RGB.
+    """
+
+    pictures: tuple[Picture, ...] = ()
+
+    def picture(self, image: int) -> Picture:
+        """One of them."""
+        return self.pictures[image]
+
+
+def reads_regions(model: Model) -> bool:
+    """Whether a model reads region features instead of pictures."""
+    return isinstance(getattr(model.method.config, "image", None), RegionsConfig)
+
+
+def encode_queries(
+    model: Model, queries: Sequence[Query], collection: Collection, clip: ClipEncoder | None = None
+) -> ImageQueries:
+    """All texts and images of some queries, each text once.
+
+    Raises:
+        DataError: a text is empty or unknown to the model, or an image can not be encoded.
+        ConfigError: the model also reads CLIP's vector of a sentence, and no CLIP was named.
+    """
+    texts: dict[str, int] = {}
+    pictures = []
+    for query in queries:
+        for part in query.parts:
+            if part.text is not None:
+                check_query(model, part.text)
+                texts.setdefault(part.text, len(texts))
+            elif part.image is not None:
+                pictures.append(part.image)
+    encoded = encode_texts(model, list(texts), clip) if texts else None
+    images = Encoded.concat([encode_image(model, one, collection) for one in pictures]) if pictures else None
+    return ImageQueries.of(model.method, queries, texts, encoded, images)
+
+
+def encode_texts(model: Model, texts: Sequence[str], clip: ClipEncoder | None) -> Encoded:
+    """Vector sets of texts, each as if it stood alone."""
+    extras: dict[str, Extra] = {}
+    needed = model.method.caption_extras
+    if "clip" in needed:
+        if clip is None:
+            raise ConfigError("this model also reads CLIP's vector of the sentence. Name a CLIP folder with --clip.")
+        extras["clip"] = MemoryExtra({"clip": clip.encode_texts(list(texts))})
+    missing = [name for name in needed if name not in extras]
+    if missing:
+        raise DataError(
+            f"this {model.method.name} also reads `{missing[0]}` of a caption, which no query has. "
+            "Ask with an image of the index, or use another model."
+        )
+    if model.method.reads_padding:
+        alone = [{name: extra.select([k]) for name, extra in extras.items()} for k in range(len(texts))]
+        return Encoded.concat(
+            [model.encode_captions([text], extras=one) for text, one in zip(texts, alone, strict=True)]
+        )
+    return model.encode_captions(list(texts), extras=extras)
+
+
+def encode_image(model: Model, image: Path | str | int | NDArray[np.uint8], collection: Collection) -> Encoded:
+    """The vector set of one image.
+
+    Args:
+        model: of the index.
+        image: id of an indexed image, a picture file, or a decoded picture.
+        collection: the indexed images.
+
+    Raises:
+        DataError: there is no such image, it is no picture, or the model reads regions, which a picture has not.
+    """
+    if isinstance(image, int | np.integer):
+        snapshot = collection.snapshot
+        return snapshot.sets(snapshot.positions([int(image)]))
+    method = model.method
+    if reads_regions(model):
+        raise DataError(
+            "this model reads region features, which a new picture does not have. "
+            "Ask with the id of an indexed image, or extract the regions first: patchword extract --help"
+        )
+    if method.image_extras:
+        raise DataError(
+            f"this {method.name} also reads `{method.image_extras[0]}` of an image, which a new picture does not have. "
+            "Ask with the id of an indexed image."
+        )
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise DataError(
+                f"a picture of shape {image.shape} and type {image.dtype} was given. Expected (H, W, 3) and uint8."
+            )
+        return model.encode_images(DecodedPictures([Path("picture")], None, (image,)))
+    path = Path(image)
+    if not path.is_file():
+        raise DataError(f"'{path}' is missing. Expected a picture file, or the id of an indexed image.")
+    return model.encode_images(PictureFiles([path]))

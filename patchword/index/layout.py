@@ -1,0 +1,118 @@
+"""Where the parts of an index folder lie, and how a file of it comes into being: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchword.errors import DataError
+
+FORMAT, VERSION = "patchword-index", 1
+
+
+@dataclass(frozen=True)
+class IndexFolder:
+    """The names inside an index folder.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def manifest(self) -> Path:
+        """What the index was made with."""
+        return self.path / "manifest.json"
+
+    @property
+    def catalog(self) -> Path:
+        """The only truth about what is in the index."""
+        return self.path / "catalog.sqlite"
+
+    @property
+    def shards(self) -> Path:
+        """Folder of the vector files."""
+        return self.path / "shards"
+
+    @property
+    def skipped(self) -> Path:
+        """List of the files that could not be indexed."""
+        return self.path / "skipped.jsonl"
+
+    @property
+    def shortlist(self) -> Path:
+        """Files of the shortlist's backend; they can be made again from the shards."""
+        return self.path / "shortlist"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the one process that writes."""
+        return self.path / "writer.lock"
+
+    def shard(self, number: int) -> Path:
+        """The file of a shard."""
+        return self.shards / f"{number:06d}.safetensors"
+
+    def shard_numbers(self) -> list[int]:
+        """Numbers of the shard files that are there, whether or not the catalog names them; ascending."""
+        names = (path.name.removesuffix(".safetensors") for path in self.shards.glob("*.safetensors"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+
+def open_folder(folder: Path | str | IndexFolder) -> IndexFolder:
+    """The index in a folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    if isinstance(folder, IndexFolder):
+        return folder
+    place = IndexFolder(Path(folder))
+    if not place.path.is_dir():
+        raise DataError(
+            f"'{place.path}' is not an index: there is no such folder. Make one with: patchword index build"
+        )
+    for part in (place.manifest, place.catalog):
+        if not part.is_file():
+            raise DataError(
+                f"'{place.path}' is not an index: it has no {part.name}. Make one with: patchword index build"
+            )
+    return place
+
+
+def is_index(folder: Path) -> bool:
+    """Whether a folder holds an index."""
+    place = IndexFolder(folder)
+    try:
+        about = json.loads(place.manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(about, dict) and about.get("format") == FORMAT
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Put a text file in place under its name only once it is complete and on the disk."""
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power; where folders can not be opened, do nothing."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some file systems refuse this, and then order names themselves
+    finally:
+        os.close(handle)

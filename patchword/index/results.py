@@ -1,0 +1,202 @@
+"""What the actions of an index return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a build, an addition or a sync did. ``found = indexed + moved + unchanged + skipped``, always.
+
+    Attributes:
+        found: picture files that were there.
+        indexed: of them, encoded now.
+        moved: of them, known content at a new path.
+        unchanged: of them, indexed before.
+        skipped: of them, not indexed; the reasons are in ``skipped.jsonl``.
+        removed: items whose file is gone.
+        replaced: items whose file has another content now; it is among the indexed ones, with a new id.
+        ignored: files that are no pictures, and hidden ones.
+        unseen: folders that could not be read; what is indexed of them was kept.
+        images: in the index now.
+        generation: of the catalog now.
+        seconds: that it took.
+        unknown_columns: paths in the table of columns that name no item.
+    """
+
+    found: int
+    indexed: int
+    moved: int
+    unchanged: int
+    skipped: int
+    removed: int
+    replaced: int
+    ignored: int
+    unseen: int
+    images: int
+    generation: int
+    seconds: float
+    unknown_columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.found == self.indexed + self.moved + self.unchanged + self.skipped, f"the counts differ: {self}"
+
+    def line(self) -> str:
+        """The counts in one line."""
+        text = (
+            f"found {self.found:,} = {self.indexed:,} indexed + {self.moved:,} moved + {self.unchanged:,} unchanged "
+            f"+ {self.skipped:,} skipped"
+        )
+        if self.replaced:
+            text += f"; {self.replaced:,} of the indexed replace older content"
+        if self.removed:
+            text += f"; {self.removed:,} removed, their files are gone"
+        return text
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a removal did.
+
+    Attributes:
+        removed: ids that are not in the index any more.
+        images: in the index now.
+        generation: of the catalog now.
+    """
+
+    removed: tuple[int, ...]
+    images: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class CaptionChanges:
+    """What adding captions did: ``found = indexed + unchanged + skipped``.
+
+    Attributes:
+        found: captions in the file.
+        indexed: of them, encoded now.
+        unchanged: of them, indexed before.
+        skipped: of them, not indexed, with line and reason.
+        linked: of the indexed ones, those that name an indexed image.
+        captions: in the index now.
+        generation: of the catalog now.
+    """
+
+    found: int
+    indexed: int
+    unchanged: int
+    skipped: tuple[tuple[int, str], ...]
+    linked: int
+    captions: int
+    generation: int
+
+    def __post_init__(self) -> None:
+        assert self.found == self.indexed + self.unchanged + len(self.skipped), f"the counts differ: {self}"
+
+    def line(self) -> str:
+        """The counts in one line."""
+        return (
+            f"found {self.found:,} = {self.indexed:,} indexed + {self.unchanged:,} unchanged "
+            f"+ {len(self.skipped):,} skipped; {self.linked:,} of the new ones belong to an indexed image"
+        )
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a compaction did.
+
+    Attributes:
+        shards_before, shards_after: number of shard files.
+        bytes_before, bytes_after: their sizes.
+        dropped: removed items whose vectors are gone now.
+        generation: of the catalog now.
+    """
+
+    shards_before: int
+    shards_after: int
+    bytes_before: int
+    bytes_after: int
+    dropped: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification found.
+
+    Attributes:
+        problems: what is wrong, a sentence each; empty when all is well.
+        images, captions: items that were checked.
+        shards: files that were read to the last byte.
+        bytes: in them.
+    """
+
+    problems: tuple[str, ...]
+    images: int
+    captions: int
+    shards: int
+    bytes: int
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What is in an index.
+
+    Attributes:
+        images, captions: items.
+        vectors: of all images.
+        set_size: vectors of an image, on average.
+        width: D.
+        pooled: kind and width of the shortlist's vectors.
+        model: label, method, path and hash.
+        roots: folders that items come from, with their number of items.
+        columns: that a filter may name, with their types.
+        backend: of the shortlist.
+        shards: number of vector files.
+        dead: removed items whose vectors are still there, until `compact`.
+        skipped: files that could not be indexed.
+        bytes: on the disk, by part.
+        generation: of the catalog.
+        created: when the index was made.
+    """
+
+    images: int
+    captions: int
+    vectors: int
+    set_size: float
+    width: int
+    pooled: dict[str, object]
+    model: dict[str, str]
+    roots: dict[str, int]
+    columns: dict[str, str]
+    backend: str
+    shards: int
+    dead: int
+    skipped: int
+    bytes: dict[str, int]
+    generation: int
+    created: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        vectors: file of the vectors.
+        metadata: file of the items.
+        items: exported items.
+        bytes: of both files.
+    """
+
+    vectors: str
+    metadata: str
+    items: int
+    bytes: int

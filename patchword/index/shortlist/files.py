@@ -1,0 +1,84 @@
+"""The saved shortlist of an index: one folder for each state, and a file that names the newest one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from patchword.errors import DataError
+from patchword.index.layout import IndexFolder, sync_folder, write_whole
+from patchword.index.shortlist.base import GlobalIndex, Ids, open_backend
+from patchword.index.shortlist.fit import Fit
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the newest saved state is.
+
+    Attributes:
+        folder: its name below ``shortlist/``.
+        generation: of the catalog that it holds.
+        backend: ``exact``, ``faiss`` or ``milvus``.
+        options: that it was made with.
+        pooled: the kind of vectors (``PoolSpec.to_json``).
+        count: number of items.
+    """
+
+    folder: str
+    generation: int
+    backend: str
+    options: dict[str, Any]
+    pooled: dict[str, Any]
+    count: int
+
+
+def read_saved(place: IndexFolder, kind: str) -> Saved | None:
+    """The newest saved state; None where there is none that can be read: it can always be made again."""
+    try:
+        values = json.loads((place.shortlist / f"{kind}.json").read_text(encoding="utf-8"))
+        saved = Saved(**values)
+    except (OSError, ValueError, TypeError):
+        return None
+    return saved if (place.shortlist / saved.folder).is_dir() else None
+
+
+def open_saved(place: IndexFolder, saved: Saved, options: dict[str, Any]) -> tuple[Fit, GlobalIndex, Ids]:
+    """The coordinates, the backend and the ids in it, ascending.
+
+    Raises:
+        DataError: a file is missing or damaged, or a server does not answer.
+    """
+    folder = place.shortlist / saved.folder
+    try:
+        ids = np.load(folder / "all_ids.npy")
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{folder / 'all_ids.npy'}' can not be read: {error}.") from None
+    return Fit.load(folder), open_backend(saved.backend, folder, {**saved.options, **options}), ids
+
+
+def write_saved(place: IndexFolder, kind: str, saved: Saved, fit: Fit, backend: GlobalIndex, ids: Ids) -> None:
+    """Write a state under a name of its own, name it the newest, and remove older ones.
+
+    A reader that has just read the old name and finds its folder gone makes its own or reads again.
+    """
+    folder = place.shortlist / saved.folder
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    fit.save(folder)
+    backend.save(folder)
+    np.save(folder / "all_ids.npy", ids)
+    sync_folder(folder)
+    name_newest(place, kind, saved)
+    for old in place.shortlist.glob(f"{kind}-*"):
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def name_newest(place: IndexFolder, kind: str, saved: Saved) -> None:
+    """Say which state is the newest."""
+    write_whole(place.shortlist / f"{kind}.json", json.dumps(asdict(saved), indent=2) + "\n")

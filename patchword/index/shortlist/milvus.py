@@ -1,0 +1,250 @@
+"""Milvus through its own client: a local file (Milvus Lite) or a cluster's address, the same calls for both.
+
+The collection belongs to the index: its name comes from the index's folder unless it is given. Tokens are never written
+into the index: they come with the options at open, or from a file that ``token_file`` names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchword.errors import ConfigError, DataError
+from patchword.index.layout import IndexFolder
+from patchword.index.shortlist.base import NONE, Ids, check_options
+
+ABOUT = "milvus.json"
+OPTIONS: dict[str, type | tuple[type, ...]] = {
+    "uri": str,
+    "token": str,
+    "token_file": str,
+    "collection": str,
+    "index_type": str,
+    "index_params": dict,
+    "search_params": dict,
+    "timeout_s": (int, float),
+}
+MOST = 16_384  # results of one search, Milvus's own limit
+_BATCH = 2_000  # vectors sent together
+_LISTED = 10_000  # allowed ids that are sent as a list; of more, results are filtered here
+_TIMEOUT_S = 60.0
+
+
+class MilvusIndex:
+    """One collection of vectors under integer ids.
+
+    Args:
+        client: of pymilvus, connected.
+        options: ``uri`` (a file that ends in .db, or an address), ``token`` or ``token_file``, ``collection``,
+            ``index_type`` (Milvus's, ``AUTOINDEX``), ``index_params``, ``search_params``, ``timeout_s``.
+        width: d.
+    """
+
+    kind = "milvus"
+
+    def __init__(self, client: Any, options: Mapping[str, Any], width: int) -> None:
+        self.client, self.options, self.width = client, dict(options), width
+        self.collection = str(options["collection"])
+        self._timeout = float(options.get("timeout_s") or _TIMEOUT_S)
+
+    @classmethod
+    def empty(cls, width: int, options: Mapping[str, Any]) -> MilvusIndex:
+        """A new collection; one of the same name is dropped.
+
+        Raises:
+            ConfigError: pymilvus is not installed, or an option is missing or wrong.
+            DataError: the server does not answer, or refuses.
+        """
+        made = cls(connect(options), options, width)
+        with _OneLine(made.options):
+            made._create()
+        return made
+
+    def _create(self) -> None:
+        from pymilvus import DataType
+
+        if self.client.has_collection(self.collection, timeout=self._timeout):
+            self.client.drop_collection(self.collection, timeout=self._timeout)
+        schema = self.client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", DataType.INT64, is_primary=True)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self.width)
+        index = self.client.prepare_index_params()
+        index.add_index(
+            "vector",
+            index_type=self.options.get("index_type") or "AUTOINDEX",
+            metric_type="IP",
+            params=self.options.get("index_params") or {},
+        )
+        self.client.create_collection(
+            self.collection,
+            schema=schema,
+            index_params=index,
+            consistency_level="Strong",
+            timeout=self._timeout,
+        )
+
+    def __len__(self) -> int:
+        with _OneLine(self.options):
+            found = self.client.query(self.collection, output_fields=["count(*)"], timeout=self._timeout)
+        return int(found[0]["count(*)"])
+
+    def add(self, ids: Ids, vectors: Float[Tensor, "n d"]) -> None:
+        """Add vectors, or replace those under the same ids: an addition that broke off can be repeated."""
+        rows = vectors.float().numpy()
+        with _OneLine(self.options):
+            for start in range(0, len(ids), _BATCH):
+                part = [
+                    {"id": int(one), "vector": rows[place].tolist()}
+                    for place, one in enumerate(ids[start : start + _BATCH], start=start)
+                ]
+                self.client.upsert(self.collection, part, timeout=self._timeout)
+
+    def delete(self, ids: Ids) -> None:
+        """Take vectors out."""
+        with _OneLine(self.options):
+            for start in range(0, len(ids), _BATCH):
+                part = [int(one) for one in ids[start : start + _BATCH]]
+                self.client.delete(self.collection, ids=part, timeout=self._timeout)
+
+    def search(
+        self, queries: Float[Tensor, "Q d"], k: int, allowed: Ids | None = None
+    ) -> tuple[Ids, Float[Tensor, "Q k"]]:
+        """About the k largest inner products of each query.
+
+        Few allowed ids go to the server as a list. Of many, more is asked for and filtered here; where that gives less
+        than k, everything Milvus returns at most (16,384) is asked for.
+        """
+        found = np.full((len(queries), k), NONE, dtype=np.int64)
+        scores = torch.full((len(queries), k), -torch.inf)
+        if not len(queries) or (allowed is not None and not len(allowed)):
+            return found, scores
+        listed = allowed is not None and len(allowed) <= _LISTED
+        wanted = min(MOST, k if allowed is None or listed else 4 * k)
+        rows = self._ask(queries, wanted, allowed if listed else None)
+        if allowed is not None and not listed:
+            rows = [_among(row, allowed) for row in rows]
+            if wanted < MOST and min(map(len, rows)) < k:
+                rows = [_among(row, allowed) for row in self._ask(queries, MOST, None)]
+        for q, row in enumerate(rows):
+            row = row[:k]
+            found[q, : len(row)] = [one for one, _ in row]
+            scores[q, : len(row)] = torch.tensor([score for _, score in row])
+        return found, scores
+
+    def _ask(self, queries: Float[Tensor, "Q d"], k: int, allowed: Ids | None) -> list[list[tuple[int, float]]]:
+        """Ids and inner products from the server, best first."""
+        chosen = "" if allowed is None else f"id in {[int(one) for one in allowed]}"
+        with _OneLine(self.options):
+            answer = self.client.search(
+                self.collection,
+                data=queries.float().tolist(),
+                limit=k,
+                filter=chosen,
+                search_params={"metric_type": "IP", "params": self.options.get("search_params") or {}},
+                timeout=self._timeout,
+            )
+        return [[(int(hit["id"]), float(hit["distance"])) for hit in hits] for hits in answer]
+
+    def save(self, folder: Path) -> None:
+        """Write which collection it is; the vectors lie with Milvus."""
+        with _OneLine(self.options):
+            self.client.flush(self.collection, timeout=self._timeout)
+        about = {"collection": self.collection, "width": self.width}
+        (folder / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, options: Mapping[str, Any]) -> MilvusIndex:
+        """Connect to the collection that was written.
+
+        Raises:
+            ConfigError: pymilvus is not installed, or an option is missing or wrong.
+            DataError: the file can not be read, the server does not answer, or it has no such collection.
+        """
+        try:
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            made_for = {**options, "collection": about["collection"]}
+            width = int(about["width"])
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"'{folder / ABOUT}' can not be read: {error}.") from None
+        made = cls(connect(made_for), made_for, width)
+        with _OneLine(made.options):
+            is_there = made.client.has_collection(made.collection, timeout=made._timeout)
+            if is_there:
+                made.client.load_collection(made.collection, timeout=made._timeout)
+        if not is_there:
+            raise DataError(
+                f"Milvus at {made_for['uri']} has no collection {made.collection!r}. "
+                "Make it again with: patchword index sync"
+            )
+        return made
+
+
+def _among(row: Sequence[tuple[int, float]], allowed: Ids) -> list[tuple[int, float]]:
+    kept = np.isin(np.array([one for one, _ in row], dtype=np.int64), allowed)
+    return [pair for pair, keep in zip(row, kept, strict=True) if keep]
+
+
+def with_defaults(options: Mapping[str, Any], place: IndexFolder, kind: str) -> dict[str, Any]:
+    """Options with the place of a local file and the collection's name filled in.
+
+    A relative ``uri`` that ends in .db lies in the index folder.
+    """
+    filled = dict(options)
+    uri = str(filled.get("uri") or "milvus.db")
+    if "://" not in uri:
+        filled["uri"] = str(place.path.resolve() / uri)
+    name = filled.get("collection")
+    if not name:
+        digest = blake2b(str(place.path.resolve()).encode(), digest_size=6).hexdigest()
+        name = f"patchword_{digest}"
+    filled["collection"] = f"{name}_{kind}"
+    return filled
+
+
+def connect(options: Mapping[str, Any]) -> Any:
+    """A connected client.
+
+    Raises:
+        ConfigError: pymilvus is not installed, or an option is missing or wrong.
+        DataError: nobody answers there.
+    """
+    check_options("milvus", options, OPTIONS)
+    try:
+        from pymilvus import MilvusClient
+    except ImportError:
+        raise ConfigError("pymilvus is not installed. pip install 'patchword[milvus]'") from None
+    if "uri" not in options or "collection" not in options:
+        raise ConfigError("the backend milvus needs `uri`: a file that ends in .db, or a server's address.")
+    token = options.get("token") or ""
+    if not token and options.get("token_file"):
+        try:
+            token = Path(options["token_file"]).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError(f"the token file '{options['token_file']}' can not be read: {error.strerror}.") from None
+    with _OneLine(options):
+        return MilvusClient(uri=options["uri"], token=token, timeout=options.get("timeout_s") or _TIMEOUT_S)
+
+
+class _OneLine:
+    """Milvus's errors as one line of ours."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.uri = options.get("uri")
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from pymilvus.exceptions import MilvusException
+
+        if isinstance(error, MilvusException):
+            reason = str(getattr(error, "message", "") or error).strip().splitlines()
+            raise DataError(f"Milvus at {self.uri} refuses: {reason[0] if reason else 'no reason given'}") from None

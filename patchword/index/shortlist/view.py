@@ -1,0 +1,144 @@
+"""The shortlist as a reader sees it: a saved backend, and what is newer than its files beside it in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from patchword.errors import DataError
+from patchword.index.layout import IndexFolder
+from patchword.index.shortlist.base import NONE, GlobalIndex, Ids, make_backend
+from patchword.index.shortlist.exact import ExactIndex
+from patchword.index.shortlist.files import Saved, open_saved, read_saved
+from patchword.index.shortlist.fit import OWN_WIDTH, SAMPLE, WIDTH, Fit, learn
+from patchword.index.snapshot import Snapshot
+
+_LEARNT_FROM = 20_000  # items whose shortlist vectors the directions are computed from
+_SAMPLE_BYTES = 128 << 20  # of the sample's vectors
+_SLOW = {"esl": 384, "cefg": 256, "scta": 256, "laps": 256}  # sample of methods that score fewer pairs a second
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Immutable, so that searches go on while another one takes its place.
+
+    Attributes:
+        fit: coordinates of items and queries.
+        base: as saved; it may hold items that are gone.
+        base_ids: ids in ``base``, ascending.
+        fresh: items that ``base`` lacks.
+        gone: whether ``base`` holds items that are gone.
+        ids: ids that may be found, ascending.
+        saved: what ``base`` was read from; None when it was made in memory.
+    """
+
+    fit: Fit
+    base: GlobalIndex
+    base_ids: Ids
+    fresh: ExactIndex
+    gone: bool
+    ids: Ids
+    saved: Saved | None
+
+    def find(self, queries: Float[Tensor, "Q d"], k: int, allowed: Ids | None = None) -> list[Ids]:
+        """The ids of about the k best items of each query, best first."""
+        among = self.ids if allowed is None and self.gone else allowed
+        found, scores = self.base.search(queries, k, among)
+        if len(self.fresh):
+            more, more_scores = self.fresh.search(queries, k, allowed)
+            found = np.concatenate([found, more], axis=1)
+            scores = torch.cat([torch.as_tensor(scores), more_scores], dim=1)
+            best = scores.topk(k, dim=1).indices.numpy()
+            found = np.take_along_axis(found, best, axis=1)
+        return [row[row != NONE] for row in found]
+
+    def is_current(self, place: IndexFolder, kind: str) -> bool:
+        """Whether nothing newer is saved than what this was read from."""
+        return read_saved(place, kind) == self.saved
+
+    def advanced(self, snapshot: Snapshot) -> Shortlist:
+        """The same for another snapshot: new items in memory, gone ones no longer found."""
+        known = np.isin(snapshot.ids, self.base_ids, assume_unique=True)
+        rows = np.flatnonzero(~known)
+        fresh = ExactIndex(snapshot.ids[rows], self.fit.coordinates(pooled_rows(snapshot, rows)))
+        gone = int(known.sum()) < len(self.base_ids)
+        return Shortlist(self.fit, self.base, self.base_ids, fresh, gone, snapshot.ids, self.saved)
+
+
+def open_shortlist(
+    place: IndexFolder, snapshot: Snapshot, method: str, pooled: Mapping[str, Any], options: dict[str, Any]
+) -> Shortlist:
+    """The saved shortlist, brought up to the snapshot; one in memory where there is none or it is unreadable."""
+    for _ in range(3):
+        saved = read_saved(place, snapshot.kind)
+        if saved is None or saved.pooled != dict(pooled):
+            break
+        try:
+            fit, base, ids = open_saved(place, saved, options)
+        except DataError:
+            if read_saved(place, snapshot.kind) == saved and saved.backend == "milvus":
+                raise
+            continue  # a writer has replaced it just now, or its files are damaged
+        empty = ExactIndex.empty(fit.width)
+        return Shortlist(fit, base, ids, empty, False, snapshot.ids, saved).advanced(snapshot)
+    return in_memory(snapshot, method, pooled)
+
+
+def in_memory(snapshot: Snapshot, method: str, pooled: Mapping[str, Any]) -> Shortlist:
+    """A shortlist of all items of a snapshot, without any file."""
+    fit = learn_fit(snapshot, method, str(pooled["kind"]))
+    base = filled(make_backend("exact", fit.width, len(snapshot), {}), snapshot, fit)
+    return Shortlist(fit, base, snapshot.ids, ExactIndex.empty(fit.width), False, snapshot.ids, None)
+
+
+def learn_fit(snapshot: Snapshot, method: str, kind: str, seed: int = 0) -> Fit:
+    """Directions and sample from a snapshot, always the same for the same one."""
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(len(snapshot)).astype(np.int64)
+    pooled = pooled_rows(snapshot, np.sort(order[:_LEARNT_FROM]))
+    if kind == "own":
+        return learn(pooled, None, None, len(snapshot), OWN_WIDTH)
+    room = _SAMPLE_BYTES // max(1, 2 * snapshot.width * int(snapshot.lengths.max(initial=1)))
+    chosen = np.sort(order[: max(1, min(_SLOW.get(method, SAMPLE), room))])
+    return learn(pooled, snapshot.sets(chosen), pooled_rows(snapshot, chosen), len(snapshot), WIDTH)
+
+
+def filled(backend: GlobalIndex, snapshot: Snapshot, fit: Fit, rows: Ids | None = None) -> GlobalIndex:
+    """A backend with the items of a snapshot added, block by block."""
+    if backend.kind == "faiss" and rows is None and len(snapshot):
+        return _filled_after_training(backend, snapshot, fit)
+    for chosen, coordinates in coordinate_blocks(snapshot, fit, rows):
+        backend.add(snapshot.ids[chosen], coordinates)
+    return backend
+
+
+def _filled_after_training(backend: GlobalIndex, snapshot: Snapshot, fit: Fit) -> GlobalIndex:
+    """The same for a backend that is trained on what comes first: all at once, d numbers per item."""
+    blocks = [coordinates.half() for _, coordinates in coordinate_blocks(snapshot, fit)]
+    backend.add(snapshot.ids, torch.cat(blocks).float())
+    return backend
+
+
+def coordinate_blocks(
+    snapshot: Snapshot, fit: Fit, rows: Ids | None = None, block: int = 16_384
+) -> Iterator[tuple[Ids, Float[Tensor, "n d"]]]:
+    """Coordinates of items, a block of positions at a time."""
+    chosen = np.arange(len(snapshot)) if rows is None else rows
+    for start in range(0, len(chosen), block):
+        part = chosen[start : start + block]
+        yield part, fit.coordinates(pooled_rows(snapshot, part))
+
+
+def pooled_rows(snapshot: Snapshot, rows: Ids) -> Float[Tensor, "n G"]:
+    """Shortlist vectors at ascending positions, half-precision."""
+    parts = []
+    shard_of, place_of = snapshot.shard_of[rows], snapshot.place_of[rows].astype(np.int64)
+    for number in np.unique(shard_of):
+        parts.append(torch.from_numpy(snapshot.shards[number].pooled)[torch.from_numpy(place_of[shard_of == number])])
+    return torch.cat(parts) if parts else torch.zeros(0, snapshot.pooled_width, dtype=torch.float16)

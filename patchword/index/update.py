@@ -1,0 +1,169 @@
+"""The one way in which pictures enter an index: look, plan, settle what needs no encoding, then shard by shard."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from patchword.console import Report
+from patchword.index.compacting import join_small
+from patchword.index.encode import Pending
+from patchword.index.estimate import bytes_per_image, require_space
+from patchword.index.layout import write_whole
+from patchword.index.plan import Place, Plan, make_plan
+from patchword.index.results import Changes
+from patchword.index.scan import Scan, Skip, show
+from patchword.index.sources import Batch, Source
+from patchword.index.writer import Known, NewItem, Writer
+
+SAVE_EVERY_S = 30.0  # a slow model's work is saved at least this often; small shards are joined later
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A part of the roots.
+
+    Attributes:
+        root: number.
+        below: folder or file below the root with ``/``; "" is all of it.
+    """
+
+    root: int
+    below: str = ""
+
+    def holds(self, path: str) -> bool:
+        """Whether a path below the root belongs to it."""
+        return not self.below or path == self.below or path.startswith(f"{self.below}/")
+
+
+@dataclass
+class Update:
+    """One pass over some files.
+
+    Attributes:
+        writer: of the index.
+        source: what turns files into batches.
+        console: where progress goes.
+        save_every_s: longest time between two shards.
+    """
+
+    writer: Writer
+    source: Source
+    console: Console
+    save_every_s: float = SAVE_EVERY_S
+    _indexed: int = field(default=0, init=False)
+    _broken: int = field(default=0, init=False)
+    _lost: int = field(default=0, init=False)
+
+    def run(self, scan: Scan, scopes: Sequence[Scope], *, removes: bool, moves: bool, retry: bool = False) -> Changes:
+        """Bring the index up to date with the files of some scopes.
+
+        Args:
+            scan: the files that are there.
+            scopes: what was looked through.
+            removes: whether items without a file are removed.
+            moves: whether files at new places are recognised by their content.
+            retry: look again at skipped files, and take back what was removed on purpose.
+
+        Raises:
+            DataError: the disk is full; what is registered stays.
+        """
+        started = time.monotonic()
+        known, skipped = self._known(scopes)
+        plan = make_plan(scan, known, skipped, self.source.hashes, removes=removes, moves=moves, retry=retry)
+        self._settle(plan, skipped)
+        self._encode(plan, set(known))
+        write_skipped(self.writer)
+        dead = [skip for skip in plan.skips if (skip.root, skip.path) in known]
+        changed = sum((seen.root, seen.path) in known for seen in plan.encode)
+        return Changes(
+            found=scan.found,
+            indexed=self._indexed,
+            moved=len(plan.moved),
+            unchanged=plan.unchanged + len(plan.touched),
+            skipped=len(plan.skips) + self._broken,
+            removed=len(plan.gone) + len(dead) + self._lost,
+            replaced=changed - self._lost,
+            ignored=scan.ignored,
+            unseen=len(scan.closed),
+            images=int(self.writer.connection.execute("SELECT count(*) FROM items").fetchone()[0]),
+            generation=self.writer.counter("generation"),
+            seconds=round(time.monotonic() - started, 3),
+        )
+
+    def _known(self, scopes: Sequence[Scope]) -> tuple[dict[Place, Known], dict[Place, Skip]]:
+        """What the catalog holds of the scopes."""
+        known, skipped = dict[Place, Known](), dict[Place, Skip]()
+        for root in sorted({scope.root for scope in scopes}):
+            mine = [scope for scope in scopes if scope.root == root]
+            whole = any(not scope.below for scope in mine)
+            for path, item in self.writer.known(root).items():
+                if whole or any(scope.holds(path) for scope in mine):
+                    known[root, path] = item
+            for path, skip in self.writer.skips(root).items():
+                if whole or any(scope.holds(path) for scope in mine):
+                    skipped[root, path] = skip
+        return known, skipped
+
+    def _settle(self, plan: Plan, skipped: dict[Place, Skip]) -> None:
+        fresh = [skip for skip in plan.skips if skipped.get((skip.root, skip.path)) != skip]
+        encode = {(seen.root, seen.path) for seen in plan.encode}
+        self.writer.settle(
+            touched=plan.touched,
+            moved=plan.moved,
+            gone=plan.gone,
+            skips=fresh,
+            unskip=[place for place in plan.unskip if place not in encode],  # those go with their shard
+        )
+
+    def _encode(self, plan: Plan, known: set[Place]) -> None:
+        """Encode what is new, and register it shard by shard."""
+        if not plan.encode:
+            return
+        manifest = self.writer.manifest
+        require_space(self.writer.folder.path, len(plan.encode) * bytes_per_image(manifest))
+        pending, skips = Pending(), list[Skip]()
+        saved = time.monotonic()
+        with Report(len(plan.encode), "indexing", "images", self.console) as shown:
+            for found in self.source.batches(plan.encode):
+                bad = [found] if isinstance(found, Skip) else self._take(pending, found)
+                skips += bad
+                self._broken += len(bad)
+                self._lost += sum((skip.root, skip.path) in known for skip in bad)
+                shown.advance(1 if isinstance(found, Skip) else len(found.items), self._note())
+                if pending.bytes >= manifest.shard_mb * 1e6 or time.monotonic() - saved > self.save_every_s:
+                    self._save(pending, skips)
+                    pending, skips, saved = Pending(), [], time.monotonic()
+            self._save(pending, skips)
+
+    def _take(self, pending: Pending, batch: Batch) -> list[Skip]:
+        """Put a batch into the shard under construction; returns what the model gave no numbers for."""
+        bad: list[NewItem] = pending.add(batch.items, batch.rows, batch.boxes)
+        self._indexed += len(batch.items) - len(bad)
+        reason = "the model gives no finite numbers for it"
+        return [Skip(b.seen.root, b.seen.path, reason, b.seen.size, b.seen.mtime) for b in bad]
+
+    def _save(self, pending: Pending, skips: Sequence[Skip]) -> None:
+        if len(pending):
+            self.writer.add_shard("image", pending.tensors(), pending.items, skips=skips)
+            join_small(self.writer)
+        elif skips:
+            self.writer.put_skips(skips)
+
+    def _note(self) -> str:
+        return f"{self._broken:,} skipped" if self._broken else ""
+
+
+def write_skipped(writer: Writer) -> None:
+    """Write ``skipped.jsonl`` anew from the catalog, where it differs."""
+    rows = writer.connection.execute("SELECT path, reason FROM skipped ORDER BY root, path")
+    text = "".join(
+        json.dumps({"path": show(path), "reason": reason}, ensure_ascii=False) + "\n" for path, reason in rows
+    )
+    place = writer.folder.skipped
+    if not place.is_file() or place.read_text(encoding="utf-8") != text:
+        write_whole(place, text)

@@ -1,0 +1,331 @@
+"""Changing an index: under the lock, each step one transaction, so that whatever ends the process leaves a whole index.
+
+The order is always: a shard's file is complete on the disk, then one transaction names it together with its items.
+A file that no row names was left by a writer that was killed; the next one removes it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchword.errors import DataError
+from patchword.index.exif import Facts
+from patchword.index.layout import IndexFolder, open_folder
+from patchword.index.lock import writer_lock
+from patchword.index.manifest import Manifest, read_manifest
+from patchword.index.scan import Seen, Skip
+from patchword.index.schema import connect_to_write, transaction
+from patchword.index.shards import Array, open_shard, write_shard
+from patchword.index.snapshot import live_bits, live_places
+
+RACY_NS = 2_000_000_000  # a file that changed this shortly before it was read may have changed again unseen
+
+
+@dataclass(frozen=True)
+class Known:
+    """An item of the catalog, as far as finding changes needs it."""
+
+    id: int
+    root: int
+    path: str
+    hash: str
+    size: int
+    mtime: int
+    checked: int
+
+    def is_same(self, seen: Seen) -> bool:
+        """Whether size and time of change say that the content is the same."""
+        return (self.size, self.mtime) == (seen.size, seen.mtime) and self.checked - self.mtime > RACY_NS
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder that items come from; ``kind`` is ``folder``, ``files`` (only those named) or ``features``."""
+
+    id: int
+    path: Path
+    kind: str
+    follow: bool
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An image to be registered with the shard that holds its vectors. An item at the same path is replaced by it."""
+
+    seen: Seen
+    hash: str
+    checked: int
+    facts: Facts | None = None
+    feature: str | None = None
+
+
+@dataclass(frozen=True)
+class NewCaption:
+    """A caption to be registered with the shard that holds its vectors."""
+
+    text: str
+    image: int | None = None
+
+
+class Writer:
+    """The one process that changes an index; made by `open_writer`."""
+
+    def __init__(self, folder: IndexFolder, connection: sqlite3.Connection, manifest: Manifest) -> None:
+        self.folder, self.connection, self.manifest = folder, connection, manifest
+
+    def remove_orphans(self) -> int:
+        """Remove what killed writers and finished compactions left; returns the number of files."""
+        named = {row[0] for row in self.connection.execute("SELECT number FROM shards")}
+        orphans = [self.folder.shard(number) for number in self.folder.shard_numbers() if number not in named]
+        orphans += [*self.folder.shards.glob(".*.new"), *self.folder.path.glob(".*.new")]
+        for path in orphans:
+            path.unlink(missing_ok=True)
+        return len(orphans)
+
+    def roots(self) -> list[Root]:
+        """All roots."""
+        rows = self.connection.execute("SELECT id, path, kind, follow FROM roots ORDER BY id")
+        return [Root(number, Path(path), kind, bool(follow)) for number, path, kind, follow in rows]
+
+    def known(self, root: int) -> dict[str, Known]:
+        """The items of a root by path."""
+        rows = self.connection.execute(
+            "SELECT id, root, path, hash, size, mtime, checked FROM items WHERE root = ? ORDER BY path", (root,)
+        )
+        return {row[2]: Known(*row) for row in rows}
+
+    def skips(self, root: int) -> dict[str, Skip]:
+        """The skipped files of a root by path."""
+        rows = self.connection.execute("SELECT path, reason, size, mtime, sticky FROM skipped WHERE root = ?", (root,))
+        return {path: Skip(root, path, reason, size, mtime, bool(sticky)) for path, reason, size, mtime, sticky in rows}
+
+    def counter(self, key: str) -> int:
+        """``generation``, ``next_id`` or ``next_shard``."""
+        return int(self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0])
+
+    def add_shard(
+        self,
+        kind: str,
+        tensors: Mapping[str, Sequence[Array]],
+        items: Sequence[NewItem] | Sequence[NewCaption],
+        *,
+        skips: Sequence[Skip] = (),
+    ) -> NDArray[np.int64]:
+        """Write a shard and register it with its items, which replace those at the same paths.
+
+        Args:
+            kind: ``image`` or ``caption``.
+            tensors: all but the ids, see `patchword.index.shards`.
+            items: one for each set.
+            skips: files that turned out not to be indexable meanwhile.
+
+        Returns:
+            The new ids.
+        """
+        first, number = self.counter("next_id"), self.counter("next_shard")
+        ids = np.arange(first, first + len(items), dtype=np.int64)
+        written = write_shard(self.folder.shard(number), {**tensors, "ids": [ids]})
+        lengths = [int(piece.max()) for piece in tensors["lengths"] if len(piece)]
+        rows = sum(len(piece) for piece in tensors["vectors"])
+        about = (number, kind, first, int(ids[-1]), len(ids), rows, max(lengths))
+        with transaction(self.connection) as connection:
+            connection.execute(
+                "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*about, live_bits(len(ids)), len(ids), written.hash, written.bytes),
+            )
+            images = [item for item in items if isinstance(item, NewItem)]
+            kept = self._make_way(images)
+            self._put_items(dict(zip(ids.tolist(), images, strict=False)), kept)
+            texts = [item for item in items if isinstance(item, NewCaption)]
+            connection.executemany(
+                "INSERT INTO captions VALUES (?, ?, ?)",
+                [(one, item.text, item.image) for one, item in zip(ids.tolist(), texts, strict=False)],
+            )
+            self._put_skips(skips)
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'next_id'", (first + len(ids),))
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'next_shard'", (number + 1,))
+            self._changed()
+        return ids
+
+    def _own(self) -> list[str]:
+        """SQL names of the user's columns."""
+        return [f"u{row[0]}" for row in self.connection.execute("SELECT id FROM user_columns ORDER BY id")]
+
+    def _make_way(self, items: Sequence[NewItem]) -> dict[tuple[int, str], tuple[Any, ...]]:
+        """Remove the items at the paths of new ones; returns the values of the user's columns that they had."""
+        own, old = self._own(), list[int]()
+        kept: dict[tuple[int, str], tuple[Any, ...]] = {}
+        for item in items:
+            place = (item.seen.root, item.seen.path)
+            query = f"SELECT {', '.join(['id', *own])} FROM items WHERE root = ? AND path = ?"
+            row = self.connection.execute(query, place).fetchone()
+            if row is not None:
+                old.append(row[0])
+                kept[place] = row[1:]
+        self._kill(sorted(old))
+        return kept
+
+    def _put_items(self, items: Mapping[int, NewItem], kept: Mapping[tuple[int, str], tuple[Any, ...]]) -> None:
+        """Register new items; they are not skipped any more, and get what their predecessors had."""
+        own = self._own()
+        for one, item in items.items():
+            seen, facts, place = item.seen, item.facts, (item.seen.root, item.seen.path)
+            said = (None,) * 7 if facts is None else astuple(facts)
+            self.connection.execute(
+                "INSERT INTO items (id, root, path, hash, size, mtime, checked, width, height, taken, camera, "
+                "orientation, latitude, longitude, feature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (one, *place, item.hash, seen.size, seen.mtime, item.checked, *said, item.feature),
+            )
+            if own and place in kept:
+                marks = ", ".join(f"{name} = ?" for name in own)
+                self.connection.execute(f"UPDATE items SET {marks} WHERE id = ?", (*kept[place], one))
+        self.connection.executemany(
+            "DELETE FROM skipped WHERE root = ? AND path = ?", [(i.seen.root, i.seen.path) for i in items.values()]
+        )
+
+    def remove(self, ids: Iterable[int], *, reason: str | None = None) -> None:
+        """Remove images; with a reason, so that no later `sync` brings them back."""
+        wanted = sorted(set(ids))
+        if not wanted:
+            return
+        with transaction(self.connection) as connection:
+            if reason is not None:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO skipped SELECT root, path, size, mtime, ?, 1 FROM items WHERE id = ?",
+                    [(reason, one) for one in wanted],
+                )
+            self._kill(wanted)
+            self._changed()
+
+    def remove_captions(self, ids: Iterable[int]) -> None:
+        """Remove captions."""
+        wanted = sorted(set(ids))
+        with transaction(self.connection) as connection:
+            connection.executemany("DELETE FROM captions WHERE id = ?", [(one,) for one in wanted])
+            self._clear("caption", wanted)
+            self._changed()
+
+    def settle(
+        self,
+        *,
+        touched: Sequence[tuple[int, Seen, int]] = (),
+        moved: Sequence[tuple[int, Seen, int]] = (),
+        gone: Sequence[int] = (),
+        skips: Sequence[Skip] = (),
+        unskip: Sequence[tuple[int, str]] = (),
+    ) -> None:
+        """In one transaction, all that a sync finds out without encoding.
+
+        Args:
+            touched: id, file and time of reading: the same content with another time of change.
+            moved: the same at another path; an item that is at that path and does not move itself is removed.
+            gone: ids of items without a file.
+            skips: files that can not be indexed; an item at the path of one is removed.
+            unskip: root and path of files that are not skipped any more.
+        """
+        if not (touched or moved or gone or skips or unskip):
+            return
+        with transaction(self.connection) as connection:
+            dead, moving = set(gone), {one for one, _, _ in moved}
+            places = [(seen.root, seen.path) for _, seen, _ in moved] + [(skip.root, skip.path) for skip in skips]
+            for place in places:
+                row = connection.execute("SELECT id FROM items WHERE root = ? AND path = ?", place).fetchone()
+                if row is not None and row[0] not in moving:
+                    dead.add(row[0])
+            self._kill(sorted(dead))
+            for one, _, _ in moved:  # out of each other's way first
+                connection.execute("UPDATE items SET path = ? WHERE id = ?", (f"\0{one}", one))
+            for one, seen, checked in (*moved, *touched):
+                connection.execute(
+                    "UPDATE items SET root = ?, path = ?, size = ?, mtime = ?, checked = ? WHERE id = ?",
+                    (seen.root, seen.path, seen.size, seen.mtime, checked, one),
+                )
+                connection.execute("DELETE FROM skipped WHERE root = ? AND path = ?", (seen.root, seen.path))
+            connection.executemany("DELETE FROM skipped WHERE root = ? AND path = ?", unskip)
+            self._put_skips(skips)
+            if moved or dead:
+                self._changed()
+
+    def put_skips(self, skips: Sequence[Skip]) -> None:
+        """Note files that can not be indexed; items at their paths are removed."""
+        self.settle(skips=skips)
+
+    def _put_skips(self, skips: Sequence[Skip]) -> None:
+        for skip in skips:
+            row = self.connection.execute(
+                "SELECT id FROM items WHERE root = ? AND path = ?", (skip.root, skip.path)
+            ).fetchone()
+            if row is not None:
+                self._kill([row[0]])
+        self.connection.executemany(
+            "INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?, ?)",
+            [(s.root, s.path, s.size, s.mtime, s.reason, int(s.sticky)) for s in skips],
+        )
+
+    def _kill(self, ids: Sequence[int]) -> None:
+        """Take images out of the catalog, within a transaction."""
+        each = [(one,) for one in ids]
+        self.connection.executemany("DELETE FROM items WHERE id = ?", each)
+        self.connection.executemany("UPDATE captions SET image = NULL WHERE image = ?", each)
+        self._clear("image", ids)
+
+    def _clear(self, kind: str, ids: Sequence[int]) -> None:
+        """Clear the live bits of ids, within a transaction."""
+        if not ids:
+            return
+        wanted = np.asarray(ids, dtype=np.int64)
+        rows = self.connection.execute(
+            "SELECT number, count, live FROM shards WHERE kind = ? AND last >= ? AND first <= ?",
+            (kind, int(wanted[0]), int(wanted[-1])),
+        ).fetchall()
+        for number, count, bits in rows:
+            held = open_shard(self.folder.shard(number)).ids
+            alive = live_places(bits, count)
+            left = alive[~np.isin(held[alive], wanted)]
+            if len(left) == len(alive):
+                continue
+            removed = np.setdiff1d(np.arange(count, dtype=np.int64), left)
+            self.connection.execute(
+                "UPDATE shards SET live = ?, alive = ? WHERE number = ?", (live_bits(count, removed), len(left), number)
+            )
+
+    def _changed(self) -> None:
+        """Tell readers that there is something new, within a transaction."""
+        self.connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+
+
+@contextmanager
+def open_writer(folder: Path | str | IndexFolder, action: str) -> Iterator[Writer]:
+    """Take the lock of an index, tidy up after killed writers, and change it.
+
+    Args:
+        folder: an index.
+        action: what is being done, for the message that another writer gets.
+
+    Raises:
+        DataError: there is no index, or another process writes.
+    """
+    place = open_folder(folder)
+    with writer_lock(place.lock, action), write_locked(place) as writer:
+        yield writer
+
+
+@contextmanager
+def write_locked(place: IndexFolder) -> Iterator[Writer]:
+    """The same for whoever holds the lock already."""
+    manifest = read_manifest(place)
+    try:
+        with connect_to_write(place.catalog) as connection:
+            writer = Writer(place, connection, manifest)
+            writer.remove_orphans()
+            yield writer
+    except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:  # a full disk, a damaged file
+        raise DataError(f"'{place.catalog}' can not be written: {error}. What it held before is untouched.") from None

@@ -1,0 +1,195 @@
+"""Actions of the verb `index` that look after an index: its numbers, its health, its size, its probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from patchword.errors import ConfigError
+from patchword.verbs.index_console import progress_console
+from patchword.verbs.output import say, say_json
+
+
+@dataclass(frozen=True)
+class Compact:
+    """Give back the room of what was removed, and join small vector files.
+
+    Attributes:
+        index: the index.
+        json: print JSON.
+    """
+
+    index: Positional[Path]
+    json: bool = False
+
+    def run(self) -> int:
+        """Compact."""
+        from patchword.index import compact
+        from patchword.index.estimate import size_text
+
+        done = compact(self.index, console=progress_console(self.json))
+        if self.json:
+            say_json(asdict(done))
+        else:
+            say(
+                f"{done.shards_before:,} vector files of {size_text(done.bytes_before)} are {done.shards_after:,} of "
+                f"{size_text(done.bytes_after)}; {done.dropped:,} removed items are gone."
+            )
+        return 0
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is in the index, in numbers.
+
+    Attributes:
+        index: the index.
+        recall: also measure the shortlist's recall against the ranking of everything.
+        queries: for the recall: sentences, one per line; made up when left out.
+        model: for the recall: run or checkpoint folder, when it is not where it was.
+        json: print JSON.
+    """
+
+    index: Positional[Path]
+    recall: bool = False
+    queries: Path | None = None
+    model: str | None = None
+    json: bool = False
+
+    def run(self) -> int:
+        """Info."""
+        from patchword.index import info
+        from patchword.index.estimate import size_text
+
+        found = asdict(info(self.index))
+        if not self.recall and (self.queries is not None or self.model is not None):
+            raise ConfigError("--queries and --model are for --recall. Add it.")
+        if self.recall:
+            from patchword.index.recall import measure_recall
+
+            found["recall"] = asdict(measure_recall(self.index, model=self.model, queries=self.queries))
+        if self.json:
+            say_json(found)
+            return 0
+        measured = found.pop("recall", None)
+        for key, value in found.items():
+            if key == "bytes":
+                value = ", ".join(f"{part} {size_text(size)}" for part, size in value.items())
+            elif isinstance(value, dict):
+                value = ", ".join(f"{part} {text}" for part, text in value.items()) or "none"
+            say(f"{key.replace('_', ' '):<12}{value}")
+        if measured is not None:
+            _say_recall(measured)
+        return 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read everything and list what is wrong; exit code 1 when something is.
+
+    Attributes:
+        index: the index.
+        json: print JSON.
+    """
+
+    index: Positional[Path]
+    json: bool = False
+
+    def run(self) -> int:
+        """Verify."""
+        from patchword.index import verify
+        from patchword.index.estimate import size_text
+
+        found = verify(self.index, console=progress_console(self.json))
+        if self.json:
+            say_json({**asdict(found), "is_clean": found.is_clean})
+        else:
+            for problem in found.problems:
+                say(problem)
+            say(
+                f"{len(found.problems):,} problems in {found.shards:,} vector files ({size_text(found.bytes)}), "
+                f"{found.images:,} images and {found.captions:,} captions."
+            )
+        return 0 if found.is_clean else 1
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write vectors (.npz or .safetensors) and items (.jsonl, in the same order).
+
+    Attributes:
+        index: the index.
+        out: file that ends in .npz or .safetensors.
+        kind: what to write.
+        where: only images for which a filter holds.
+        json: print JSON.
+    """
+
+    index: Positional[Path]
+    out: Annotated[Path | None, arg(aliases=["-o"])] = None
+    kind: Literal["image", "caption"] = "image"
+    where: str | None = None
+    json: bool = False
+
+    def run(self) -> int:
+        """Export."""
+        from patchword.index import export
+        from patchword.index.estimate import size_text
+
+        if self.out is None:
+            raise ConfigError("`index export` lacks -o FILE. Expected: patchword index export INDEX -o FILE.npz")
+        done = export(self.index, self.out, kind=self.kind, where=self.where)
+        if self.json:
+            say_json(asdict(done))
+        else:
+            say(f"wrote {done.items:,} items to '{done.vectors}' and '{done.metadata}' ({size_text(done.bytes)}).")
+        return 0
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Fit the probability of a match on pairs that are known.
+
+    Attributes:
+        index: the index.
+        data: data folder.
+        split: never the one that results are reported on.
+        name: data set name, when it holds several.
+        model: run or checkpoint folder, when it is not where it was.
+        json: print JSON.
+    """
+
+    index: Positional[Path]
+    data: Positional[Path]
+    split: str = "dev"
+    name: str | None = None
+    model: str | None = None
+    json: bool = False
+
+    def run(self) -> int:
+        """Calibrate."""
+        from patchword.index.calibrate import calibrate
+
+        done = asdict(calibrate(self.index, self.data, self.split, name=self.name, model=self.model))
+        if self.json:
+            say_json(done)
+        else:
+            for key, value in done.items():
+                say(f"{key.replace('_', ' '):<14}{value}")
+        return 0
+
+
+def _say_recall(measured: dict[str, Any]) -> None:
+    """Print how much of the true ranking the shortlist holds."""
+    say(
+        f"\nrecall@{measured['k']} of the shortlist ({measured['shortlist']}, {measured['backend']}) against the "
+        f"ranking of everything, {measured['queries']:,} queries ({measured['source']}); exact takes "
+        f"{measured['exact_p50_ms']:.1f} ms"
+    )
+    say("candidates   recall    least   p50 ms")
+    for row in measured["rows"]:
+        mark = "  <- used" if row["candidates"] == measured["recommended"] else ""
+        say(f"{row['candidates']:>10,}{row['recall']:>9.4f}{row['least']:>9.4f}{row['p50_ms']:>9.1f}{mark}")

@@ -1,0 +1,286 @@
+"""Actions of the verb `index` that change an index."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from patchword.errors import ConfigError
+from patchword.verbs.index_console import progress_console
+from patchword.verbs.output import Strings, note, say, say_json
+
+
+@dataclass(frozen=True)
+class Build:
+    """Index the pictures below a folder; run again, it goes on where it stopped.
+
+    Attributes:
+        folder: where the pictures are; left out, the images of --features without pictures.
+        out: the index to make.
+        model: run or checkpoint folder, or a CLIP, SigLIP or SigLIP 2 on the hub.
+        features: data folder with region features, for models that read such.
+        name: data set name, when it holds several.
+        splits: of the features; all by default.
+        columns: CSV or JSON Lines of your own columns, keyed by path.
+        follow_links: go through symbolic links.
+        interaction: of a CLIP-like model.
+        pooled: vector of the shortlist, instead of the model's own.
+        backend: of the shortlist: exact, faiss or milvus.
+        backend_options: as key=value.
+        shard_mb: size of a vector file.
+        batch: images encoded at a time.
+        threads: that decode.
+        device: where the model computes.
+        json: print JSON.
+    """
+
+    folder: Positional[Path | None] = None
+    out: Annotated[Path | None, arg(aliases=["-o"])] = None
+    model: str | None = None
+    features: Path | None = None
+    name: str | None = None
+    splits: tuple[str, ...] = ()
+    columns: Path | None = None
+    follow_links: bool = False
+    interaction: Literal["global", "patches"] | None = None
+    pooled: Literal["own", "anchors", "fde", "mean"] | None = None
+    backend: str = "exact"
+    backend_options: tuple[str, ...] = ()
+    shard_mb: float = 256.0
+    batch: int = 32
+    threads: int = 2
+    device: str = "cpu"
+    json: bool = False
+
+    def run(self) -> int:
+        """Build."""
+        from patchword.index import build
+
+        if self.out is None or self.model is None:
+            raise ConfigError(
+                f"`index build` lacks {'-o INDEX' if self.out is None else '--model CHECKPOINT'}. "
+                "Expected: patchword index build FOLDER -o INDEX --model CHECKPOINT"
+            )
+        changes = build(
+            self.folder,
+            self.out,
+            model=self.model,
+            features=self.features,
+            name=self.name,
+            splits=self.splits,
+            columns=self.columns,
+            follow_links=self.follow_links,
+            interaction=self.interaction,
+            pooled=self.pooled,
+            backend=self.backend,
+            backend_options=dict(_pair(text) for text in self.backend_options),
+            shard_mb=self.shard_mb,
+            batch=self.batch,
+            threads=self.threads,
+            device=self.device,
+            console=progress_console(self.json),
+        )
+        return _say_changes(changes, self.out, self.json)
+
+
+@dataclass(frozen=True)
+class Add:
+    """Index more files or folders, or set columns; nothing is removed.
+
+    Attributes:
+        index: the index.
+        paths: picture files and folders.
+        columns: CSV or JSON Lines of your own columns, keyed by path.
+        follow_links: go through symbolic links in new folders.
+        model: run or checkpoint folder, when it is not where it was.
+        batch: images encoded at a time.
+        threads: that decode.
+        device: where the model computes.
+        json: print JSON.
+    """
+
+    index: Positional[Path]
+    paths: Strings = ()
+    columns: Path | None = None
+    follow_links: bool = False
+    model: str | None = None
+    batch: int = 32
+    threads: int = 2
+    device: str = "cpu"
+    json: bool = False
+
+    def run(self) -> int:
+        """Add."""
+        from patchword.index import add
+
+        changes = add(
+            self.index,
+            self.paths,
+            columns=self.columns,
+            follow_links=self.follow_links,
+            model=self.model,
+            batch=self.batch,
+            threads=self.threads,
+            device=self.device,
+            console=progress_console(self.json),
+        )
+        return _say_changes(changes, self.index, self.json)
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Take images out for good; their files are not touched.
+
+    Attributes:
+        index: the index.
+        images: ids, or paths of files or folders.
+        where: all for which a filter holds, such as "width < 200 or tag = 'blurred'".
+        json: print JSON.
+    """
+
+    index: Positional[Path]
+    images: Strings = ()
+    where: str | None = None
+    json: bool = False
+
+    def run(self) -> int:
+        """Remove."""
+        from patchword.index import remove
+
+        done = remove(self.index, self.images, where=self.where)
+        if self.json:
+            say_json(asdict(done))
+        else:
+            say(f"removed {len(done.removed):,} images; '{self.index}' holds {done.images:,}.")
+        return 0
+
+
+@dataclass(frozen=True)
+class Sync:
+    """Make the index hold what its folders hold now; only new and changed files are encoded.
+
+    Attributes:
+        index: the index.
+        folder: only this one, of the index's folders or in one; or where its only folder is now.
+        columns: CSV or JSON Lines of your own columns, keyed by path.
+        allow_empty: a folder may have lost all its pictures.
+        model: run or checkpoint folder, when it is not where it was.
+        batch: images encoded at a time.
+        threads: that decode.
+        device: where the model computes.
+        json: print JSON.
+    """
+
+    index: Positional[Path]
+    folder: Positional[Path | None] = None
+    columns: Path | None = None
+    allow_empty: bool = False
+    model: str | None = None
+    batch: int = 32
+    threads: int = 2
+    device: str = "cpu"
+    json: bool = False
+
+    def run(self) -> int:
+        """Sync."""
+        from patchword.index import sync
+
+        changes = sync(
+            self.index,
+            self.folder,
+            columns=self.columns,
+            allow_empty=self.allow_empty,
+            model=self.model,
+            batch=self.batch,
+            threads=self.threads,
+            device=self.device,
+            console=progress_console(self.json),
+        )
+        return _say_changes(changes, self.index, self.json)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Make or extend the caption set, so that a picture finds its words.
+
+    Attributes:
+        index: the index.
+        file: a caption per line, JSON Lines of "caption" and "image", or a data folder.
+        name: data set name, when a data folder holds several.
+        splits: of a data folder; all by default.
+        clear: forget the captions that are there first.
+        model: run or checkpoint folder, when it is not where it was.
+        batch: captions encoded at a time.
+        device: where the model computes.
+        json: print JSON.
+    """
+
+    index: Positional[Path]
+    file: Positional[Path]
+    name: str | None = None
+    splits: tuple[str, ...] = ()
+    clear: bool = False
+    model: str | None = None
+    batch: int = 256
+    device: str = "cpu"
+    json: bool = False
+
+    def run(self) -> int:
+        """Add captions."""
+        from patchword.index import add_captions
+
+        done = add_captions(
+            self.index,
+            self.file,
+            name=self.name,
+            splits=self.splits,
+            clear=self.clear,
+            model=self.model,
+            batch=self.batch,
+            device=self.device,
+            console=progress_console(self.json),
+        )
+        if self.json:
+            say_json(asdict(done))
+            return 0
+        say(f"{done.line()}. '{self.index}' holds {done.captions:,} captions.")
+        for line, reason in done.skipped[:10]:
+            note(f"'{self.file}' line {line}: {reason}")
+        return 0
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """``key=value``, where the value may be a number.
+
+    Example:
+        >>> _pair("nlist=100"), _pair("address=http://milvus:19530")
+        (('nlist', 100), ('address', 'http://milvus:19530'))
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--backend-options has {text!r}. Expected key=value.")
+    for kind in (int, float):
+        try:
+            return key, kind(value)
+        except ValueError:
+            continue
+    return key, value
+
+
+def _say_changes(changes: Any, place: Path, json: bool) -> int:
+    """Print what a build, an addition or a sync did."""
+    if json:
+        say_json(asdict(changes))
+        return 0
+    say(f"{changes.line()}. '{place}' holds {changes.images:,} images ({changes.seconds:.1f} s).")
+    if changes.skipped:
+        note(f"why files were skipped: '{place / 'skipped.jsonl'}'")
+    if changes.unseen:
+        note(f"{changes.unseen:,} folders could not be read; what is indexed of them was kept")
+    unknown = changes.unknown_columns
+    if unknown:
+        note(f"{len(unknown):,} rows of --columns name no image, such as {unknown[0]!r}")
+    return 0

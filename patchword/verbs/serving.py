@@ -1,0 +1,83 @@
+"""The verb that serves an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from patchword.errors import ConfigError
+
+
+def serve(
+    index: Positional[Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8008,
+    token: str | None = None,
+    token_file: Path | None = None,
+    no_token: bool = False,
+    name: tuple[str, ...] = (),
+    model: Path | None = None,
+    device: str = "cpu",
+    max_body_mb: float = 20.0,
+    max_pixels: int = 89_478_485,
+    max_query: int = 1000,
+    max_k: int = 1000,
+    concurrency: int = 256,
+    timeout: float = 30.0,
+) -> int:
+    """Serve an index over HTTP, with its search page, until Ctrl-C.
+
+    Args:
+        index: folder of the index.
+        host: address to listen on.
+        port: 0 takes a free one.
+        token: what clients have to send; needed on other than this machine.
+        token_file: file that holds the token.
+        no_token: let everybody in who can reach the address.
+        name: host names under which the service is reached.
+        model: checkpoint, when not the one that the index names.
+        device: where queries are encoded.
+        max_body_mb: largest body.
+        max_pixels: largest picture, width x height.
+        max_query: characters of a sentence.
+        max_k: most results.
+        concurrency: requests at a time; one more is told to wait.
+        timeout: seconds to answer.
+    """
+    from patchword.web.server import serve as run_service
+    from patchword.web.settings import Limits, Settings
+
+    if token is not None and token_file is not None:
+        raise ConfigError("--token and --token-file were given. Expected one of them.")
+    limits = Limits(
+        max_body_mb=max_body_mb,
+        max_pixels=max_pixels,
+        max_query=max_query,
+        max_k=max_k,
+        concurrency=concurrency,
+        timeout_s=timeout,
+    )
+    settings = Settings(
+        host=host,
+        port=port,
+        token=token if token_file is None else read_token(token_file),
+        open_to_all=no_token,
+        names=name,
+        limits=limits,
+    )
+    run_service(index, settings=settings, model=model, device=device)
+    return 0
+
+
+def read_token(file: Path) -> str:
+    """The token in a file, without the line's end.
+
+    Raises:
+        ConfigError: the file can not be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"'{file}' can not be read: {error}. Expected a file that holds the token.") from None

@@ -1,0 +1,84 @@
+"""What is not the usual: an empty index, a service that is down, busy, changed, or asks for a token."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from page_visits import TOKEN, Visit, search, served
+from playwright.sync_api import Page, expect
+
+Screenshot = Callable[[Page, str], None]
+WORDS = "a red star"
+
+
+def test_an_empty_index_says_what_to_do(visit: Visit, empty_index: Path, screenshot: Screenshot) -> None:
+    with served(empty_index) as serving:
+        page = visit.open(serving.address)
+        expect(page.get_by_role("heading", name="This index is empty")).to_be_visible()
+        expect(page.locator("#hello pre")).to_contain_text("patchword index add")
+        page.locator("#words").fill(WORDS)
+        page.wait_for_timeout(300)
+        expect(page.get_by_role("heading", name="This index is empty")).to_be_visible()
+        expect(page.locator("#message")).to_be_hidden()
+        screenshot(page, "empty")
+    assert not [url for url in visit.requests if url.endswith("/search")]
+
+
+def test_a_service_that_stops_and_comes_back(visit: Visit, photo_index: Path) -> None:
+    visit.expected += ["ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", r"status of 4\d\d"]
+    with served(photo_index) as serving:
+        page = visit.open(serving.address)
+        search(page, WORDS)
+        port = serving.port
+    page.locator("#words").fill("a green ring")
+    expect(page.locator("#message")).to_contain_text("does not answer")
+    expect(page.locator("#message code")).to_have_text("patchword serve")
+    expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
+    with served(photo_index, "--port", str(port)):
+        expect(page.locator("#message")).to_be_hidden(timeout=20_000)
+        expect(page.locator(".tile").first).to_be_visible()
+
+
+def test_a_busy_service_is_asked_again(visit: Visit, album: str) -> None:
+    visit.expected.append("status of 503")
+    page = visit.open(album)
+    asked = []
+    page.route(
+        "**/search",
+        lambda route: (
+            asked.append(1) or route.fulfill(status=503, body='{"error": "256 searches wait already."}')
+            if not asked
+            else route.continue_()
+        ),
+    )
+    page.locator("#words").fill(WORDS)
+    expect(page.locator("#message")).to_contain_text("256 searches wait already. Trying again")
+    expect(page.locator(".tile").first).to_be_visible()
+    expect(page.locator("#message")).to_be_hidden()
+
+
+def test_a_token_opens_the_page_and_leaves_the_address(visit: Visit, album_index: Path) -> None:
+    visit.expected.append("status of 401")
+    with served(album_index, "--token", TOKEN) as serving:
+        page = visit.open(serving.address, f"?token={TOKEN}")
+        search(page, WORDS)
+        assert TOKEN not in page.url
+        assert page.locator(".tile img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+        page.context.clear_cookies()
+        page.locator("#words").fill("a green ring")
+        expect(page.locator("#message")).to_contain_text("needs the service's token")
+        stranger = visit.open(serving.address)
+        expect(stranger.locator("body")).to_contain_text("token")
+        assert stranger.locator("#words").count() == 0
+
+
+def test_the_page_obeys_its_own_rules(visit: Visit, album: str) -> None:
+    page = visit.open(album)
+    policy = page.request.get(album).headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert (
+        page.locator("script:not([src]), style, [style]:not(.tile):not(.word):not(.outline):not(.frame)").count() == 0
+    )
+    names = [url for url in visit.requests if re.search(r"/static/", url)]
+    assert len(names) > 15
