@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from patchword.data.pictures import PictureFiles
 from patchword.errors import DataError
-from patchword.explain.lit_words import explain_pair
+from patchword.explain.lit_words import explain_pair, explain_picture
 from patchword.index.catalog import Item
 from patchword.index.features import FeatureFolder
 from patchword.index.manifest import Manifest
-from patchword.model import Model, prepare_source
+from patchword.model import Model
 from patchword.search import check_query
 from patchword.types import Alignment
 
@@ -54,4 +53,4 @@ def explain_item(model: Model, manifest: Manifest, item: Item, text: str, boxes:
     file = item.file
     if file is None or not file.is_file():
         raise DataError(f"'{item.path}' is gone, so it can not be explained. Sync the index, or put the file back.")
-    return explain_pair(model, prepare_source(model.method, PictureFiles([file])).read([0]), text, boxes=known)
+    return explain_picture(model, file, text)

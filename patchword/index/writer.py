@@ -320,7 +320,9 @@ def open_writer(folder: Path | str | IndexFolder, action: str) -> Iterator[Write
 
 @contextmanager
 def write_locked(place: IndexFolder) -> Iterator[Writer]:
-    """The same for whoever holds the lock already."""
+    """The same for whoever holds the lock already; when the work is done, the saved shortlist follows."""
+    from patchword.index.shortlist.build import update_shortlist
+
     manifest = read_manifest(place)
     try:
         with connect_to_write(place.catalog) as connection:
@@ -329,3 +331,4 @@ def write_locked(place: IndexFolder) -> Iterator[Writer]:
             yield writer
     except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:  # a full disk, a damaged file
         raise DataError(f"'{place.catalog}' can not be written: {error}. What it held before is untouched.") from None
+    update_shortlist(place)

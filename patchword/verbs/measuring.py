@@ -106,6 +106,7 @@ def bench(
             data=data,
             dataset=name or None,
             backend=backend,
+            candidates=candidates or None,
             folder=folder,
         )
     elif what == "service":

@@ -135,17 +135,21 @@ def kills(zygote: Zygote, world: World, action: str, arguments: dict[str, Any], 
     lines: list[str] = zygote.run(action, arguments, line=-1)[1]
     assert len(lines) > 40, f"{action} executed only {len(lines)} lines"
     distinct, deaths = sorted(set(lines)), 0
+    stored = max(k for k, line in enumerate(lines, start=1) if line.startswith("writer.py"))
     for number in range(KILLS[action]):
         restore(world, backup, known)
         if number % 3 == 2:
             deaths += zygote.run(action, arguments, delay_s=world.draw.uniform(0.0, 0.12))[0]
             yield f"{action} by time"
             continue
-        where = world.draw.choice(distinct)  # each line of the code alike, not each turn of a loop
-        stop = world.draw.choice([k for k, line in enumerate(lines, start=1) if line == where])
+        if number % 3 == 1:  # at any moment before the shortlist follows
+            stop = world.draw.randint(1, stored)
+        else:  # at any line of the code, however seldom it runs
+            where = world.draw.choice(distinct)
+            stop = world.draw.choice([k for k, line in enumerate(lines, start=1) if line == where])
         killed, _ = zygote.run(action, arguments, line=stop)
         deaths += killed
-        yield f"{action} at {where}" + ("" if killed else " (not reached)")
+        yield f"{action} at {lines[stop - 1]}" + ("" if killed else " (not reached)")
     assert deaths > KILLS[action] / 2, f"only {deaths} of {KILLS[action]} runs were killed"
     restore(world, backup, known)
 

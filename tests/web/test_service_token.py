@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from patchword.index.engine import Index
 from starlette.testclient import TestClient
 
 from patchword.errors import ConfigError
+from patchword.index.engine import Index
 from patchword.web.app import create_app
 from patchword.web.settings import Settings
 

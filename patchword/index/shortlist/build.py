@@ -14,6 +14,7 @@ from patchword.errors import DataError
 from patchword.index.catalog import generation
 from patchword.index.layout import IndexFolder, open_folder
 from patchword.index.manifest import Manifest, read_manifest
+from patchword.index.parallel import one_core
 from patchword.index.shortlist.base import GlobalIndex, Ids, make_backend
 from patchword.index.shortlist.files import Saved, name_newest, open_saved, read_saved, write_saved
 from patchword.index.shortlist.fit import Fit
@@ -41,7 +42,8 @@ def update_shortlist(folder: Path | str | IndexFolder, *, again: bool = False) -
     place = open_folder(folder)
     manifest = read_manifest(place)
     newest = generation(place.path)
-    changed = [_update(place, manifest, kind, newest, again) for kind in ("image", "caption")]
+    with one_core():
+        changed = [_update(place, manifest, kind, newest, again) for kind in ("image", "caption")]
     return any(changed)
 
 
