@@ -9,12 +9,18 @@ if TYPE_CHECKING:
     from patchword.data.open import open_split
     from patchword.evaluate.run import evaluate
     from patchword.explain.run import explain
+    from patchword.index.engine import Index
     from patchword.model import Model, load
     from patchword.train.run import train
 
-_HOME = {"load": "patchword.model", "Model": "patchword.model", "open_split": "patchword.data.open"}
+_HOME = {
+    "load": "patchword.model",
+    "Index": "patchword.index.engine",
+    "Model": "patchword.model",
+    "open_split": "patchword.data.open",
+}
 _PACKAGES = ("evaluate", "explain", "train")  # folders that can be called
-__all__ = ["Model", "__version__", "evaluate", "explain", "load", "open_split", "train"]
+__all__ = ["Index", "Model", "__version__", "evaluate", "explain", "load", "open_split", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """``patchword demo``: the whole story on generated scenes, from drawing the data to answering queries.
 
 Everything lies in one folder: ``data/``, the CHAN run itself (``last/``, ``best/``, ``config.yaml``), the baseline in
-``vse_inf/``, and ``report.html``. What is finished is reused, what was interrupted goes on.
+``vse_inf/``, ``report.html``, and ``index/``. What is finished is reused, what was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from patchword.checkpoint import find_checkpoint
 from patchword.config import merge
 from patchword.data.open import open_split
 from patchword.data.scenes import members, write_scenes
@@ -29,6 +30,10 @@ from patchword.data.scenes_world import Scene, relation_between
 from patchword.data.table import Split
 from patchword.evaluate.recall import RecallTable
 from patchword.evaluate.report import ReportRun, report_run, write_report
+from patchword.index import build
+from patchword.index.layout import is_index
+from patchword.index.manifest import read_manifest
+from patchword.index.model_hash import hash_checkpoint
 from patchword.search import Searcher
 from patchword.train.run import train
 from patchword.train.state import RunFolder
@@ -129,6 +134,8 @@ def run_demo(
     )
     demo.say(f"The report, with curves, pictures and lit words: {report}")
     queries = _answer(demo, runs[-1], split)
+    if demo.pictures:
+        _index(demo)
     _what_next(demo, queries, time.monotonic() - started)
     return report
 
@@ -257,6 +264,15 @@ def _answer(demo: Demo, run: ReportRun, split: Split) -> list[str]:
     return texts
 
 
+def _index(demo: Demo) -> None:
+    """Index all pictures with the trained model, for the service; an index of an older model is made anew."""
+    place, started = demo.out / "index", time.monotonic()
+    if is_index(place) and read_manifest(place).model.hash != hash_checkpoint(find_checkpoint(demo.out)):
+        shutil.rmtree(place)
+    held = build(demo.data / "images", place, model=demo.out, features=demo.data).images
+    demo.say(f"'{place}': an index of {held:,} pictures, ready after {time.monotonic() - started:.0f} s")
+
+
 def program() -> str:
     """How to call patchword from this folder: its name when it is on the path, else its place."""
     beside = Path(sys.executable).with_name("patchword")
@@ -286,10 +302,12 @@ def _what_next(demo: Demo, queries: Sequence[str], took_s: float) -> None:
     demo.head(f"Done in {took_s:.0f} s. What to try next")
     query = queries[0] if queries else "a red ball"
     longer = f"train chan_scenes --data.root {data} --out {out}/longer --train.epochs 12"
+    served = [("search in a browser", f"{call} serve {out}/index")] if demo.pictures else []
     for what, command in (
         ("look at the report in a browser", str(demo.out / "report.html")),
         ("ask something else", f'{call} search {out} "{query}" --data {data}'),
         ("find sentences for a picture", f"{call} search {out} --image test_00000_0 --data {data}"),
+        *served,
         ("see all the numbers", f"{call} evaluate {out} --data {data}"),
         ("train longer, in a folder of its own", f"{call} {longer}"),
         ("check data of your own", f"{call} doctor data DIR"),

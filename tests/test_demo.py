@@ -45,6 +45,7 @@ def test_everything_is_written(told: tuple[Path, str]) -> None:
         "last/training.pt",
         "best/model.safetensors",
         "vse_inf/best/config.json",
+        "index/manifest.json",
     ):
         assert (out / name).is_file(), name
     assert patchword.load(out).method.name == "chan"
@@ -83,12 +84,15 @@ def test_more_epochs_go_on_and_other_settings_are_refused(told: tuple[Path, str]
 def test_the_commands_it_ends_with_work(told: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     _, story = told
     commands = [line.strip() for line in story.splitlines() if line.startswith(f"    {program()} ")]
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         words = shlex.split(command.removeprefix(program()))
         if words[0] in ("search", "evaluate"):
             assert main(words) == 0
     assert "images/test_" in capsys.readouterr().out
+    index = next(shlex.split(command)[-1] for command in commands if " serve " in command)
+    assert main(["search", index, "a red ball"]) == 0
+    assert ".png" in capsys.readouterr().out
 
 
 @pytest.mark.integration
