@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
+from patchword.data.clip_files import quiet
 from patchword.errors import CheckpointError, ConfigError
 
 _CLASSES = {"bert": "BertConfig", "vit": "ViTConfig", "swin": "SwinConfig"}
@@ -87,7 +87,7 @@ def load_pretrained(model: nn.Module, folder: Path, *, ignored: tuple[str, ...])
     kind: Any = type(model)
     path = weights_file(folder)
     try:
-        with _quiet():
+        with quiet():
             loaded, found = kind.from_pretrained(
                 folder,
                 config=model.config,
@@ -110,19 +110,3 @@ def load_pretrained(model: nn.Module, folder: Path, *, ignored: tuple[str, ...])
     for name, theirs, ours in sorted(found["mismatched_keys"]):
         raise CheckpointError(f"'{folder}' weight `{name}` has shape {tuple(theirs)}, the model expects {tuple(ours)}.")
     model.load_state_dict(loaded.state_dict())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' bars and load reports: what they would say is checked and raised."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
