@@ -85,8 +85,8 @@ def main() -> None:
         sys.stdout.flush()
 
 
-MODEL = load(sys.argv[1])
 if __name__ == "__main__":
+    MODEL = load(sys.argv[1])
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     main()
