@@ -50,7 +50,7 @@ def nudge(value: Any) -> Any:
 
 
 def test_all_cases_are_here() -> None:
-    assert len(EVALUATION) == 8
+    assert len(EVALUATION) == 7
 
 
 @pytest.mark.parametrize("path", [*EVALUATION, PROTOCOL], ids=lambda p: f"{p.parent.name}-{p.stem}")
