@@ -9,7 +9,7 @@ from pathlib import Path
 from patchword.index.layout import IndexFolder, write_whole
 
 FILE = "candidates.json"
-_LEAST, _MOST = 200, 2000
+_LEAST, _MOST = 200, 500
 
 
 def rule(items: int, k: int = 10) -> int:
@@ -17,7 +17,7 @@ def rule(items: int, k: int = 10) -> int:
 
     Example:
         >>> rule(1_000), rule(100_000), rule(1_000_000)
-        (200, 316, 1000)
+        (200, 316, 500)
     """
     return max(10 * k, min(_MOST, max(_LEAST, math.isqrt(items))))
 

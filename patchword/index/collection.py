@@ -18,7 +18,7 @@ from patchword.index.rescore import blocks_of
 from patchword.index.shortlist.base import Ids
 from patchword.index.shortlist.view import Shortlist
 from patchword.index.snapshot import Snapshot
-from patchword.index.stored_sets import Piece, StoredSets
+from patchword.index.stored_sets import Block, StoredSets
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -92,11 +92,11 @@ class Collection:
         """Exact scores ``(n, Q)`` of all items, or of those at ascending positions."""
         out = np.empty((len(self) if rows is None else len(rows), len(asked)), dtype=np.float32)
 
-        def work(piece: Piece) -> None:
-            out[piece.rows] = asked.scores(self.sets.take(piece)).numpy()
+        def work(block: Block) -> None:
+            out[np.concatenate([piece.rows for piece in block])] = asked.scores(self.sets.take(block)).numpy()
 
         started = time.perf_counter()
-        self.cores.run(work, self.sets.pieces(rows))
+        self.cores.run(work, self.sets.blocks(rows))
         if len(out):
             self.pace.learn(len(out), asked, (time.perf_counter() - started) * 1e3)
         return out

@@ -37,6 +37,9 @@ class Piece:
     rows: NDArray[np.int64]
 
 
+Block = list[Piece]
+
+
 class ShardSets:
     """The sets of one shard."""
 
@@ -79,9 +82,26 @@ class StoredSets:
         }
         self._shards = [self._by_path[str(shard.path)] for shard in snapshot.shards]
 
-    def take(self, piece: Piece) -> Encoded:
-        """The sets of a piece, half-precision."""
-        return self._shards[piece.shard].take(piece.places)
+    def take(self, block: Block) -> Encoded:
+        """The sets of a block, half-precision."""
+        parts = [self._shards[piece.shard].take(piece.places) for piece in block]
+        return parts[0] if len(parts) == 1 else Encoded.concat(parts)
+
+    def blocks(self, rows: NDArray[np.int64] | None = None) -> list[Block]:
+        """All items, or those at ascending positions, as what is scored together: candidates lie far apart, a few in
+        each shard, and scoring so few at a time would take longer than reading them."""
+        lengths = self.snapshot.lengths if rows is None else self.snapshot.lengths[rows]
+        longest = max(1, int(lengths.max(initial=0)))
+        found: list[Block] = []
+        room = 0
+        for piece in self.pieces(rows):
+            size = len(piece.rows) * longest
+            if size > room:
+                found.append([])
+                room = ROWS
+            found[-1].append(piece)
+            room -= size
+        return found
 
     def pieces(self, rows: NDArray[np.int64] | None = None) -> list[Piece]:
         """All items, or those at ascending positions, cut into blocks.
