@@ -84,12 +84,14 @@ def open_folder(folder: Path | str | IndexFolder) -> IndexFolder:
 
 
 def is_index(folder: Path) -> bool:
-    """Whether a folder holds an index."""
+    """Whether a folder holds an index, be it one with a damaged manifest, which whoever opens it says."""
     place = IndexFolder(folder)
     try:
         about = json.loads(place.manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:
         return False
+    except ValueError:
+        return place.catalog.is_file()
     return isinstance(about, dict) and about.get("format") == FORMAT
 
 

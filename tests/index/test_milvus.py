@@ -21,7 +21,6 @@ from patchword.index.shortlist.build import update_shortlist
 from patchword.index.shortlist.milvus import with_defaults
 from patchword.model import load
 
-pytest.importorskip("pymilvus")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 IDS = np.arange(400, dtype=np.int64) * 2 + 1
 VECTORS = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
