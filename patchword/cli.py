@@ -233,19 +233,25 @@ def _deferred(function: Callable[..., Any]) -> Callable[..., Callable[..., Any]]
 
 
 def one_line(box: str) -> str:
-    """The first statement of a boxed message of the parser, as one line."""
-    lines: list[str] = []
+    """What the parser says in a box, drawn or (on plain terminals) under a title, as one line: its first statement,
+    and the subcommands there are.
+
+    Example:
+        >>> one_line(" Error\\n -----\\n bad: x\\n -----\\n Available subcommands: a, b\\n")
+        'bad: x. Available subcommands: a, b.'
+    """
+    statements: list[list[str]] = [[]]
     for raw in box.splitlines():
-        text = raw.strip(" │╭╮╰╯─")
-        if not text:
-            if lines and "─" in raw:
-                break
-            continue
-        if raw.startswith("╭"):
-            continue
-        lines.append(text)
-    message = " ".join(" ".join(lines).split())
-    return message if message.endswith(".") else f"{message}."
+        text = raw.strip(" │")
+        if set(text) <= set("─-╰╯"):  # a rule, the lower border, or nothing
+            statements.append([])
+        elif not text.startswith("╭"):
+            statements[-1].append(text)
+    said = [" ".join(" ".join(lines).split()).replace("{None}|", "") for lines in statements if lines]
+    if not box.lstrip().startswith("╭"):
+        said = said[1:]  # the title
+    chosen = [*said[:1], *(one for one in said[1:] if one.startswith("Available subcommands"))]
+    return " ".join(one if one.endswith(".") else f"{one}." for one in chosen)
 
 
 def fail(code: int, message: str, debug: bool) -> int:

@@ -117,3 +117,21 @@ def test_training_and_reading_are_measured(capsys: pytest.CaptureFixture[str], m
     (line,) = lines_of(capsys, "load", "--gigabytes", "0.1", "--batch", "4")
     assert line["images_per_s"] > 0
     assert line["rows"] == 339
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["score", "--images", "0"], "`images` is 0. Expected more than 0."),
+        (["train", "--steps", "-1"], "`steps` is -1. Expected more than 0."),
+        (["load", "--gigabytes", "0"], "`gigabytes` is 0.0"),
+        (["train", "--train.lr", "1e-3"], "only `bench leaderboard` takes settings of recipes"),
+        (["leaderboard", "--systems", "no_such"], "no system 'no_such'"),
+        (["leaderboard", "--seeds", "0"], "nothing to run"),
+    ],
+)
+def test_a_measurement_that_can_not_be_made_is_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(["bench", *words], capsys, kind="ConfigError")

@@ -102,7 +102,11 @@ def test_the_examples_parse(verb: str, entry: Any, monkeypatch: pytest.MonkeyPat
         (["evaluate", "x", "--bogus", "1"], "--bogus"),
         (["evaluate", "x", "--scores", "y.npy"], "not both"),
         (["ensemble", "a.npy"], "an ensemble of 1 matrices"),
-        (["bench", "everything"], "'everything'"),
+        (
+            ["bench", "everything"],
+            "everything. Available subcommands: score, train, load, search, service, leaderboard.",
+        ),
+        (["bench", "score", "--images", "x"], "no type matching INT"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_2(

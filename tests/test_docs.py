@@ -28,6 +28,7 @@ from patchword import cli
 from patchword.config import DataConfig, TrainConfig, _models_in, parse_overrides
 from patchword.methods import METHODS, method_class
 from patchword.recipe import find_recipe, load_recipe
+from patchword.verbs.measuring import Leaderboard
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -99,6 +100,9 @@ def parse_command(line: str) -> Any:
     if not takes_overrides:
         return parsed
     call, dotted = parsed
+    if verb == "bench":
+        assert not dotted or isinstance(call.args[0], Leaderboard), line
+        return call
     recipe = call.keywords["recipe"] if "recipe" in call.keywords else call.args[0]
     if Path(recipe).name != "my.yaml":
         load_recipe(ROOT / "recipes" / f"{Path(recipe).stem}.yaml", dotted)

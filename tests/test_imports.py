@@ -26,7 +26,7 @@ FLOORS = (
     ("scoring", "recipe", "checkpoint"),
     ("model", "zero_shot"),
     ("train", "evaluate", "index", "explain", "importers", "export", "search"),
-    ("parity", "bench", "demo", "leaderboard"),
+    ("parity", "bench", "demo"),
     ("cli", "verbs", "web", "__main__"),
 )
 FLOOR_OF = {name: k for k, names in enumerate(FLOORS) for name in names}

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from patchword.bench.leaderboard import Budget, Job, drawn_scenes, leaderboard, overrides_of
+from patchword.bench.leaderboard_table import COLUMNS, SYSTEMS, System, markdown
 from patchword.data.open import open_split
 from patchword.data.scenes import write_scenes
 from patchword.errors import ConfigError
-from patchword.leaderboard import COLUMNS, SYSTEMS, System, drawn_scenes, leaderboard, markdown
+from patchword.recipe import load_recipe
 
 PAIR = (System("VSE-infinity", ("vse_inf",)), System("both", ("vse_inf", "chan"), "mean of two models"))
 TINY: dict[str, Any] = {
@@ -57,6 +59,29 @@ def test_a_system_that_fails_says_why_and_the_others_go_on(scenes: Path, tmp_pat
     assert all(len(row.cells()) == len(COLUMNS) for row in rows)
 
 
+def test_a_budget_shortens_every_schedule(scenes: Path, tmp_path: Path) -> None:
+    job = Job(
+        "hrem_scenes", 3, str(scenes), None, str(tmp_path), Budget(epochs=2, train_images=6), {"loss": {"margin": 0.3}}
+    )
+    whole, found = load_recipe("hrem_scenes"), load_recipe("hrem_scenes", overrides_of(job))
+    assert (found.train.epochs, found.train.seed, found.data.limit_train) == (2, 3, 6)
+    factor = 2 / whole.train.epochs
+    assert found.train.lr_steps == tuple(max(1, round(step * factor)) for step in whole.train.lr_steps)
+    assert found.loss.graph_from_step == max(1, round(whole.loss.graph_from_step * factor / 2))  # half of the images
+    assert found.loss.margin == 0.3
+    rows = run(scenes, tmp_path / "board", PAIR[:1], budget=Budget(train_images=6))
+    metrics = tmp_path / "board" / "vse_inf_scenes_0" / "metrics.jsonl"
+    steps = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    assert max(one["pairs"] for one in steps if one["kind"] == "train") == 16  # of 30 pairs, whole batches of 16
+    assert rows[0].outcomes
+
+
+def test_results_of_other_settings_are_not_taken_for_these(scenes: Path, tmp_path: Path) -> None:
+    run(scenes, tmp_path, PAIR[:1])
+    with pytest.raises(ConfigError, match=r"a result with train_images None. Expected 6"):
+        run(scenes, tmp_path, PAIR[:1], budget=Budget(train_images=6))
+
+
 def test_nothing_to_run_is_refused(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to run"):
         run(scenes, tmp_path / "board", ())
@@ -72,7 +97,7 @@ def test_every_system_has_its_recipes(suffix: str) -> None:
 
 
 def test_data_called_scenes_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchword.leaderboard.SCENES", {"train": 8, "dev": 4, "test": 6})
+    monkeypatch.setattr("patchword.bench.leaderboard.SCENES", {"train": 8, "dev": 4, "test": 6})
     folder = drawn_scenes(tmp_path)
     assert open_split(folder, "test").n_images == 6
     assert drawn_scenes(tmp_path) == folder == tmp_path / "data"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from patchword.errors import ConfigError
+from patchword.verbs.options import OptionalCount, OptionalText, OutPath
 from patchword.verbs.output import say, say_json
 
 
@@ -29,7 +30,7 @@ def scenes(folder: Positional[Path], train: int = 2000, dev: int = 250, test: in
 
 
 def doctor(
-    what: Positional[Literal["data", "recipe"]], path: Positional[Path], name: str | None = None, json: bool = False
+    what: Positional[Literal["data", "recipe"]], path: Positional[Path], name: OptionalText = None, json: bool = False
 ) -> int:
     """Check a data folder or a recipe file.
 
@@ -58,7 +59,7 @@ def doctor(
 def prepare(
     what: Positional[Literal["adjacency"]],
     folder: Positional[Path],
-    name: str | None = None,
+    name: OptionalText = None,
     sectors: Literal["left", "all"] = "left",
     json: bool = False,
 ) -> int:
@@ -86,13 +87,13 @@ def prepare(
 def extract(
     what: Positional[Literal["clip", "regions"]],
     folder: Positional[Path],
-    out: Annotated[Path | None, arg(aliases=["-o"])] = None,
-    clip: str | None = None,
-    detector: str | None = None,
+    out: OutPath = None,
+    clip: OptionalText = None,
+    detector: OptionalText = None,
     regions: int = 36,
     splits: tuple[str, ...] = (),
-    name: str | None = None,
-    batch: int | None = None,
+    name: OptionalText = None,
+    batch: OptionalCount = None,
     device: str = "cpu",
     again: bool = False,
     json: bool = False,

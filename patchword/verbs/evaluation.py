@@ -9,7 +9,8 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from patchword.errors import ConfigError
-from patchword.verbs.output import Strings, say, say_json
+from patchword.verbs.options import OptionalCount, OptionalPath, OptionalText, Strings
+from patchword.verbs.output import say, say_json
 
 if TYPE_CHECKING:
     from patchword.data.table import Split
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 # Options that are left out by default: one line of help each.
 Directory = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
-Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 How = Annotated[Literal["mean", "zscore", "rank"], arg(metavar="HOW", help_behavior_hint="")]
 
@@ -26,14 +26,14 @@ def evaluate(
     run: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN ...", help_behavior_hint="")]] = (),
     data: Directory = None,
     split: str = "test",
-    name: Text = None,
+    name: OptionalText = None,
     protocol: Annotated[str, arg(metavar="P", help_behavior_hint="")] = "auto",
     scores: File = None,
     how: How = "mean",
     weights: Annotated[tuple[float, ...], arg(metavar="W", help_behavior_hint="")] = (),
     seeds: Flag = False,
-    banks: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
-    annotations: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
+    banks: OptionalCount = None,
+    annotations: OptionalPath = None,
     caption_ids: File = None,
     intra: Annotated[Literal["auto", "dot", "score", "pooled"], arg(metavar="HOW", help_behavior_hint="")] = "auto",
     save_scores: File = None,
@@ -41,7 +41,7 @@ def evaluate(
     html: File = None,
     slices: Flag = False,
     compat_fold_adjacency: Flag = False,
-    limit: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
+    limit: OptionalCount = None,
     json: Flag = False,
 ) -> int:
     """Evaluate a run or checkpoint on a split, or a saved score matrix; several of them as an ensemble.
@@ -198,10 +198,10 @@ def compare(
     runs: Strings,
     data: Directory = None,
     split: str = "test",
-    name: Text = None,
+    name: OptionalText = None,
     protocol: Annotated[str, arg(metavar="P", help_behavior_hint="")] = "auto",
     most: Annotated[int, arg(metavar="N")] = 10,
-    limit: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
+    limit: OptionalCount = None,
     html: File = None,
     json: Flag = False,
 ) -> int:

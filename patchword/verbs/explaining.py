@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
+from patchword.verbs.options import OptionalPath, OptionalText, OutPath
 from patchword.verbs.output import say, say_json
 
 
@@ -15,11 +15,11 @@ def explain(
     image: Positional[str],
     caption: Positional[str],
     *,
-    out: Annotated[Path | None, arg(aliases=["-o"])] = None,
-    data: Path | None = None,
+    out: OutPath = None,
+    data: OptionalPath = None,
     split: str = "test",
-    name: str | None = None,
-    picture: Path | None = None,
+    name: OptionalText = None,
+    picture: OptionalPath = None,
     json: bool = False,
 ) -> int:
     """Say which words of a caption made its score with an image, and which patches they looked at.

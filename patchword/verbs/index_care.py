@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from patchword.errors import ConfigError
 from patchword.verbs.index_console import progress_console
+from patchword.verbs.options import OptionalPath, OptionalText, OutPath
 from patchword.verbs.output import say, say_json
 
 
@@ -55,8 +56,8 @@ class Info:
 
     index: Positional[Path]
     recall: bool = False
-    queries: Path | None = None
-    model: str | None = None
+    queries: OptionalPath = None
+    model: OptionalText = None
     json: bool = False
 
     def run(self) -> int:
@@ -129,9 +130,9 @@ class Export:
     """
 
     index: Positional[Path]
-    out: Annotated[Path | None, arg(aliases=["-o"])] = None
+    out: OutPath = None
     kind: Literal["image", "caption"] = "image"
-    where: str | None = None
+    where: OptionalText = None
     json: bool = False
 
     def run(self) -> int:
@@ -165,8 +166,8 @@ class Calibrate:
     index: Positional[Path]
     data: Positional[Path]
     split: str = "dev"
-    name: str | None = None
-    model: str | None = None
+    name: OptionalText = None
+    model: OptionalText = None
     json: bool = False
 
     def run(self) -> int:

@@ -10,11 +10,43 @@ from tyro.conf import Positional, arg
 
 from patchword.errors import ConfigError
 from patchword.verbs.index_console import progress_console
-from patchword.verbs.output import Strings, note, say, say_json
+from patchword.verbs.options import OptionalPath, OptionalText, OutPath, Strings
+from patchword.verbs.output import note, say, say_json
+
+HOW = arg(metavar="HOW", help_behavior_hint="")
 
 
-@dataclass(frozen=True)
-class Build:
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """What every action has that encodes pictures.
+
+    Attributes:
+        model: run or checkpoint folder, when it is not where it was.
+        batch: images encoded at a time.
+        threads: that decode.
+        device: where the model computes.
+        json: print JSON.
+    """
+
+    model: OptionalText = None
+    batch: int = 32
+    threads: int = 2
+    device: str = "cpu"
+    json: bool = False
+
+    def encoding(self) -> dict[str, Any]:
+        """As the functions of the index take it."""
+        return {
+            "model": self.model,
+            "batch": self.batch,
+            "threads": self.threads,
+            "device": self.device,
+            "console": progress_console(self.json),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build(Encoding):
     """Index the pictures below a folder; run again, it goes on where it stopped.
 
     Attributes:
@@ -26,34 +58,26 @@ class Build:
         splits: of the features; all by default.
         columns: CSV or JSON Lines of your own columns, keyed by path.
         follow_links: go through symbolic links.
-        interaction: of a CLIP-like model.
-        pooled: vector of the shortlist, instead of the model's own.
+        interaction: of a CLIP-like model: global or patches.
+        pooled: vector of the shortlist, instead of the model's own: own, anchors, fde or mean.
         backend: of the shortlist: exact, faiss or milvus.
         backend_options: as key=value.
         shard_mb: size of a vector file.
-        batch: images encoded at a time.
-        threads: that decode.
-        device: where the model computes.
-        json: print JSON.
     """
 
-    folder: Positional[Path | None] = None
-    out: Annotated[Path | None, arg(aliases=["-o"])] = None
-    model: str | None = None
-    features: Path | None = None
-    name: str | None = None
+    folder: Positional[Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]] = None
+    out: OutPath = None
+    model: OptionalText = None
+    features: OptionalPath = None
+    name: OptionalText = None
     splits: tuple[str, ...] = ()
-    columns: Path | None = None
+    columns: OptionalPath = None
     follow_links: bool = False
-    interaction: Literal["global", "patches"] | None = None
-    pooled: Literal["own", "anchors", "fde", "mean"] | None = None
+    interaction: Annotated[Literal["global", "patches"] | None, HOW] = None
+    pooled: Annotated[Literal["own", "anchors", "fde", "mean"] | None, HOW] = None
     backend: str = "exact"
     backend_options: tuple[str, ...] = ()
     shard_mb: float = 256.0
-    batch: int = 32
-    threads: int = 2
-    device: str = "cpu"
-    json: bool = False
 
     def run(self) -> int:
         """Build."""
@@ -67,7 +91,6 @@ class Build:
         changes = build(
             self.folder,
             self.out,
-            model=self.model,
             features=self.features,
             name=self.name,
             splits=self.splits,
@@ -78,16 +101,13 @@ class Build:
             backend=self.backend,
             backend_options=dict(_pair(text) for text in self.backend_options),
             shard_mb=self.shard_mb,
-            batch=self.batch,
-            threads=self.threads,
-            device=self.device,
-            console=progress_console(self.json),
+            **self.encoding(),
         )
         return _say_changes(changes, self.out, self.json)
 
 
-@dataclass(frozen=True)
-class Add:
+@dataclass(frozen=True, kw_only=True)
+class Add(Encoding):
     """Index more files or folders, or set columns; nothing is removed.
 
     Attributes:
@@ -95,22 +115,12 @@ class Add:
         paths: picture files and folders.
         columns: CSV or JSON Lines of your own columns, keyed by path.
         follow_links: go through symbolic links in new folders.
-        model: run or checkpoint folder, when it is not where it was.
-        batch: images encoded at a time.
-        threads: that decode.
-        device: where the model computes.
-        json: print JSON.
     """
 
     index: Positional[Path]
     paths: Strings = ()
-    columns: Path | None = None
+    columns: OptionalPath = None
     follow_links: bool = False
-    model: str | None = None
-    batch: int = 32
-    threads: int = 2
-    device: str = "cpu"
-    json: bool = False
 
     def run(self) -> int:
         """Add."""
@@ -121,11 +131,7 @@ class Add:
             self.paths,
             columns=self.columns,
             follow_links=self.follow_links,
-            model=self.model,
-            batch=self.batch,
-            threads=self.threads,
-            device=self.device,
-            console=progress_console(self.json),
+            **self.encoding(),
         )
         return _say_changes(changes, self.index, self.json)
 
@@ -143,7 +149,7 @@ class Remove:
 
     index: Positional[Path]
     images: Strings = ()
-    where: str | None = None
+    where: OptionalText = None
     json: bool = False
 
     def run(self) -> int:
@@ -158,8 +164,8 @@ class Remove:
         return 0
 
 
-@dataclass(frozen=True)
-class Sync:
+@dataclass(frozen=True, kw_only=True)
+class Sync(Encoding):
     """Make the index hold what its folders hold now; only new and changed files are encoded.
 
     Attributes:
@@ -167,22 +173,12 @@ class Sync:
         folder: only this one, of the index's folders or in one; or where its only folder is now.
         columns: CSV or JSON Lines of your own columns, keyed by path.
         allow_empty: a folder may have lost all its pictures.
-        model: run or checkpoint folder, when it is not where it was.
-        batch: images encoded at a time.
-        threads: that decode.
-        device: where the model computes.
-        json: print JSON.
     """
 
     index: Positional[Path]
-    folder: Positional[Path | None] = None
-    columns: Path | None = None
+    folder: Positional[Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]] = None
+    columns: OptionalPath = None
     allow_empty: bool = False
-    model: str | None = None
-    batch: int = 32
-    threads: int = 2
-    device: str = "cpu"
-    json: bool = False
 
     def run(self) -> int:
         """Sync."""
@@ -193,11 +189,7 @@ class Sync:
             self.folder,
             columns=self.columns,
             allow_empty=self.allow_empty,
-            model=self.model,
-            batch=self.batch,
-            threads=self.threads,
-            device=self.device,
-            console=progress_console(self.json),
+            **self.encoding(),
         )
         return _say_changes(changes, self.index, self.json)
 
@@ -220,10 +212,10 @@ class Captions:
 
     index: Positional[Path]
     file: Positional[Path]
-    name: str | None = None
+    name: OptionalText = None
     splits: tuple[str, ...] = ()
     clear: bool = False
-    model: str | None = None
+    model: OptionalText = None
     batch: int = 256
     device: str = "cpu"
     json: bool = False

@@ -1,128 +1,237 @@
-"""Verbs that measure the machine and the code, not a model."""
+"""The verb that measures the machine and the code, not a model: one class for each measurement, with its options."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, Suppress, subcommand
 
 from patchword.errors import ConfigError
+from patchword.verbs.options import OptionalCount, OptionalPath, OptionalText, takes_overrides
 from patchword.verbs.output import json_line, say
 
-What = Literal["score", "train", "load", "search", "service", "leaderboard"]
-OptionalPath = Annotated[Path | None, arg(metavar="PATH")]
+
+@dataclass(frozen=True)
+class Score:
+    """Pairs scored per second, beside the readable formula.
+
+    Attributes:
+        method: of published size, with random vectors.
+        run: score with a trained model instead.
+        data: data folder of that model.
+        name: data set name, when the folder does not say it.
+        images: to score; as many as suit the method, or the whole split, by default.
+        captions: to score; 1,280, or those of the images, by default.
+        result: what is made of the scores.
+        precision: of ranks and top_k.
+        steps: timed runs.
+    """
+
+    method: str = "chan"
+    run: OptionalPath = None
+    data: OptionalPath = None
+    name: OptionalText = None
+    images: OptionalCount = None
+    captions: OptionalCount = None
+    result: Literal["matrix", "ranks", "top_k"] = "matrix"
+    precision: Literal["float32", "certified"] = "float32"
+    steps: int = 5
+
+    def lines(self) -> Iterable[dict[str, Any]]:
+        """What was measured."""
+        from patchword.bench.score import bench_score
+
+        return bench_score(
+            self.method,
+            run=self.run,
+            data=self.data,
+            dataset=self.name,
+            images=self.images,
+            captions=self.captions,
+            result=self.result,
+            precision=self.precision,
+            steps=self.steps,
+        )
 
 
+@dataclass(frozen=True)
+class Train:
+    """Whole training steps per second.
+
+    Attributes:
+        method: of published size, with random features.
+        batch: pairs in a step.
+        steps: timed steps.
+    """
+
+    method: str = "chan"
+    batch: int = 128
+    steps: int = 5
+
+    def lines(self) -> Iterable[dict[str, Any]]:
+        """What was measured."""
+        from patchword.bench.train import bench_train
+
+        return bench_train(self.method, batch=self.batch, steps=self.steps)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Images read per second from a feature file, and how memory grows.
+
+    Attributes:
+        gigabytes: size of the file, which takes no room on disk.
+        batch: images read at a time.
+    """
+
+    gigabytes: float = 2.0
+    batch: int = 128
+
+    def lines(self) -> Iterable[dict[str, Any]]:
+        """What was measured."""
+        from patchword.bench.load import bench_load
+
+        return bench_load(gigabytes=self.gigabytes, batch=self.batch)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Queries per second over an index of many images, and how much of the exhaustive truth they find.
+
+    Attributes:
+        images: in the index.
+        run: a trained model whose vectors the index resembles.
+        data: data folder of that model.
+        name: data set name, when the folder does not say it.
+        backend: of the shortlist.
+        candidates: images re-scored for a query; by the index's size, by default.
+        folder: where the index is kept; a temporary folder by default.
+    """
+
+    images: int = 10_000
+    run: OptionalPath = None
+    data: OptionalPath = None
+    name: OptionalText = None
+    backend: Literal["exact", "faiss", "milvus"] = "exact"
+    candidates: OptionalCount = None
+    folder: OptionalPath = None
+
+    def lines(self) -> Iterable[dict[str, Any]]:
+        """What was measured."""
+        from patchword.bench.search import bench_search
+
+        return bench_search(
+            images=self.images,
+            run=self.run,
+            data=self.data,
+            dataset=self.name,
+            backend=self.backend,
+            candidates=self.candidates,
+            folder=self.folder,
+        )
+
+
+@dataclass(frozen=True)
+class Service:
+    """Requests per second of `patchword serve`, over loopback.
+
+    Attributes:
+        index: the index that is served.
+        model: run or checkpoint folder, when it is not where it was.
+        seconds: of each load.
+    """
+
+    index: Positional[Path]
+    model: OptionalPath = None
+    seconds: float = 5.0
+
+    def lines(self) -> Iterable[dict[str, Any]]:
+        """What was measured."""
+        from patchword.bench.service import bench_service
+
+        return bench_service(self.index, model=self.model, seconds=self.seconds)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Train and evaluate all systems on the same data. Dotted options (--train.lr 1e-4) change all recipes.
+
+    Attributes:
+        data: data folder; `scenes` draws scenes of the demo's size.
+        name: data set name, when the folder does not say it.
+        systems: rows, by recipe (vse_inf, chan, ...); all by default.
+        suffix: of the recipes' names.
+        seeds: runs of each system.
+        epochs: of each training; each recipe's own by default. Schedules shrink with it.
+        train_images: only the first so many. Schedules shrink with it.
+        processes: trainings at a time.
+        out: where the runs and the table go.
+    """
+
+    data: Path = Path("scenes")
+    name: OptionalText = None
+    systems: tuple[str, ...] = ()
+    suffix: str = "scenes"
+    seeds: int = 1
+    epochs: OptionalCount = None
+    train_images: OptionalCount = None
+    processes: int = 2
+    out: Path = Path("runs/leaderboard")
+
+    def run(self, overrides: tuple[str, ...]) -> None:
+        """Print the table."""
+        from patchword.bench.leaderboard import Budget, drawn_scenes, leaderboard
+        from patchword.bench.leaderboard_table import choose, shown
+        from patchword.config import parse_overrides
+
+        rows = leaderboard(
+            drawn_scenes(self.out) if self.data == Path("scenes") and not self.data.exists() else self.data,
+            self.out,
+            suffix=self.suffix,
+            name=self.name,
+            systems=choose(self.systems),
+            seeds=self.seeds,
+            budget=Budget(self.epochs, self.train_images),
+            processes=self.processes,
+            overrides=parse_overrides(overrides),
+            console=Console(stderr=True),
+        )
+        Console().print(shown(rows))
+
+
+Measurement = (
+    Annotated[Score, subcommand("score")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Load, subcommand("load")]
+    | Annotated[Search, subcommand("search")]
+    | Annotated[Service, subcommand("service")]
+    | Annotated[Leaderboard, subcommand("leaderboard")]
+)
+
+
+@takes_overrides
 def bench(
-    what: Annotated[Positional[What], arg(metavar="WHAT_TO_MEASURE")],
-    method: str = "chan",
-    run: OptionalPath = None,
-    data: OptionalPath = None,
-    name: str = "",
-    images: int = 0,
-    captions: int = 0,
-    result: Annotated[Literal["matrix", "ranks", "top_k"], arg(metavar="FORM")] = "matrix",
-    precision: Annotated[Literal["float32", "certified"], arg(metavar="HOW")] = "float32",
-    batch: int = 128,
-    gigabytes: Annotated[float, arg(metavar="N")] = 2.0,
-    steps: int = 5,
-    systems: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = (),
-    suffix: str = "scenes",
-    out: Path = Path("runs/leaderboard"),
-    seeds: int = 1,
-    epochs: int = 0,
-    processes: int = 2,
-    backend: Annotated[Literal["exact", "faiss", "milvus"], arg(metavar="NAME")] = "exact",
-    candidates: int = 0,
-    folder: OptionalPath = None,
+    what: Annotated[Measurement, OmitArgPrefixes, OmitSubcommandPrefixes],
+    overrides: Suppress[tuple[str, ...]] = (),
 ) -> int:
     """Measure beside a matrix product, one JSON object per line; or train and rank all systems.
 
     Args:
-        what: score, train, load, search, service; or leaderboard.
-        method: of published size, with random vectors.
-        run: score with a trained model instead.
-        data: of the run or leaderboard, or an index.
-        name: data set name.
-        images: to score, or to index; 0: as many as fit.
-        captions: to score; 0: 1,280, or the split.
-        result: matrix, ranks or top_k.
-        precision: float32, or certified ranks and top_k.
-        batch: of a training step, or of reading.
-        gigabytes: size of the file that is read.
-        steps: timed runs; seconds of a service's load.
-        systems: rows of the leaderboard by recipe.
-        suffix: of the leaderboard's recipes.
-        out: folder of the leaderboard.
-        seeds: runs of each system.
-        epochs: of a training; 0: the recipe's.
-        processes: trainings at a time.
-        backend: of a search: exact, faiss, milvus.
-        candidates: of a search; 0: by its size.
-        folder: where a search's index is kept.
+        what: to measure.
+        overrides: dotted options, of a leaderboard.
     """
-    if what == "leaderboard":
-        from patchword.leaderboard import choose, drawn_scenes, leaderboard, shown
-
-        if data is None:
-            raise ConfigError(
-                "a leaderboard without data. Give --data scenes, or the folder that every system is trained on."
-            )
-        rows = leaderboard(
-            drawn_scenes(out) if data == Path("scenes") and not data.exists() else data,
-            out,
-            suffix=suffix,
-            name=name or None,
-            systems=choose(systems),
-            seeds=seeds,
-            epochs=epochs or None,
-            processes=processes,
-            console=Console(stderr=True),
-        )
-        Console().print(shown(rows))
+    if isinstance(what, Leaderboard):
+        what.run(overrides)
         return 0
-    if what == "score":
-        from patchword.bench.score import bench_score
-
-        lines = bench_score(
-            method,
-            run=run,
-            data=data,
-            dataset=name or None,
-            images=images or None,
-            captions=captions or None,
-            result=result,
-            precision=precision,
-            steps=steps,
-        )
-    elif what == "search":
-        from patchword.bench.search import bench_search
-
-        lines = bench_search(
-            images=images or 10_000,
-            run=run,
-            data=data,
-            dataset=name or None,
-            backend=backend,
-            candidates=candidates or None,
-            folder=folder,
-        )
-    elif what == "service":
-        from patchword.bench.service import bench_service
-
-        if data is None:
-            raise ConfigError("a service without an index. Give --data, the folder of the index.")
-        lines = bench_service(data, model=run, seconds=float(steps))
-    elif what == "train":
-        from patchword.bench.train import bench_train
-
-        lines = bench_train(method, batch=batch, steps=steps)
-    else:
-        from patchword.bench.load import bench_load
-
-        lines = bench_load(gigabytes=gigabytes, batch=batch)
-    for one in lines:
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: only `bench leaderboard` takes settings of recipes.")
+    for key, value in asdict(what).items():
+        if isinstance(value, int | float) and value <= 0:
+            raise ConfigError(f"`{key}` is {value}. Expected more than 0.")
+    for one in what.lines():
         say(json_line(one))
     return 0

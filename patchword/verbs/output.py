@@ -4,19 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-from tyro.conf import Positional
-
-F = TypeVar("F", bound=Callable[..., Any])
-Strings = Positional[tuple[str, ...]]
-
-
-def takes_overrides(function: F) -> F:
-    """Mark a verb that accepts dotted options (``--train.lr 1e-4``) beside its own."""
-    function.takes_overrides = True  # type: ignore[attr-defined]
-    return function
+from typing import Any
 
 
 def say(text: str) -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from patchword.errors import ConfigError, DataError
-from patchword.verbs.output import Strings, say, say_json
+from patchword.verbs.options import OptionalCount, OptionalNumber, OptionalPath, OptionalText, Strings
+from patchword.verbs.output import say, say_json
 
 if TYPE_CHECKING:
     from patchword.index.engine import Index
     from patchword.index.query import Answer, FoundCaption, Query
 
-OptionalPath = Annotated[Path | None, arg(metavar="PATH")]
 _MINUS = re.compile(r"-[^\W\d_][^=]+")  # a part to avoid; -k and -h are options
 
 
@@ -30,14 +30,14 @@ def search(
     captions: bool = False,
     file: OptionalPath = None,
     k: Annotated[int, arg(aliases=["-k"])] = 5,
-    where: Annotated[str | None, arg(metavar="FILTER")] = None,
-    threshold: Annotated[float | None, arg(metavar="FLOAT")] = None,
+    where: Annotated[str | None, arg(metavar="FILTER", help_behavior_hint="")] = None,
+    threshold: OptionalNumber = None,
     mode: Literal["auto", "exact", "fast"] = "auto",
-    candidates: Annotated[int | None, arg(metavar="INT")] = None,
+    candidates: OptionalCount = None,
     model: OptionalPath = None,
     data: OptionalPath = None,
     split: str = "test",
-    name: Annotated[str | None, arg(metavar="STR")] = None,
+    name: OptionalText = None,
     clip: OptionalPath = None,
     json: bool = False,
 ) -> int:

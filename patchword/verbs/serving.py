@@ -7,6 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from patchword.errors import ConfigError
+from patchword.verbs.options import OptionalPath, OptionalText
 
 
 def serve(
@@ -14,11 +15,11 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8008,
-    token: str | None = None,
-    token_file: Path | None = None,
+    token: OptionalText = None,
+    token_file: OptionalPath = None,
     no_token: bool = False,
     name: tuple[str, ...] = (),
-    model: Path | None = None,
+    model: OptionalPath = None,
     device: str = "cpu",
     max_body_mb: float = 20.0,
     max_pixels: int = 89_478_485,

@@ -9,7 +9,8 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional, Suppress, arg
 
-from patchword.verbs.output import note, say, say_json, takes_overrides
+from patchword.verbs.options import OptionalPath, takes_overrides
+from patchword.verbs.output import note, say, say_json
 
 
 def demo(
@@ -37,7 +38,7 @@ def demo(
 
 @takes_overrides
 def train(
-    recipe: Positional[str], out: Path | None = None, json: bool = False, overrides: Suppress[tuple[str, ...]] = ()
+    recipe: Positional[str], out: OptionalPath = None, json: bool = False, overrides: Suppress[tuple[str, ...]] = ()
 ) -> int:
     """Train a recipe. Any setting of it can be changed with a dotted option, such as --train.lr 1e-4.
 
@@ -75,8 +76,8 @@ def import_(
     method: Positional[str],
     file: Positional[Path],
     out: Annotated[Path, arg(aliases=["-o"])],
-    vocab: Path | None = None,
-    bert: Path | None = None,
+    vocab: OptionalPath = None,
+    bert: OptionalPath = None,
     json: bool = False,
 ) -> int:
     """Import an authors' checkpoint. Nothing pickled in it is run.

@@ -46,5 +46,5 @@ def test_searches_and_thumbnails_are_measured_over_loopback(small_index: Path) -
 
 
 def test_what_can_not_be_measured_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "without an index" in refused(["bench", "service"], capsys, kind="ConfigError")
-    assert "is not an index" in refused(["bench", "service", "--data", tmp_path], capsys, kind="DataError")
+    assert "Missing from patchword bench service" in refused(["bench", "service"], capsys, kind="ConfigError")
+    assert "is not an index" in refused(["bench", "service", tmp_path], capsys, kind="DataError")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,37 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from patchword.bench.leaderboard_table import SYSTEMS, Outcome, Row, System, markdown
 from patchword.errors import ConfigError, PatchwordError
 
 
 @dataclass(frozen=True)
-class System:
-    """A row of the table.
+class Budget:
+    """How much every system may train. None keeps what its recipe says."""
 
-    Attributes:
-        name: as printed.
-        recipes: stems of its recipes; the scores of several are averaged, as the authors of CEFG do.
-        note: what a reader must know about the row.
-    """
-
-    name: str
-    recipes: tuple[str, ...]
-    note: str = ""
-
-
-SYSTEMS = (
-    System("VSE-infinity", ("vse_inf",)),
-    System("CHAN", ("chan",)),
-    System("ESL-H", ("esl_h",)),
-    System("ESL-A", ("esl_a",)),
-    System("LAPS", ("laps",), "cells or regions as patches, not a vision transformer"),
-    System("SCTA", ("scta",), "cells or regions as patches, not a vision transformer"),
-    System("CEFG (SGR + SAF)", ("cefg_sgr", "cefg_saf"), "mean of two models"),
-    System("HREM", ("hrem",)),
-    System("AAHR", ("aahr",), "pooled local vectors stand in for CLIP's global vectors"),
-)
+    epochs: int | None = None
+    train_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +38,7 @@ class Job:
     data: str
     name: str | None
     out: str
+    budget: Budget
     overrides: Mapping[str, Any]
 
     @property
@@ -66,51 +46,11 @@ class Job:
         """Where its run lies."""
         return Path(self.out) / f"{self.recipe}_{self.seed}"
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one run gave; recalls in percent, memory in GiB, rates per second of one core's time, which a busy machine
-    does not change."""
-
-    recipe: str
-    seed: int
-    recalls: tuple[float, ...]
-    rsum: float
-    parameters: int
-    train_pairs_per_s: float
-    score_pairs_per_s: float
-    peak_memory_gib: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """A system over all its seeds. ``failed`` says why there is nothing, in one line."""
-
-    system: System
-    outcomes: tuple[Outcome, ...] = ()
-    failed: str = ""
-
-    def spread(self, values: Sequence[float]) -> str:
-        """Mean, and the standard deviation when there are several seeds."""
-        mean = f"{statistics.fmean(values):.1f}"
-        return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
-
-    def cells(self) -> list[str]:
-        """The row as text."""
-        if not self.outcomes:
-            return [self.system.name, self.failed or "not run", *[""] * (len(COLUMNS) - 2)]
-        recalls = list(zip(*(o.recalls for o in self.outcomes), strict=True))
-        first = self.outcomes[0]
-        return [
-            self.system.name,
-            *(self.spread(values) for values in recalls),
-            self.spread([o.rsum for o in self.outcomes]),
-            f"{first.parameters / 1e6:.2f} M",
-            f"{statistics.fmean(o.train_pairs_per_s for o in self.outcomes):,.0f}",
-            f"{statistics.fmean(o.score_pairs_per_s for o in self.outcomes):,.0f}",
-            f"{max(o.peak_memory_gib for o in self.outcomes):.2f}",
-        ]
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a finished result must have been made with to count as this job's."""
+        given = {"data": self.data, "name": self.name, **asdict(self.budget), "overrides": dict(self.overrides)}
+        return dict(json.loads(json.dumps(given)))
 
 
 SCENES = {"train": 900, "dev": 150, "test": 250}
@@ -123,23 +63,6 @@ def drawn_scenes(out: Path) -> Path:
     return write_scenes(out / "data", **SCENES, pictures=False)
 
 
-def choose(stems: Sequence[str]) -> tuple[System, ...]:
-    """The systems with one of these recipes; all of them when none is named.
-
-    Raises:
-        ConfigError: no system has such a recipe.
-    """
-    known = {stem for system in SYSTEMS for stem in system.recipes}
-    for stem in stems:
-        if stem not in known:
-            raise ConfigError(f"no system {stem!r}. Systems: {', '.join(sorted(known))}.")
-    return tuple(system for system in SYSTEMS if not stems or set(system.recipes) & set(stems))
-
-
-COLUMNS = ("system", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "parameters", "train pairs/s",
-           "score pairs/s", "GiB")  # fmt: skip
-
-
 def leaderboard(
     data: Path,
     out: Path,
@@ -148,7 +71,7 @@ def leaderboard(
     name: str | None = None,
     systems: Sequence[System] = SYSTEMS,
     seeds: int = 1,
-    epochs: int | None = None,
+    budget: Budget | None = None,
     processes: int = 2,
     overrides: Mapping[str, Any] | None = None,
     console: Console | None = None,
@@ -161,22 +84,22 @@ def leaderboard(
         name: data set name, when the folder does not say it.
         systems: rows of the table.
         seeds: runs of each system, seeds 0, 1 ...
-        epochs: of every training; None keeps each recipe's.
+        budget: of every training, with the recipes' schedules shortened to it.
         processes: runs at a time, each with one thread.
         overrides: settings of all recipes.
 
     Raises:
-        ConfigError: nothing to run.
+        ConfigError: nothing to run, or ``out`` holds a result of other settings.
     """
     console = console if console is not None else Console(quiet=True)
     if not systems or seeds < 1:
         raise ConfigError(f"{len(systems)} systems with {seeds} seeds: nothing to run. Give one or more of both.")
-    changes = dict(overrides or {})
-    if epochs is not None:
-        changes["train"] = {**changes.get("train", {}), "epochs": epochs}
     stems = dict.fromkeys(stem for system in systems for stem in system.recipes)  # a member may stand alone as well
+    given, whole = dict(overrides or {}), budget if budget is not None else Budget()
     jobs = [
-        Job(f"{stem}_{suffix}", seed, str(data), name, str(out), changes) for seed in range(seeds) for stem in stems
+        Job(f"{stem}_{suffix}", seed, str(data), name, str(out), whole, given)
+        for seed in range(seeds)
+        for stem in stems
     ]
     out.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
@@ -193,42 +116,77 @@ def leaderboard(
 
 def _run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, str]]:
     """Run what is not finished, each job in a fresh process; yields every job with its failure, if any."""
-    open_jobs = [job for job in jobs if not (job.folder / "result.json").is_file()]
-    yield from ((job, "") for job in jobs if job not in open_jobs)
+    finished = [job for job in jobs if _is_finished(job)]
+    yield from ((job, "") for job in finished)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
-        running = {pool.submit(run_job, job): job for job in open_jobs}
-        for finished in as_completed(running):
-            yield running[finished], finished.result()
+        running = {pool.submit(run_job, job): job for job in jobs if job not in finished}
+        for ended in as_completed(running):
+            yield running[ended], ended.result()
+
+
+def _is_finished(job: Job) -> bool:
+    """Whether its result is there.
+
+    Raises:
+        ConfigError: a result of other settings is there.
+    """
+    path = job.folder / "result.json"
+    if not path.is_file():
+        return False
+    there = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    if there == job.settings:
+        return True
+    key = next(key for key in job.settings if there.get(key) != job.settings[key])
+    raise ConfigError(
+        f"{path}: a result with {key} {there.get(key)!r}. Expected {job.settings[key]!r}, as asked for. "
+        "Choose another --out, or remove that folder."
+    )
 
 
 def run_job(job: Job) -> str:
     """Train, evaluate on test, write ``result.json``; returns the reason when that fails."""
     import torch
 
-    from patchword.config import merge
-
     torch.set_num_threads(1)
-    mine: dict[str, dict[str, Any]] = {"data": {"root": job.data}, "train": {"seed": job.seed}}
-    if job.name is not None:
-        mine["data"]["name"] = job.name
     try:
-        outcome = _train_and_evaluate(job, merge(mine, job.overrides))
+        outcome = _train_and_evaluate(job)
     except PatchwordError as error:
         return f"{type(error).__name__}: {error}"
     fresh = job.folder / "result.new"
-    fresh.write_text(json.dumps(asdict(outcome), indent=2) + "\n", encoding="utf-8")
+    values = {**asdict(outcome), "settings": job.settings}
+    fresh.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     fresh.replace(job.folder / "result.json")
     return ""
 
 
-def _train_and_evaluate(job: Job, overrides: Mapping[str, Any]) -> Outcome:
+def overrides_of(job: Job) -> dict[str, Any]:
+    """Everything that differs from the recipe: data and seed, the budget with its schedule, the settings given."""
+    from patchword.config import merge
+    from patchword.data.open import open_split
+    from patchword.recipe import load_recipe
+    from patchword.train.shorten import shortened
+
+    recipe = load_recipe(job.recipe)
+    own: dict[str, Any] = {"data": {"root": job.data}, "train": {"seed": job.seed}}
+    if job.name is not None:
+        own["data"]["name"] = job.name
+    share = 1.0
+    if job.budget.train_images is not None:
+        own["data"]["limit_train"] = job.budget.train_images
+        share = min(1.0, job.budget.train_images / open_split(job.data, recipe.data.train, name=job.name).n_images)
+    if job.budget.epochs is not None or share < 1:
+        own = merge(own, shortened(recipe, epochs=job.budget.epochs, share=share))
+    return merge(own, job.overrides)
+
+
+def _train_and_evaluate(job: Job) -> Outcome:
     from patchword.console import peak_memory_gib
     from patchword.evaluate.run import evaluate
     from patchword.train.run import train
 
     started = time.monotonic()
-    result = train(job.recipe, job.folder, overrides=overrides)
+    result = train(job.recipe, job.folder, overrides=overrides_of(job))
     model = result.model()
     wall, cpu = time.monotonic(), time.process_time()
     evaluation = evaluate(model, Path(job.data), name=job.name, save_to=job.folder / "test.safetensors")
@@ -259,6 +217,7 @@ def _training_rate(folder: Path) -> float:
 
 def _read(job: Job) -> Outcome:
     values = json.loads((job.folder / "result.json").read_text(encoding="utf-8"))
+    del values["settings"]
     return Outcome(**{**values, "recalls": tuple(values["recalls"])})
 
 
@@ -314,21 +273,3 @@ def _write(out: Path, rows: Sequence[Row], seconds: float, seeds: int) -> None:
         fresh = out / f"{name}.new"
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(out / name)
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The table for a page, with the notes of its rows below."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    lines += ["| " + " | ".join(row.cells()) + " |" for row in rows]
-    notes = [f"{row.system.name}: {row.system.note}." for row in rows if row.system.note]
-    return "\n".join([*lines, "", *notes]) + "\n"
-
-
-def shown(rows: Sequence[Row]) -> Table:
-    """The table for a terminal."""
-    table = Table(box=None, pad_edge=False)
-    for k, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if k == 0 else "right")
-    for row in rows:
-        table.add_row(*row.cells())
-    return table
