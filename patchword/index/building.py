@@ -42,6 +42,7 @@ def build(
     features: Path | str | None = None,
     name: str | None = None,
     splits: Sequence[str] = (),
+    feature_names: Path | str | None = None,
     columns: Path | str | None = None,
     follow_links: bool = False,
     interaction: Interaction | None = None,
@@ -64,6 +65,8 @@ def build(
         model: a loaded model or its folder.
         features: data folder with region features, for models that read such; pictures are found by name.
         name, splits: which data set and splits of it; all splits by default.
+        feature_names: CSV or JSON Lines with the columns ``path`` and ``id``: which image of the features a picture is,
+            where their names do not say it.
         columns: a CSV or JSON Lines file of the user's columns, keyed by path.
         follow_links: go through symbolic links.
         interaction: of a CLIP, SigLIP or SigLIP 2 model: ``global`` (its default) or ``patches``.
@@ -84,12 +87,14 @@ def build(
         raise ConfigError(f"`shard_mb` is {shard_mb}. Expected a size above 0, such as 256.")
     if folder is None and features is None:
         raise ConfigError("nothing to index. Name a folder of pictures, or --features DIR.")
+    if feature_names is not None and features is None:
+        raise ConfigError("--feature-names without --features DIR. Expected both.")
     if folder is not None and not Path(folder).is_dir():
         raise DataError(f"'{folder}' is missing. Expected a folder of pictures.")
     table = None if columns is None else read_columns(columns)
     place = IndexFolder(Path(out))
     loaded = model if isinstance(model, Model) else load(model, device=device, interaction=interaction)
-    source = None if features is None else feature_source(features, name=name, splits=splits)
+    source = None if features is None else feature_source(features, name=name, splits=splits, names=feature_names)
     settings = Settings(loaded, device, batch, threads, console)
     with contextlib.ExitStack() as stack:
         if is_index(place.path):

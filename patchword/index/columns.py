@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from patchword.data.text_files import read_text
 from patchword.errors import DataError
 from patchword.index.filters import BUILT_IN, INTEGER, REAL, TEXT
 from patchword.index.results import Changes
 from patchword.index.schema import transaction
+from patchword.index.tables import JSON_LINES, read_by_path
 from patchword.index.writer import Writer
 
 Value = str | int | float | None
-KEYS = ("path", "file", "file_name", "filename", "image")
 MAX_COLUMNS = 200
 _INTEGER = re.compile(r"[-+]?(0|[1-9]\d{0,17})")
 _REAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?")
@@ -63,68 +59,27 @@ def read_columns(file: Path | str) -> Table:
         DataError: it can not be read, has no such column, or names a path twice; with the line.
     """
     path = Path(file)
-    is_json = path.suffix.lower() in (".jsonl", ".ndjson")
-    records = list(_json_lines(path) if is_json else _csv_rows(path))
-    key = next((name for name in KEYS if records and name in records[0][1]), None)
-    if not records:
-        raise DataError(f"'{path}' has no rows. Expected columns with a path in each row.")
-    if key is None:
-        raise DataError(
-            f"'{path}' has the columns {', '.join(map(repr, records[0][1]))}. Expected one named 'path' that says "
-            "which picture a row belongs to."
-        )
-    names = [name for name in dict.fromkeys(name for _, record in records for name in record) if name != key]
+    key, records = read_by_path(path)
+    is_typed = path.suffix.lower() in JSON_LINES
+    fields = [{name: _value(path, line, name, value) for name, value in row.items()} for line, row in records.values()]
+    names = [name for name in dict.fromkeys(name for row in fields for name in row) if name != key]
     _check_names(path, names)
-    types = {name: _type_of((record.get(name) for _, record in records), is_typed=is_json) for name in names}
-    rows: dict[str, tuple[Value, ...]] = {}
-    for line, record in records:
-        where = record.get(key)
-        if not isinstance(where, str) or not where:
-            raise DataError(f"'{path}' line {line}: `{key}` is {where!r}. Expected the path of a picture.")
-        if where in rows:
-            raise DataError(f"'{path}' line {line}: {where!r} occurs twice. Expected one row for each picture.")
-        rows[where] = tuple(cast(record.get(name), types[name]) for name in names)
+    types = {name: _type_of((row.get(name) for row in fields), is_typed=is_typed) for name in names}
+    rows = {
+        where: tuple(cast(row.get(name), types[name]) for name in names)
+        for where, row in zip(records, fields, strict=True)
+    }
     return Table(path, types, rows)
 
 
-def _csv_rows(path: Path) -> Iterable[tuple[int, dict[str, Value]]]:
-    text = read_text(path)
-    first = text.split("\n", 1)[0]
-    mark = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        if len(set(header)) < len(header):
-            raise DataError(f"'{path}' names a column twice: {', '.join(header)}.")
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise DataError(f"'{path}' line {reader.line_num} has {len(row)} fields. Expected {len(header)}.")
-            fields: list[Value] = [field if field != "" else None for field in row]
-            yield reader.line_num, dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise DataError(f"'{path}' line {reader.line_num} is not valid CSV: {error}.") from None
+def _value(path: Path, line: int, name: str, value: Any) -> Value:
+    """A JSON value as SQLite holds it: truth values are 0 and 1, numbers beyond its range are texts.
 
-
-def _json_lines(path: Path) -> Iterable[tuple[int, dict[str, Value]]]:
-    for line, text in enumerate(read_text(path).split("\n"), start=1):
-        if not text.strip():
-            continue
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"'{path}' line {line} is not valid JSON: {error}.") from None
-        if not isinstance(record, dict):
-            raise DataError(f'\'{path}\' line {line} is no object. Expected {{"path": ..., "column": ...}}.')
-        for name, value in record.items():
-            if not isinstance(value, str | int | float | None):
-                raise DataError(f"'{path}' line {line}: `{name}` is a {type(value).__name__}. Expected one value.")
-        yield line, {name: _plain(value) for name, value in record.items()}
-
-
-def _plain(value: Any) -> Value:
-    """A JSON value as SQLite holds it: truth values are 0 and 1, numbers beyond its range are texts."""
+    Raises:
+        DataError: it is a list or an object.
+    """
+    if not isinstance(value, str | int | float | None):
+        raise DataError(f"'{path}' line {line}: `{name}` is a {type(value).__name__}. Expected one value.")
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:

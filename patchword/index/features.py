@@ -18,6 +18,7 @@ from patchword.data.text_files import canonical_id, strip_suffix
 from patchword.errors import ConfigError, DataError
 from patchword.index.manifest import FeatureSource
 from patchword.index.scan import Seen
+from patchword.index.tables import read_by_path
 from patchword.model import Model
 from patchword.types import Images
 
@@ -37,7 +38,7 @@ class FeatureFolder:
         source: data folder, name and splits.
 
     Raises:
-        DataError: a split is missing or has no features.
+        DataError: a split is missing or has no features, or the file of names can not be read.
     """
 
     def __init__(self, source: FeatureSource) -> None:
@@ -55,11 +56,16 @@ class FeatureFolder:
                 for row in range(split.n_images):
                     for name in _names(split, row):
                         self.keys.setdefault(make(name), Spot(number, row))
+        self.ids = {} if source.names is None else read_names(Path(source.names))
 
     def find(self, path: str) -> Spot | None:
-        """The features of a picture, by its path, its name, its name without ending or its canonical id."""
-        name = path.rpartition("/")[2]
-        for key in (path, name, strip_suffix(name), canonical_id(name)):
+        """The features of a picture: those that the file of names gives it, else by its path, its name, its name
+        without ending or its canonical id."""
+        wanted = self.ids.get(path, path)
+        name = wanted.rpartition("/")[2]
+        if path in self.ids and wanted not in self.keys:
+            name = name.rpartition(":")[2]
+        for key in (wanted, name, strip_suffix(name), canonical_id(name)):
             if key in self.keys:
                 return self.keys[key]
         return None
@@ -142,7 +148,25 @@ def _names(split: Split, row: int) -> list[str]:
     return names
 
 
-def feature_source(features: Path | str, *, name: str | None = None, splits: Sequence[str] = ()) -> FeatureSource:
+def read_names(file: Path) -> dict[str, str]:
+    """Picture to image id: from columns ``path`` and ``id``, where an id may carry its data set (``flickr8k:1.jpg``).
+
+    Raises:
+        DataError: it can not be read, or a row has no id.
+    """
+    _, rows = read_by_path(file)
+    found = {}
+    for path, (line, fields) in rows.items():
+        image = fields.get("id")
+        if not isinstance(image, str | int) or image == "":
+            raise DataError(f"'{file}' line {line}: `id` is {image!r}. Expected the image's id in the features.")
+        found[path] = str(image)
+    return found
+
+
+def feature_source(
+    features: Path | str, *, name: str | None = None, splits: Sequence[str] = (), names: Path | str | None = None
+) -> FeatureSource:
     """What the manifest says about a feature folder: all its splits, unless some are named.
 
     Raises:
@@ -152,4 +176,5 @@ def feature_source(features: Path | str, *, name: str | None = None, splits: Seq
     chosen = tuple(splits) or tuple(splits_of(features, name=name))
     if not chosen:
         raise ConfigError(f"'{features}' has no splits.")
-    return FeatureSource(root=str(Path(features).resolve()), name=name, splits=chosen)
+    listing = None if names is None else str(Path(names).resolve())
+    return FeatureSource(root=str(Path(features).resolve()), name=name, splits=chosen, names=listing)

@@ -42,11 +42,13 @@ class FeatureSource(Config):
         root: absolute data folder.
         name: data set, when the folder holds several.
         splits: those that are indexed.
+        names: file that says which image of the data set a picture is; None goes by the picture's name.
     """
 
     root: str
     name: str | None = None
     splits: tuple[str, ...] = ()
+    names: str | None = None
 
 
 class BackendChoice(Config):

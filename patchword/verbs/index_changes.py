@@ -56,6 +56,7 @@ class Build(Encoding):
         features: data folder with region features, for models that read such.
         name: data set name, when it holds several.
         splits: of the features; all by default.
+        feature_names: CSV or JSON Lines of path and id, where names do not tell.
         columns: CSV or JSON Lines of your own columns, keyed by path.
         follow_links: go through symbolic links.
         interaction: of a CLIP-like model: global or patches.
@@ -71,6 +72,7 @@ class Build(Encoding):
     features: OptionalPath = None
     name: OptionalText = None
     splits: tuple[str, ...] = ()
+    feature_names: OptionalPath = None
     columns: OptionalPath = None
     follow_links: bool = False
     interaction: Annotated[Literal["global", "patches"] | None, HOW] = None
@@ -94,6 +96,7 @@ class Build(Encoding):
             features=self.features,
             name=self.name,
             splits=self.splits,
+            feature_names=self.feature_names,
             columns=self.columns,
             follow_links=self.follow_links,
             interaction=self.interaction,

@@ -235,6 +235,35 @@ def test_pictures_get_the_features_of_their_names(regions: Model, tmp_path: Path
     assert {item.feature for item in items(tmp_path / "i")} == {"test/test_5", "dev/dev_7"}
 
 
+def test_a_file_says_which_features_belong_to_pictures_of_other_names(regions: Model, tmp_path: Path) -> None:
+    data, pictures = write_features(tmp_path / "data"), tmp_path / "p"
+    for name in ("a.png", "sub/b.png", "dev_3.png", "c.png"):
+        save_picture(pictures / name, 1)
+    listing = tmp_path / "names.jsonl"
+    rows = [
+        {"image": "a.png", "id": "toys:dev_1", "captions": ["not a column"]},
+        {"image": "sub/b.png", "id": "test_2"},
+        {"image": "c.png", "id": "toys:nobody"},
+    ]
+    listing.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    changes = build(pictures, tmp_path / "i", model=regions, features=data, feature_names=listing)
+    assert (changes.indexed, changes.skipped) == (3, 1)
+    expected = {"a.png": "dev/dev_1", "sub/b.png": "test/test_2", "dev_3.png": "dev/dev_3"}
+    assert {item.path: item.feature for item in items(tmp_path / "i")} == expected
+    save_picture(pictures / "d.png", 1)
+    listing.write_text("path,id\na.png,dev_1\nd.png,dev_2\n", encoding="utf-8")
+    listing = listing.rename(tmp_path / "names.csv")
+    with pytest.raises(DataError, match=r"names\.jsonl"):  # a sync reads the names again
+        sync(tmp_path / "i", model=regions)
+    changes = build(pictures, tmp_path / "j", model=regions, features=data, feature_names=listing)
+    assert {item.path for item in items(tmp_path / "j")} == {"a.png", "d.png", "dev_3.png"}
+    listing.write_text("path,id\na.png,\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"names.csv' line 2: `id` is None. Expected the image's id in the features."):
+        build(pictures, tmp_path / "k", model=regions, features=data, feature_names=listing)
+    with pytest.raises(ConfigError, match="--feature-names without --features"):
+        build(pictures, tmp_path / "k", model=regions, feature_names=listing)
+
+
 def test_model_and_input_must_fit(model: Model, regions: Model, tmp_path: Path) -> None:
     data, pictures = write_features(tmp_path / "data"), save_pictures(tmp_path / "p", 1)
     with pytest.raises(ConfigError, match=r"reads region features, which picture files do not have\. .*--features DIR"):
