@@ -23,12 +23,22 @@ from patchword.evaluate.members import Member, Source, is_score_file, join_membe
 from patchword.evaluate.on_split import ModelOnSplit
 from patchword.evaluate.pmrp import evaluate_pmrp, find_instances, read_instances
 from patchword.evaluate.rococo import evaluate_attack, find_attacks, read_attack, rococo_report
+from patchword.evaluate.rococo_images import evaluate_mixed
 from patchword.evaluate.run import encode_split, open_for
 from patchword.evaluate.scores_file import SavedScores
 from patchword.model import Model, load
 
 # name -> whether a score matrix is enough
-BENCHMARKS = {"cxc": True, "eccv": True, "pmrp": True, "sugarcrepe": False, "rococo": False, "choices": False}
+BENCHMARKS = {
+    "cxc": True,
+    "eccv": True,
+    "pmrp": True,
+    "sugarcrepe": False,
+    "rococo": False,
+    "rococo-images": False,
+    "choices": False,
+}
+NEED_NO_FILES = ("eccv", "rococo-images")  # a package holds them, or there are none
 
 
 def evaluate_benchmark(
@@ -49,7 +59,7 @@ def evaluate_benchmark(
     """Evaluate on one of the benchmarks.
 
     Args:
-        name: ``cxc``, ``eccv``, ``pmrp``, ``sugarcrepe``, ``rococo`` or ``choices``.
+        name: ``cxc``, ``eccv``, ``pmrp``, ``sugarcrepe``, ``rococo``, ``rococo-images`` or ``choices``.
         runs: a run, checkpoint or model; for the first three also a score file, or several that are fused.
         data: data folder or open split, with the images that the benchmark names.
         annotations: folder or file of the benchmark. ECCV-Caption is found in the package ``eccv_caption`` too.
@@ -67,8 +77,10 @@ def evaluate_benchmark(
         raise ConfigError(f"unknown benchmark '{name}'. Expected one of: {', '.join(BENCHMARKS)}.")
     sources = [runs] if isinstance(runs, Path | str | Model | SavedScores) else list(runs)
     folder = None if annotations is None else Path(annotations)
-    if folder is None and name != "eccv":
+    if folder is None and name not in NEED_NO_FILES:
         raise ConfigError(f"--protocol {name} needs its files. Add --annotations PATH (docs/evaluate.md says which).")
+    if folder is not None and name == "rococo-images":
+        raise ConfigError("--protocol rococo-images mixes the pictures of --data itself. Leave out --annotations.")
     if folder is not None and not folder.exists():
         raise DataError(f"'{folder}' is missing. Expected the files of {name}.")
     if BENCHMARKS[name]:
@@ -83,13 +95,15 @@ def evaluate_benchmark(
         return _of_scores(name, member, folder, split, caption_ids)
     if len(sources) != 1 or isinstance(sources[0], SavedScores) or is_score_file(sources[0]) or data is None:
         raise ConfigError(
-            f"--protocol {name} scores captions of its own: give one run and the data folder that holds its images "
-            f"(patchword evaluate RUN --data DIR --protocol {name} --annotations PATH)."
+            f"--protocol {name} scores captions or images of its own: give one run and the data folder that holds the "
+            f"images (patchword evaluate RUN --data DIR --protocol {name}"
+            f"{'' if name in NEED_NO_FILES else ' --annotations PATH'})."
         )
     source = sources[0]
     model = source if isinstance(source, Model) else load(source)
     opened = _open(model, data, split, dataset, limit)
-    found = _of_model(name, ModelOnSplit(model, opened, console or Console(quiet=True)), folder)  # type: ignore[arg-type]
+    scorer = ModelOnSplit(model, opened, console or Console(quiet=True))
+    found = evaluate_mixed(scorer).report() if folder is None else _of_model(name, scorer, folder)
     return replace(found, model=model.label)
 
 

@@ -1,7 +1,8 @@
 """RoCOCO: COCO's test captions with five altered ones an image added to the gallery, as wrong answers.
 
-Image -> text only: recall@K with and without the altered captions, and the false rate, the share of images whose first
-caption is an altered one. An altered caption that ties with the best original one counts as first.
+Image -> text: recall@K with and without the altered captions, and the false rate, the share of images whose first
+caption is an altered one. An altered caption that ties with the best original one counts as first. Text -> image, with
+mixed pictures, is `rococo_images`.
 
 Source: Park et al., "RoCOCO: Robustness Benchmark of MS-COCO to Stress-test Image-Text Matching Models".
 """
@@ -181,7 +182,7 @@ def rococo_report(results: list[AttackResult]) -> Benchmark:
     is_partial = any(one.images.missing for one in results)
     gallery = sorted({one.captions for one in results})
     notes = [f"gallery: {a:,} original and {b:,} altered captions" for a, b in gallery]
-    notes.append("text -> image with mixed images is not offered: only the texts of RoCOCO are read")
+    notes.append("text -> image with mixed pictures: --protocol rococo-images")
     return Benchmark(
         name="rococo (partial)" if is_partial else "rococo",
         title="altered captions in the gallery; false rate: images whose first caption is an altered one, %",

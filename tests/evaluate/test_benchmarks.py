@@ -91,13 +91,13 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is missing\. Expected the files of cxc"):
         evaluate_benchmark("cxc", scores, annotations=tmp_path / "gone")
     for name in ("sugarcrepe", "rococo", "choices"):
-        with pytest.raises(ConfigError, match=f"--protocol {name} scores captions of its own"):
+        with pytest.raises(ConfigError, match=f"--protocol {name} scores captions or images of its own"):
             evaluate_benchmark(name, scores, SPLIT, annotations=tmp_path)
     with pytest.raises(ConfigError, match="needs its data"):
         evaluate_benchmark("cxc", toy_model(), annotations=tmp_path)
     with pytest.raises(DataError, match=r"has no 'instances_val2014\.json'"):
         evaluate_benchmark("pmrp", scores, annotations=tmp_path)
-    assert set(BENCHMARKS) == {"cxc", "eccv", "pmrp", "sugarcrepe", "rococo", "choices"}
+    assert set(BENCHMARKS) == {"cxc", "eccv", "pmrp", "sugarcrepe", "rococo", "rococo-images", "choices"}
 
 
 # ------------------------------------------------------------------ the command line

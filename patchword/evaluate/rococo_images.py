@@ -1,0 +1,254 @@
+"""RoCOCO's other half: mixed pictures added to the gallery of text -> image, as wrong answers.
+
+Every picture of the split is mixed with another one of its group of 64: 0.9 of itself and 0.1 of the other (``mix``),
+or a rectangle with a tenth of the area at a random place is the other's (``patch``), both at 384 x 384. Recall counts
+the whole pictures only; the false rate is the share of captions whose first picture is a mixed one, where a tie counts
+as mixed. Means over the seeds 1, 10 and 100.
+
+Source: Park et al., "RoCOCO: Robustness Benchmark of MS-COCO to Stress-test Image-Text Matching Models";
+pseulki/rococo ``mix_images.py``, ``eval_clip_t2i.py``. Two things differ: our generator draws the groups and places,
+and mixed pictures do not go through a JPEG file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+
+from patchword.data.pictures import Picture, PictureFiles
+from patchword.errors import ConfigError
+from patchword.evaluate.benchmark import Benchmark, percent
+from patchword.evaluate.matrix import refuse_non_finite
+from patchword.evaluate.on_split import ModelOnSplit
+from patchword.evaluate.ranks import QueryRanks
+from patchword.evaluate.recall import recall_at_k
+from patchword.types import Encoded
+
+How = Literal["mix", "patch"]
+WAYS: tuple[How, ...] = ("mix", "patch")
+SEEDS = (1, 10, 100)
+GROUP = 64
+SIDE = 384
+SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a picture is mixed with.
+
+    Attributes:
+        other: position of the other picture.
+        box: top, left, bottom, right of what becomes the other's; None mixes everywhere.
+    """
+
+    other: int
+    box: tuple[int, int, int, int] | None
+
+
+def draw_mixtures(count: int, how: How, seed: int) -> list[Mixture]:
+    """Shuffle pictures into groups and draw each one's partner, within the group; a rectangle is drawn for a group."""
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(count)
+    found: dict[int, Mixture] = {}
+    for start in range(0, count, GROUP):
+        group = order[start : start + GROUP]
+        box = _draw_box(draw) if how == "patch" else None
+        for one, other in zip(group, draw.permutation(group), strict=True):
+            found[int(one)] = Mixture(int(other), box)
+    return [found[k] for k in range(count)]
+
+
+def _draw_box(draw: np.random.Generator) -> tuple[int, int, int, int]:
+    """A square of a tenth of the picture around a uniform centre, cut at the borders."""
+    half = int(SIDE * np.sqrt(1 - SHARE)) // 2
+    y, x = (int(v) for v in draw.integers(SIDE, size=2))
+    return max(0, y - half), max(0, x - half), min(SIDE, y + half), min(SIDE, x + half)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedPictures(PictureFiles):
+    """Pictures of which each one is mixed with another.
+
+    Attributes:
+        whole: all pictures, of which ``Mixture.other`` is a position.
+        mixtures: one for each of ``files``.
+    """
+
+    whole: PictureFiles
+    mixtures: list[Mixture]
+
+    def picture(self, image: int) -> Picture:
+        """Decode both pictures and mix them, ``(384, 384, 3)``."""
+        mixture = self.mixtures[image]
+        own, other = _square(super().picture(image)), _square(self.whole.picture(mixture.other))
+        return mixed(own, other, mixture.box)
+
+    def select(self, images: Sequence[int]) -> MixedPictures:
+        """The source of a subset of the pictures; nothing is read."""
+        chosen = [int(i) for i in images]
+        return replace(self, files=[self.files[i] for i in chosen], mixtures=[self.mixtures[i] for i in chosen])
+
+
+def mixed(own: Picture, other: Picture, box: tuple[int, int, int, int] | None) -> Picture:
+    """A picture with a part of another one of its size.
+
+    Example:
+        >>> own, other = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 200, np.uint8)
+        >>> int(mixed(own, other, None)[0, 0, 0]), mixed(own, other, (0, 0, 1, 2))[:, 0, 0].tolist()
+        (20, [200, 0])
+    """
+    if box is None:
+        blend: np.ndarray = np.rint(SHARE * own + (1 - SHARE) * other)
+        return blend.astype(np.uint8)
+    top, left, bottom, right = box
+    result = own.copy()
+    result[top:bottom, left:right] = other[top:bottom, left:right]
+    return result
+
+
+def _square(picture: Picture) -> Picture:
+    return np.array(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+@dataclass(frozen=True)
+class MixResult:
+    """What mixed pictures of one kind and seed do to a model.
+
+    Attributes:
+        how: kind.
+        seed: of the draws.
+        attacked: ranks with the mixed pictures in the gallery.
+        fooled: captions whose first picture is a mixed one.
+    """
+
+    how: How
+    seed: int
+    attacked: QueryRanks
+    fooled: Bool[np.ndarray, " M"]
+
+    def to_json(self) -> dict[str, float]:
+        """Percentages for recalls, a fraction for the false rate."""
+        recalls = {f"r{k}": recall_at_k(self.attacked.pessimistic, k) for k in (1, 5, 10)}
+        return {**recalls, "false_rate": float(self.fooled.mean())}
+
+
+@dataclass(frozen=True)
+class MixReport:
+    """All kinds and seeds.
+
+    Attributes:
+        clean: ranks among whole pictures alone.
+        results: kind by kind, seed by seed.
+        pictures: how many of each there are.
+        captions: queries.
+    """
+
+    clean: QueryRanks
+    results: tuple[MixResult, ...]
+    pictures: int
+    captions: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Means over seeds, and every seed."""
+        found: dict[str, Any] = {
+            "clean": {f"r{k}": recall_at_k(self.clean.pessimistic, k) for k in (1, 5, 10)},
+            "images": self.pictures,
+            "captions": self.captions,
+        }
+        for how in dict.fromkeys(one.how for one in self.results):
+            seeds = {str(one.seed): one.to_json() for one in self.results if one.how == how}
+            mean = {key: float(np.mean([s[key] for s in seeds.values()])) for key in next(iter(seeds.values()))}
+            found[how] = {**mean, "r1_drop": found["clean"]["r1"] - mean["r1"], "seeds": seeds}
+        return found
+
+    def report(self) -> Benchmark:
+        """As one table."""
+        numbers = self.to_json()
+        clean = [f"{numbers['clean'][f'r{k}']:.1f}" for k in (1, 5, 10)]
+        rows = [
+            (how, *clean, *(f"{numbers[how][f'r{k}']:.1f}" for k in (1, 5, 10)), percent(numbers[how]["false_rate"]))
+            for how in WAYS
+            if how in numbers
+        ]
+        seeds = ", ".join(str(seed) for seed in dict.fromkeys(one.seed for one in self.results))
+        return Benchmark(
+            name="rococo-images",
+            title="mixed pictures in the gallery; false rate: captions whose first picture is a mixed one, %",
+            tables=((("text -> image", "R@1", "R@5", "R@10", "mixed R@1", "R@5", "R@10", "false rate"), tuple(rows)),),
+            numbers=numbers,
+            notes=(
+                f"gallery: {self.pictures:,} whole and {self.pictures:,} mixed pictures; means over the seeds {seeds}",
+                "pictures are mixed here, not read from RoCOCO's files: other draws, and no JPEG in between",
+            ),
+        )
+
+
+def evaluate_mixed(scorer: ModelOnSplit, *, ways: Sequence[How] = WAYS, seeds: Sequence[int] = SEEDS) -> MixReport:
+    """Rank whole and mixed pictures for every caption of a split.
+
+    Raises:
+        ConfigError: the split has features instead of pictures, or the model reads side inputs of images.
+        ScoreError: scores are not finite.
+    """
+    split, method = scorer.split, scorer.model.method
+    if not isinstance(split.images, PictureFiles):
+        raise ConfigError(
+            f"{split.dataset}/{split.name} has features, and pictures are what is mixed. Expected a model that reads "
+            "pictures, and a data folder with them."
+        )
+    if method.image_extras:
+        raise ConfigError(
+            f"this model also reads {', '.join(method.image_extras)} of the images, which mixed pictures do not have."
+        )
+    source, owner = split.images, np.asarray(split.owner)
+    whole, captions = scorer.encode_images(range(split.n_images)), scorer.encode_captions(split.captions)
+    right = _right_scores(scorer, whole, captions, owner)
+    above, level, best = _counts(scorer, whole, captions, right)
+    ones = np.ones(len(owner), dtype=np.int64)
+    clean = QueryRanks(above, level - 1, ones)  # the right picture is level with itself
+    results = []
+    for how in ways:
+        for seed in seeds:
+            mixtures = draw_mixtures(split.n_images, how, seed)
+            pictures = MixedPictures(source.files, source.transform, whole=source, mixtures=mixtures)
+            mixed_split = replace(split, images=pictures)
+            sets = replace(scorer, split=mixed_split).encode_images(range(split.n_images))
+            more_above, more_level, mixed_best = _counts(scorer, sets, captions, right)
+            ranks = QueryRanks(clean.greater + more_above, clean.equal + more_level, ones)
+            results.append(MixResult(how, seed, ranks, mixed_best >= best))
+    return MixReport(clean, tuple(results), split.n_images, len(owner))
+
+
+def _right_scores(
+    scorer: ModelOnSplit, images: Encoded, captions: Encoded, owner: Int[np.ndarray, " M"]
+) -> Float[np.ndarray, " M"]:
+    """Every caption's score with its own picture, from the same blocks that are counted."""
+    found = np.empty(len(owner), dtype=np.float32)
+    for rows, block in _finite_blocks(scorer, images, captions):
+        mine = np.flatnonzero((owner >= rows.start) & (owner < rows.stop))
+        found[mine] = block[owner[mine] - rows.start, mine]
+    return found
+
+
+def _counts(
+    scorer: ModelOnSplit, images: Encoded, captions: Encoded, right: Float[np.ndarray, " M"]
+) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """Pictures that score above a caption's own one, as high as it, and the highest score."""
+    above, level = np.zeros(len(right), dtype=np.int64), np.zeros(len(right), dtype=np.int64)
+    best = np.full(len(right), -np.inf, dtype=np.float32)
+    for _, block in _finite_blocks(scorer, images, captions):
+        above += (block > right).sum(0)
+        level += (block == right).sum(0)
+        best = np.maximum(best, block.max(0))
+    return above, level, best
+
+
+def _finite_blocks(scorer: ModelOnSplit, images: Encoded, captions: Encoded) -> Iterator[tuple[slice, np.ndarray]]:
+    for rows, block in scorer.blocks(images, captions):
+        refuse_non_finite(block)
+        yield rows, block
