@@ -276,9 +276,8 @@ def build_method(name: str, model: Mapping[str, Any], loss: Mapping[str, Any], s
         ConfigError: the method or a key is unknown, or a value is wrong.
     """
     cls = method_class(name)
-    config = validate(cls.Config, model, source, ("model",))  # type: ignore[attr-defined]
-    made: Method = cls(config, validate(cls.Loss, loss, source, ("loss",)))  # type: ignore[attr-defined]
-    return made
+    config = validate(cls.Config, model, source, ("model",))
+    return cls(config, validate(cls.Loss, loss, source, ("loss",)))
 
 
 def check_vocabulary(method: Method, tokenizer: Tokenizer | None, folder: Path) -> None:

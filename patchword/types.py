@@ -16,6 +16,12 @@ from torch import Tensor
 from patchword.errors import ShapeError
 
 
+def real_slots(lengths: Int[Tensor, " N"], size: int) -> Bool[Tensor, "N K"]:
+    """True at the real slots of sets that are padded to ``size``."""
+    mask: Bool[Tensor, "N K"] = torch.arange(size, device=lengths.device) < lengths[:, None]
+    return mask
+
+
 @dataclass(frozen=True)
 class Images:
     """A batch of images on its way into an image encoder.
@@ -105,7 +111,7 @@ class Encoded:
         n, size, width = padded.shape
         if bool((lengths == size).all()):
             return cls(padded.reshape(n * size, width), lengths)
-        mask = torch.arange(size, device=padded.device) < lengths[:, None]  # (N, S)
+        mask = real_slots(lengths, size)
         return cls(padded[mask], lengths)
 
     @classmethod
@@ -129,7 +135,7 @@ class Encoded:
     def padded(self) -> tuple[Float[Tensor, "N S D"], Bool[Tensor, "N S"]]:
         """Zero-padded block ``(N, S, D)`` and the mask of its real rows. Differentiable."""
         size = self.max_length
-        mask = torch.arange(size, device=self.vectors.device) < self.lengths[:, None]  # (N, S)
+        mask = real_slots(self.lengths, size)
         if bool(mask.all()):
             return self.vectors.reshape(len(self), size, -1), mask
         block = self.vectors.new_zeros(len(self), size, self.vectors.shape[1])

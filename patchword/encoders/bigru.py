@@ -38,13 +38,23 @@ class BigruConfig(Config):
 
 
 class Bigru(nn.Module):
-    """Word vectors of a caption, one for every token, special tokens included."""
+    """Word vectors of a caption, one for every token, special tokens included.
 
-    def __init__(self, config: BigruConfig, joint_dim: int) -> None:
+    Args:
+        config: sizes and starting weights.
+        joint_dim: D, width of a word vector.
+        dropout: on the embeddings, in training.
+        directions: of the GRU; the mean of two is the word.
+    """
+
+    def __init__(
+        self, config: BigruConfig, joint_dim: int, *, dropout: float = 0.0, directions: Literal[1, 2] = 2
+    ) -> None:
         super().__init__()
         self.width = joint_dim
         self.embed = nn.Embedding(config.vocab_size, config.word_dim)
-        self.rnn = nn.GRU(config.word_dim, joint_dim, config.layers, batch_first=True, bidirectional=True)
+        self.rnn = nn.GRU(config.word_dim, joint_dim, config.layers, batch_first=True, bidirectional=directions == 2)
+        self.dropout = nn.Dropout(dropout)
         if config.vectors is None:
             if config.embedding == "uniform":
                 nn.init.uniform_(self.embed.weight, -0.1, 0.1)
@@ -56,12 +66,13 @@ class Bigru(nn.Module):
 
         Any order of lengths is accepted, and the result of a caption does not depend on the rest of the batch.
         """
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.embed(tokens), lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
+        words = self.dropout(self.embed(tokens))
+        packed = nn.utils.rnn.pack_padded_sequence(words, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = nn.utils.rnn.pad_packed_sequence(
             self.rnn(packed)[0], batch_first=True, total_length=tokens.shape[1]
         )
+        if not self.rnn.bidirectional:
+            return states
         return (states[..., : self.width] + states[..., self.width :]) / 2  # (C, L, D)
 
 

@@ -80,6 +80,9 @@ class Regions(nn.Module):
             )
         return images.values, images.lengths
 
+    def freeze_blocks(self, blocks: int) -> None:
+        """Nothing to do: there are no weights."""
+
 
 class TransformerPatches(nn.Module):
     """Tokens of the last layer of a ViT or Swin."""

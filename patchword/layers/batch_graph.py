@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from patchword.layers.fragment_graph import real_slots
+from patchword.types import real_slots
 
 CHUNK_FLOATS = 1 << 24  # word x region similarities that are held at a time
 

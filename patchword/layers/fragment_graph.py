@@ -13,13 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from patchword.types import real_slots
+
 ShortSets = Literal["reference", "own"]
-
-
-def real_slots(lengths: Int[Tensor, " N"], size: int) -> Bool[Tensor, "N K"]:
-    """True at the real slots of padded sets."""
-    mask: Bool[Tensor, "N K"] = torch.arange(size, device=lengths.device) < lengths[:, None]
-    return mask
 
 
 def counted_largest(lengths: Int[Tensor, " N"], k: int, short_sets: ShortSets = "reference") -> Int[Tensor, " N"]:

@@ -13,15 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from patchword.layers.linear import xavier
 from patchword.layers.normalise import unit
 from patchword.layers.region_context import SLOPE, unit_or_zero
-
-
-def xavier(layer: nn.Linear) -> nn.Linear:
-    """Start a layer with Xavier-uniform weights and no bias."""
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 class WordPool(nn.Module):

@@ -1,8 +1,14 @@
 """The tables of methods: name -> module and class, as text. Nothing is imported before it is used."""
 
+from __future__ import annotations
+
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from patchword.errors import ConfigError
+
+if TYPE_CHECKING:
+    from patchword.methods.base import Method
 
 METHODS = {
     "vse_inf": "patchword.methods.vse_inf:VseInfinity",
@@ -18,7 +24,7 @@ METHODS = {
 READY_MADE = {"clip": "patchword.methods.clip:Clip"}
 
 
-def method_class(name: str) -> type:
+def method_class(name: str) -> type[Method]:
     """The class of a method.
 
     Raises:
@@ -28,5 +34,5 @@ def method_class(name: str) -> type:
     if name not in known:
         raise ConfigError(f"unknown method {name!r}. Methods: {', '.join(known)}.")
     module, _, attribute = known[name].partition(":")
-    found: type = getattr(import_module(module), attribute)
+    found: type[Method] = getattr(import_module(module), attribute)
     return found

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from patchword.encoders.bert import Bert
+from patchword.encoders.projected import ProjectedPatches
 from patchword.encoders.text import build_text
 from patchword.errors import ShapeError
 from patchword.layers.batch_graph import (
@@ -38,17 +39,17 @@ from patchword.layers.fragment_graph import (
     Gate,
     GuidedPooling,
     mean_of_largest,
-    real_slots,
     shares_of_largest,
 )
+from patchword.layers.linear import xavier
 from patchword.layers.momentum import KeyQueue, follow, key_copy
 from patchword.layers.normalise import unit
 from patchword.layers.training_rows import Rows, first_rows, pack, unpack
 from patchword.losses.matching import Draws, Matching, RelationLoss, same_image
 from patchword.losses.prototypes import prototype_contrast, queue_contrast
 from patchword.methods.base import Method, Step, lengths_of
-from patchword.methods.hrem import GraphOutput, ProjectedPatches, RelationConfig, connections
-from patchword.types import Alignment, Captions, Encoded, Images
+from patchword.methods.hrem import GraphOutput, RelationConfig, connections, projected_patches
+from patchword.types import Alignment, Captions, Encoded, Images, real_slots
 
 
 class AahrConfig(RelationConfig):
@@ -115,8 +116,7 @@ class GuidedHead(nn.Module):
         # Two parallel layers in the authors' code, which doubles the initial variance.
         self.guide_a, self.guide_b = nn.Linear(guide_width, width), nn.Linear(guide_width, width)
         for layer in (self.guide_a, self.guide_b):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            xavier(layer)
         self.graph = FragmentGraph(width, config.heads, config.dropout)
         self.pool = GuidedPooling(width, config.guide_heads)
         self.gate = Gate(width)
@@ -208,6 +208,7 @@ class Aahr(Method):
     """A dual encoder with a gate between local and global vectors; the score is a plain dot product."""
 
     name = "aahr"
+    title = "AAHR"
     shortlist = "own"
     training_only: ClassVar[tuple[str, ...]] = ("graph.", "prototypes", "key_", "queue.")
     Config = AahrConfig
@@ -217,7 +218,7 @@ class Aahr(Method):
 
     def __init__(self, config: AahrConfig, loss: AahrLoss | None = None) -> None:
         super().__init__(config, loss)
-        self.image = ProjectedPatches(config)
+        self.image = projected_patches(config)
         self.image_head = GuidedHead(config, is_unit=config.unit_images)
         self.text = build_text(config.text, config.joint_dim)
         self.text_head = GuidedHead(config, is_unit=config.unit_captions)
@@ -375,10 +376,6 @@ class Aahr(Method):
             if self.training:
                 self.queue.push(*keys)
         return {"total": total, **{k: v.detach() for k, v in parts.items()}, **matching.events}, graph, matching
-
-    def freeze_blocks(self, blocks: int) -> None:
-        """Freeze the first stages of a raw-image backbone."""
-        self.image.freeze_blocks(blocks)
 
     @torch.no_grad()
     def explain(self, images: Images, captions: Captions) -> Alignment:

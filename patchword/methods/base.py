@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from patchword.config import Config as BaseConfig
+from patchword.encoders.patches import RegionsConfig
 from patchword.losses.contrastive import info_nce
 from patchword.losses.triplet import hinge
 from patchword.types import Alignment, Captions, Encoded, Images
@@ -79,6 +80,8 @@ class Method(nn.Module, ABC):
     than scoring needs (a key for a queue, the vectors before pooling), and the same method's ``score`` knows them.
 
     Attributes:
+        name: as recipes and checkpoints call it.
+        title: as papers call it.
         training_only: prefixes of the state that nothing but training needs (queues, key encoders, a graph over the
             batch). It is kept for resuming and left out of checkpoints.
         intra_modal: ``score``: two images, or two captions, may be compared by the method's own score; empty when
@@ -89,6 +92,7 @@ class Method(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
     training_only: ClassVar[tuple[str, ...]] = ()
     intra_modal: ClassVar[str] = ""
     shortlist: Literal["own", "anchors", "mean"] = "mean"
@@ -109,6 +113,11 @@ class Method(nn.Module, ABC):
     def label(self) -> str:
         """What to call this model in a table; a variant that is no published system says so."""
         return self.name
+
+    @property
+    def reads(self) -> Literal["regions", "pictures"]:
+        """What ``encode_images`` reads: region features, or the pixels of pictures."""
+        return "regions" if isinstance(self.config.image, RegionsConfig) else "pictures"
 
     @property
     def image_extras(self) -> tuple[str, ...]:
@@ -178,6 +187,10 @@ class Method(nn.Module, ABC):
             return None
         return self.loss.margin if counted_negatives(self.loss, step, batch) == 1 else None
 
+    def match_probability(self, scores: Float[Tensor, "*n"]) -> Float[Tensor, "*n"] | None:
+        """Probability that a pair of such a score matches, where the model was trained to say it; else None."""
+        return None
+
     def pair_bytes(self, images: Encoded, captions: Encoded) -> int:
         """Temporary memory of ``score`` for one pair, in bytes: what the size of a tile is chosen by."""
         return 4 * max(1, images.max_length) * max(1, captions.max_length)
@@ -191,6 +204,8 @@ class Method(nn.Module, ABC):
 
     def freeze_blocks(self, blocks: int) -> None:
         """Freeze the first ``blocks`` stages of a raw-image backbone (4 = all of it); nothing to do without one."""
+        tower: Any = self.image
+        tower.patches.freeze_blocks(blocks)
 
 
 def group_of(parameter_name: str) -> str:

@@ -27,7 +27,8 @@ from patchword.encoders.bigru import Bigru, BigruConfig
 from patchword.encoders.patches import RegionsConfig, build_patches
 from patchword.encoders.text import TextConfig
 from patchword.errors import ShapeError
-from patchword.layers.reasoning import GatedPooling, Regulated, Similarity, WordPool, xavier
+from patchword.layers.linear import xavier
+from patchword.layers.reasoning import GatedPooling, Regulated, Similarity, WordPool
 from patchword.layers.region_context import RegionContext, RegionVectors, unit_or_zero
 from patchword.methods.base import LossConfig, Method
 from patchword.types import Alignment, Captions, Encoded, Images
@@ -74,27 +75,6 @@ class CefgConfig(Config):
     directions: Literal[1, 2] = 2
     unit_regions: bool = True
     unit_words: bool = True
-
-
-class WordGru(Bigru):
-    """The BiGRU of the other systems with dropout on its embeddings, or a GRU of one direction."""
-
-    def __init__(self, config: BigruConfig, joint_dim: int, dropout: float, directions: int) -> None:
-        super().__init__(config, joint_dim)
-        self.dropout = nn.Dropout(dropout)
-        if directions == 1:
-            self.rnn = nn.GRU(config.word_dim, joint_dim, config.layers, batch_first=True)
-
-    def forward(self, tokens: Int[Tensor, "C L"], lengths: Int[Tensor, " C"]) -> Float[Tensor, "C L D"]:
-        """Encode a padded batch; padded positions come out as exact zeros."""
-        words = self.dropout(self.embed(tokens))
-        packed = nn.utils.rnn.pack_padded_sequence(words, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = nn.utils.rnn.pad_packed_sequence(
-            self.rnn(packed)[0], batch_first=True, total_length=tokens.shape[1]
-        )
-        if not self.rnn.bidirectional:
-            return states
-        return (states[..., : self.width] + states[..., self.width :]) / 2  # (C, L, D)
 
 
 class ImageTower(nn.Module):
@@ -148,16 +128,17 @@ class Cefg(Method):
     """
 
     name = "cefg"
+    title = "CEFG"
     Config = CefgConfig
     config: CefgConfig
 
     def __init__(self, config: CefgConfig, loss: LossConfig | None = None) -> None:
         super().__init__(config, loss)
         self.image = ImageTower(config)
-        self.text: Bert | WordGru = (
+        self.text: Bert | Bigru = (
             Bert(config.text, config.joint_dim)
             if isinstance(config.text, BertConfig)
-            else WordGru(config.text, config.joint_dim, config.word_dropout, config.directions)
+            else Bigru(config.text, config.joint_dim, dropout=config.word_dropout, directions=config.directions)
         )
         self.text_pool = WordPool(config.joint_dim, config.dropout)
         self.text_gate = GraphGate(config.joint_dim) if config.amr == "gate" else None

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from patchword.config import Config
 from patchword.encoders.bigru import BigruConfig
-from patchword.encoders.patches import PatchConfig, Regions, RegionsConfig, build_patches
+from patchword.encoders.patches import PatchConfig, RegionsConfig, build_patches
 from patchword.encoders.text import TextConfig, build_text
+from patchword.layers.linear import xavier
 from patchword.layers.normalise import unit
 from patchword.methods.base import LossConfig, Method
 from patchword.types import Alignment, Captions, Encoded, Images
@@ -118,9 +119,7 @@ class ImageTower(nn.Module):
         super().__init__()
         self.padding = config.attention_padding
         self.patches = build_patches(config.image)
-        self.fc = nn.Linear(self.patches.width, config.joint_dim)
-        nn.init.xavier_uniform_(self.fc.weight)
-        nn.init.zeros_(self.fc.bias)
+        self.fc = xavier(nn.Linear(self.patches.width, config.joint_dim))
         kinds = {"self_attention": SelfAttention, "transformer": BatchTransformer}
         self.context = None if config.context == "none" else kinds[config.context](config.joint_dim, config.heads)
 
@@ -138,6 +137,7 @@ class Chan(Method):
     """Score = pooled hard assignments of words to patches."""
 
     name = "chan"
+    title = "CHAN"
     shortlist = "anchors"
     intra_modal = "score"
     Config = ChanConfig
@@ -179,11 +179,6 @@ class Chan(Method):
         words, word_mask = captions.padded()
         cfg = self.config
         return code_pairs(patches, patch_mask, words, word_mask, cfg.coding, cfg.coding_temperature, cfg.score_padding)
-
-    def freeze_blocks(self, blocks: int) -> None:
-        """Freeze the first stages of a raw-image backbone."""
-        if not isinstance(self.image.patches, Regions):
-            self.image.patches.freeze_blocks(blocks)
 
     @torch.no_grad()
     def explain(self, images: Images, captions: Captions) -> Alignment:

@@ -51,6 +51,7 @@ class Clip(Method):
     """
 
     name = "clip"
+    title = "CLIP"
     intra_modal = "score"
     Config = ClipConfig
     config: ClipConfig

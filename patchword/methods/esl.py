@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from patchword.config import Config
 from patchword.encoders.bert import BertConfig
-from patchword.encoders.patches import PatchConfig, Regions, RegionsConfig, build_patches
+from patchword.encoders.patches import PatchConfig, RegionsConfig
+from patchword.encoders.projected import ProjectedPatches
 from patchword.encoders.text import TextConfig, build_text
 from patchword.layers.normalise import unit
 from patchword.layers.pyramid import AdaptivePyramid, HeuristicPyramid, LevelForms, Pyramid, level_widths
 from patchword.methods.base import LossConfig, Method
-from patchword.methods.vse_inf import RegionMlp
-from patchword.types import Alignment, Captions, Encoded, Images
+from patchword.types import Alignment, Captions, Encoded, Images, real_slots
 
 SLOPE = 0.1  # of the leaky rectifier, for negative scores
 EPS = 1e-8
@@ -80,28 +80,19 @@ class EslConfig(Config):
         return level_widths(self.joint_dim, self.levels, self.kernel_size)
 
 
-class ImageTower(nn.Module):
+class ImageTower(ProjectedPatches):
     """Project every patch: fc(x) + mlp(x) for regions, fc(x) for grid cells."""
 
     def __init__(self, config: EslConfig) -> None:
-        super().__init__()
-        self.patches = build_patches(config.image)
-        self.padding = config.padding if isinstance(self.patches, Regions) else "masked"
-        self.fc = nn.Linear(self.patches.width, config.joint_dim)
-        nn.init.xavier_uniform_(self.fc.weight)
-        nn.init.zeros_(self.fc.bias)
-        self.mlp = RegionMlp(self.patches.width, config.joint_dim) if config.residual_mlp else None
+        padding = config.padding if isinstance(config.image, RegionsConfig) else "masked"
+        super().__init__(config.image, config.joint_dim, residual_mlp=config.residual_mlp, padding=padding)
 
     def forward(self, images: Images) -> tuple[Float[Tensor, "B R D"], Int[Tensor, " B"]]:
         """Patch vectors before normalisation, and how many of them count."""
         patches, lengths = self.patches(images)
         if self.training and self.padding == "reference":
             lengths = torch.full_like(lengths, patches.shape[1])  # a padded slot is one more region
-        projected = self.fc(patches)
-        if self.mlp is not None:
-            counted = torch.arange(patches.shape[1], device=patches.device) < lengths[:, None]
-            projected = self.mlp(patches, counted) + projected
-        return projected, lengths
+        return self.project(patches, real_slots(lengths, patches.shape[1])), lengths
 
 
 class Esl(Method):
@@ -112,6 +103,7 @@ class Esl(Method):
     """
 
     name = "esl"
+    title = "ESL"
     Config = EslConfig
     config: EslConfig
 
@@ -166,11 +158,6 @@ class Esl(Method):
         words, word_mask = captions.padded()
         s = torch.einsum("cld,brd->bclr", words, patches)
         return split_scores(s, word_mask[None], patch_mask[:, None], self.temperature.to(s)).sum(dim=(2, 3))
-
-    def freeze_blocks(self, blocks: int) -> None:
-        """Freeze the first stages of a raw-image backbone."""
-        if not isinstance(self.image.patches, Regions):
-            self.image.patches.freeze_blocks(blocks)
 
     @torch.no_grad()
     def explain(self, images: Images, captions: Captions) -> Alignment:

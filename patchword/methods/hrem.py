@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from patchword.config import Config
 from patchword.encoders.bert import BertConfig
-from patchword.encoders.patches import PatchConfig, Regions, RegionsConfig, build_patches
+from patchword.encoders.patches import PatchConfig, RegionsConfig
+from patchword.encoders.projected import ProjectedPatches
 from patchword.encoders.text import TextConfig, build_text
 from patchword.layers.batch_graph import (
     CrossSimilarities,
@@ -39,14 +40,12 @@ from patchword.layers.fragment_graph import (
     ShortSets,
     mean_of_largest,
     mean_of_real,
-    real_slots,
     shares_of_largest,
 )
 from patchword.layers.normalise import unit
 from patchword.layers.training_rows import Rows, first_rows, pack, unpack
 from patchword.losses.matching import Draws, Matching, RelationLoss, same_image
 from patchword.methods.base import Method, Step, lengths_of
-from patchword.methods.vse_inf import RegionMlp
 from patchword.types import Alignment, Captions, Encoded, Images
 
 
@@ -113,32 +112,9 @@ class HremLoss(RelationLoss):
     regulariser: float = Field(10.0, ge=0)
 
 
-class ProjectedPatches(nn.Module):
-    """Section 3.2, image side: u_r = W x_r + b + MLP(x_r), the MLP with a batch norm over all slots of the batch."""
-
-    def __init__(self, config: RelationConfig) -> None:
-        super().__init__()
-        self.padding = config.mlp_padding
-        self.patches = build_patches(config.image)
-        self.fc = nn.Linear(self.patches.width, config.joint_dim)
-        self.mlp = RegionMlp(self.patches.width, config.joint_dim)
-        for layer in (self.fc, self.mlp.first, self.mlp.second):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def features(self, images: Images) -> tuple[Float[Tensor, "B R D"], Int[Tensor, " B"]]:
-        """Patch vectors u before pooling, and their number."""
-        patches, lengths = self.patches(images)
-        counted = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
-        if self.padding == "masked":
-            counted = real_slots(lengths, patches.shape[1])
-        projected: Tensor = self.fc(patches) + self.mlp(patches, counted)
-        return projected, lengths
-
-    def freeze_blocks(self, blocks: int) -> None:
-        """Freeze the first stages of a raw-image backbone."""
-        if not isinstance(self.patches, Regions):
-            self.patches.freeze_blocks(blocks)
+def projected_patches(config: RelationConfig) -> ProjectedPatches:
+    """Section 3.2, image side: u_r = W x_r + b + MLP(x_r)."""
+    return ProjectedPatches(config.image, config.joint_dim, padding=config.mlp_padding, xavier_mlp=True)
 
 
 class FragmentPool(nn.Module):
@@ -226,6 +202,7 @@ class Hrem(Method):
     """A dual encoder whose vectors meet in a graph over the batch while it is trained."""
 
     name = "hrem"
+    title = "HREM"
     shortlist = "own"
     training_only: ClassVar[tuple[str, ...]] = ("graph.",)
     Config = HremConfig
@@ -235,7 +212,7 @@ class Hrem(Method):
 
     def __init__(self, config: HremConfig, loss: HremLoss | None = None) -> None:
         super().__init__(config, loss)
-        self.image = ProjectedPatches(config)
+        self.image = projected_patches(config)
         self.image_pool = FragmentPool(config)
         self.text = build_text(config.text, config.joint_dim)
         self.text_pool = FragmentPool(config)
@@ -292,10 +269,6 @@ class Hrem(Method):
             parts["total"] = base + matched + self.loss.regulariser * graph.regulariser
             parts |= {"graph": matched.detach(), "regulariser": graph.regulariser.detach()}
         return {**parts, **matching.events}, graph, matching
-
-    def freeze_blocks(self, blocks: int) -> None:
-        """Freeze the first stages of a raw-image backbone."""
-        self.image.freeze_blocks(blocks)
 
     @torch.no_grad()
     def explain(self, images: Images, captions: Captions) -> Alignment:

@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from patchword.config import Config
 from patchword.encoders.all_tokens import ClassVitConfig, ImageTower, TokenConfig, build_words, patch_count
 from patchword.encoders.bert import BertConfig
-from patchword.encoders.patches import Regions, VitConfig
+from patchword.encoders.patches import VitConfig
 from patchword.encoders.text import TextConfig
 from patchword.layers.condense import (
     PatchCondenser,
@@ -124,6 +124,7 @@ class Scta(Method):
     """Patches are chosen for each caption; mixtures of patches meet mixtures of words."""
 
     name = "scta"
+    title = "SCTA"
     shortlist = "anchors"
     Config = SctaConfig
     Loss = SctaLoss
@@ -249,11 +250,6 @@ class Scta(Method):
             total = torch.zeros_like(total, requires_grad=True)
         return {"total": total, "base": base.detach(), "monitor": monitor}
 
-    def freeze_blocks(self, blocks: int) -> None:
-        """Freeze the first stages of a raw-image backbone."""
-        if not isinstance(self.image.patches, Regions):
-            self.image.patches.freeze_blocks(blocks)
-
     @torch.no_grad()
     def explain(self, images: Images, captions: Captions) -> Alignment:
         """Split the score of one pair over words x patches.
@@ -291,6 +287,7 @@ class Laps(Scta):
     """LAPS: the same model with all words and, in the published setting, more mixtures per image."""
 
     name = "laps"
+    title = "LAPS"
     Config = LapsConfig
 
 

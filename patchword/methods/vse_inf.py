@@ -12,16 +12,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
 from patchword.config import Config
 from patchword.encoders.bigru import BigruConfig
-from patchword.encoders.patches import PatchConfig, Regions, RegionsConfig, build_patches
+from patchword.encoders.patches import PatchConfig, RegionsConfig
+from patchword.encoders.projected import ProjectedPatches
 from patchword.encoders.text import TextConfig, build_text
 from patchword.layers.gpo import Gpo, sort_descending
-from patchword.layers.normalise import GlobalBatchNorm, unit
+from patchword.layers.normalise import unit
 from patchword.methods.base import LossConfig, Method, lengths_of
 from patchword.types import Alignment, Captions, Encoded, Images
 
@@ -51,53 +52,19 @@ class VseInfinityConfig(Config):
     mlp_padding: Literal["reference", "masked"] = "reference"
 
 
-class RegionMlp(nn.Module):
-    """Linear, batch norm, ReLU, linear on every region slot (the residual branch beside ``fc``)."""
-
-    def __init__(self, width: int, joint_dim: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(width, joint_dim // 2)
-        self.norm = GlobalBatchNorm(joint_dim // 2)
-        self.second = nn.Linear(joint_dim // 2, joint_dim)
-
-    def forward(self, regions: Float[Tensor, "B R F"], counted: Bool[Tensor, "B R"]) -> Float[Tensor, "B R D"]:
-        """Transform every slot; only the ``counted`` ones enter the batch statistics, the others come out as zeros."""
-        hidden = torch.relu(self.norm(self.first(regions[counted])))
-        rows: Tensor = self.second(hidden)
-        if bool(counted.all()):
-            return rows.reshape(*counted.shape, -1)
-        return rows.new_zeros(*counted.shape, rows.shape[1]).masked_scatter(counted[..., None], rows)
-
-
-class ImageTower(nn.Module):
-    """Section 3.1: project every patch, then pool."""
+class ImageTower(ProjectedPatches):
+    """Section 3.1: project every patch; what pools them."""
 
     def __init__(self, config: VseInfinityConfig) -> None:
-        super().__init__()
-        self.padding = config.mlp_padding
-        self.patches = build_patches(config.image)
-        self.fc = nn.Linear(self.patches.width, config.joint_dim)
-        nn.init.xavier_uniform_(self.fc.weight)
-        nn.init.zeros_(self.fc.bias)
-        self.mlp = RegionMlp(self.patches.width, config.joint_dim) if config.residual_mlp else None
+        super().__init__(config.image, config.joint_dim, residual_mlp=config.residual_mlp, padding=config.mlp_padding)
         self.pool = Gpo() if config.pooling == "gpo" else None
-
-    def features(self, images: Images) -> tuple[Float[Tensor, "B R D"], Int[Tensor, " B"]]:
-        """Patch vectors before pooling, and their number."""
-        patches, lengths = self.patches(images)
-        projected = self.fc(patches)
-        if self.mlp is not None:
-            counted = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
-            if self.padding == "masked":
-                counted = torch.arange(patches.shape[1], device=patches.device) < lengths[:, None]
-            projected = self.mlp(patches, counted) + projected
-        return projected, lengths
 
 
 class VseInfinity(Method):
     """A dual encoder; the score is the cosine of two pooled vectors (section 3)."""
 
     name = "vse_inf"
+    title = "VSE-infinity"
     shortlist = "own"
     Config = VseInfinityConfig
     config: VseInfinityConfig
@@ -123,11 +90,6 @@ class VseInfinity(Method):
     def score(self, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
         """Cosine: score[b, c] = <image b, caption c>."""
         return images.vectors @ captions.vectors.T
-
-    def freeze_blocks(self, blocks: int) -> None:
-        """Freeze the first stages of a raw-image backbone."""
-        if not isinstance(self.image.patches, Regions):
-            self.image.patches.freeze_blocks(blocks)
 
     @torch.no_grad()
     def explain(self, images: Images, captions: Captions) -> Alignment:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from patchword.config import TrainConfig
 from patchword.importers import aahr
-from patchword.layers.fragment_graph import real_slots
 from patchword.layers.normalise import unit
 from patchword.layers.training_rows import Rows, unpack
 from patchword.losses.prototypes import sinkhorn
@@ -33,7 +32,7 @@ from patchword.parity.hrem import (
 )
 from patchword.parity.towers import near
 from patchword.train.optimizer import build_optimizer, clip_gradients
-from patchword.types import Captions, Images
+from patchword.types import Captions, Images, real_slots
 
 KEYS = {"momentum_img.": "img_enc.", "momentum_txt.": "txt_enc."}  # key encoders and what they follow
 QUEUES = {"image_queue": "images", "text_queue": "captions"}

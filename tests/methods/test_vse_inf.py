@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from patchword.encoders.bert import BertConfig
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig, VitConfig
+from patchword.encoders.projected import PatchMlp
 from patchword.encoders.resnet import ResnetConfig
 from patchword.methods.base import Step, ranking_loss
-from patchword.methods.vse_inf import RegionMlp, VseInfinity, VseInfinityConfig, pool, shares
+from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig, pool, shares
 from patchword.types import Captions, Images
 
 BERT = BertConfig(
@@ -187,7 +188,7 @@ def test_masked_statistics_do_not_depend_on_padding() -> None:
 
 
 def test_uncounted_slots_of_the_mlp_come_out_as_zeros() -> None:
-    mlp = RegionMlp(5, 8).train()
+    mlp = PatchMlp(5, 8).train()
     counted = torch.tensor([[True, True, False], [True, False, False]])
     out = mlp(torch.randn(2, 3, 5), counted)
     assert (out[~counted] == 0).all()
