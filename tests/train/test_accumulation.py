@@ -31,7 +31,7 @@ def make_trainer(folder: Path, micro_batch: int | None, *, bert: Path | None = N
     model = Model(parts.method, parts.tokenizer)
     quiet = Console(quiet=True)
     trainer = Trainer(model, pairs, None, made.train, Accelerator(cpu=True), optimizer, RunFolder(folder), quiet)
-    trainer._freeze(0)
+    trainer.freeze(0)
     trainer.method.train()
     return trainer
 
@@ -65,10 +65,10 @@ def test_the_second_pass_repeats_the_dropout_of_the_first(tmp_path: Path) -> Non
     step = Step(0, 0, len(plain.plan), batch.image_ids)
     encoded = []
     for k, start in enumerate(range(0, len(batch), 7)):
-        plain._seed(step, k)
-        encoded.append(plain._encode(batch, slice(start, start + 7)))
+        plain.stepper.seed(step, k)
+        encoded.append(plain.stepper.encode(batch, slice(start, start + 7)))
     images, captions = Encoded.concat([pair[0] for pair in encoded]), Encoded.concat([pair[1] for pair in encoded])
-    loss = plain._loss(images, captions, step)[1]["total"]
+    loss = plain.stepper.loss(images, captions, step)[1]["total"]
     loss.backward()
     assert numbers["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
     norm = torch.nn.utils.clip_grad_norm_(plain.method.parameters(), 2.0)

@@ -14,6 +14,7 @@ from patchword.train.loop import Trainer
 from patchword.train.optimizer import build_optimizer, clip_gradients, set_rates
 from patchword.train.run import train
 from patchword.train.setup import prepare
+from patchword.train.step import Stepper
 
 
 def bert_method(folder: Path) -> Method:
@@ -118,10 +119,10 @@ def test_bf16_encodes_low_and_scores_in_float32(tmp_path: Path, monkeypatch: pyt
     data = write_precomp(tmp_path / "data", {"train": 16, "dev": 4})
     kinds: set[torch.dtype] = set()
     inside: set[bool] = set()
-    loss, text = Trainer._loss, Chan.encode_captions
+    loss, text = Stepper.loss, Chan.encode_captions
 
-    def looking(trainer: Trainer, images: Any, captions: Any, step: Any) -> Any:
-        scores, losses = loss(trainer, images, captions, step)
+    def looking(stepper: Stepper, images: Any, captions: Any, step: Any) -> Any:
+        scores, losses = loss(stepper, images, captions, step)
         kinds.update({images.vectors.dtype, captions.vectors.dtype, scores.dtype, losses["total"].dtype})
         inside.add(torch.is_autocast_enabled("cpu"))
         return scores, losses
@@ -133,7 +134,7 @@ def test_bf16_encodes_low_and_scores_in_float32(tmp_path: Path, monkeypatch: pyt
             seen.add(torch.is_autocast_enabled("cpu"))
         return text(method, captions)
 
-    monkeypatch.setattr(Trainer, "_loss", looking)
+    monkeypatch.setattr(Stepper, "loss", looking)
     monkeypatch.setattr(Chan, "encode_captions", encoding)
     changes = {"train": {"epochs": 1, "precision": "bf16"}}
     train(recipe("chan", data, changes), tmp_path / "low")
@@ -150,13 +151,13 @@ def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(
     data = write_precomp(tmp_path / "data")
     train(recipe("chan", data, {"train": {"epochs": 1}}), tmp_path / "run")
     before = training_state(tmp_path / "run")
-    encode = Trainer._encode
+    encode = Chan.encode_images
 
-    def broken(trainer: Trainer, batch: Any, part: Any) -> Any:
-        images, captions = encode(trainer, batch, part)
-        return type(images)(images.vectors * float("nan"), images.lengths), captions
+    def broken(method: Chan, images: Any) -> Any:
+        sets = encode(method, images)
+        return type(sets)(sets.vectors * float("nan"), sets.lengths)
 
-    monkeypatch.setattr(Trainer, "_encode", broken)
+    monkeypatch.setattr(Chan, "encode_images", broken)
     with pytest.raises(CollapseError, match=r"the loss is nan.*at step 11 \(epoch 2\).*smaller --train\.lr"):
         train(recipe("chan", data), tmp_path / "run")
     assert all(torch.isfinite(v).all() for v in training_state(tmp_path / "run")["weights"].values())

@@ -36,7 +36,8 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     step = Trainer.train_step
 
     def stepping(trainer: Trainer, batch: Any, position: Any) -> dict[str, float]:
-        trainer._stop = position.step + 1 == steps
+        if position.step + 1 == steps:
+            trainer.request_stop()
         return step(trainer, batch, position)
 
     monkeypatch.setattr(Trainer, "train_step", stepping)
