@@ -57,7 +57,7 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         ),
     ),
     "evaluate": (
-        "patchword.verbs.evaluation:evaluate",
+        "patchword.verbs.evaluating:evaluate",
         "recall of a run, checkpoint or saved score matrix under a named protocol",
         ("patchword evaluate runs/demo --data runs/demo/data", "patchword evaluate --scores scores.npy --json"),
     ),

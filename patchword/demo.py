@@ -29,11 +29,12 @@ from patchword.data.scenes_language import Caption, Clause, Mention, is_true
 from patchword.data.scenes_world import Scene, relation_between
 from patchword.data.table import Split
 from patchword.evaluate.recall import RecallTable
-from patchword.evaluate.report import ReportRun, report_run, write_report
 from patchword.index import build
 from patchword.index.layout import is_index
 from patchword.index.manifest import read_manifest
 from patchword.index.model_hash import hash_checkpoint
+from patchword.report.rows import ReportRun, report_run
+from patchword.report.write import write_report
 from patchword.search import Searcher
 from patchword.train.run import train
 from patchword.train.state import RunFolder

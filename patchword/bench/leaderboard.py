@@ -19,6 +19,7 @@ from rich.console import Console
 
 from patchword.bench.leaderboard_table import SYSTEMS, Outcome, Row, System, markdown
 from patchword.errors import ConfigError, PatchwordError
+from patchword.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,8 @@ def run_job(job: Job) -> str:
         outcome = _train_and_evaluate(job)
     except PatchwordError as error:
         return f"{type(error).__name__}: {error}"
-    fresh = job.folder / "result.new"
     values = {**asdict(outcome), "settings": job.settings}
-    fresh.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(job.folder / "result.json")
+    write_whole(job.folder / "result.json", json.dumps(values, indent=2) + "\n")
     return ""
 
 
@@ -265,11 +264,6 @@ def _write(out: Path, rows: Sequence[Row], seconds: float, seeds: int) -> None:
     values = [
         {"system": row.system.name, "failed": row.failed, "runs": [asdict(o) for o in row.outcomes]} for row in rows
     ]
-    texts = {
-        "leaderboard.json": json.dumps({"seeds": seeds, "seconds": round(seconds, 1), "rows": values}, indent=2) + "\n",
-        "leaderboard.md": markdown(rows),
-    }
-    for name, text in texts.items():
-        fresh = out / f"{name}.new"
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(out / name)
+    about = {"seeds": seeds, "seconds": round(seconds, 1), "rows": values}
+    write_whole(out / "leaderboard.json", json.dumps(about, indent=2) + "\n")
+    write_whole(out / "leaderboard.md", markdown(rows))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from patchword.data.features import RegionFeatures
 from patchword.data.open import open_split, splits_of
 from patchword.data.table import Extra
 from patchword.errors import DataError
+from patchword.files import replacing
 
 BLOCK = 256  # images at a time
 
@@ -70,7 +68,7 @@ def _write(path: Path, extra: Extra) -> Written:
     """One file, block by block."""
     regions = next(iter(extra.read([0]).values())).shape[1]
     ones, most, crowded = 0, 0, 0
-    with _replacing(path) as draft:
+    with replacing(path) as draft:
         array = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(len(extra), regions, regions))
         for start in range(0, len(extra), BLOCK):
             (block,) = extra.read(range(start, min(start + BLOCK, len(extra)))).values()
@@ -81,14 +79,3 @@ def _write(path: Path, extra: Extra) -> Written:
         array.flush()
         del array
     return Written(path, len(extra), ones / (len(extra) * regions), most, crowded / (len(extra) * regions))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A draft beside ``path`` that takes its place when all went well, and is removed otherwise."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -7,9 +7,7 @@ through CLIP in every training step and changes nothing.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from patchword.console import Report
 from patchword.data.clip_files import read_parts
+from patchword.data.growing_arrays import GrowingArrays
 from patchword.data.open import open_split, require_place
 from patchword.data.pictures import Picture, PictureFiles
 from patchword.data.table import Split
@@ -137,52 +136,24 @@ def write_rows(
         fingerprint: of everything that the rows depend on.
         progress: called with the number of rows since the last call.
     """
-    partial, note = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.partial.json")
-    wanted = {"rows": count, "width": width, "fingerprint": fingerprint}
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (count, width)})
-    begin, row = len(header.getvalue()), 4 * width
-    done = _rows_done(partial, note, wanted, begin, row)
-    if progress is not None and done:
-        progress(done)
-    with partial.open("r+b" if done else "wb") as file:
-        file.write(header.getvalue())
-        file.seek(begin + done * row)
-        file.truncate()
+    note = path.with_name(f".{path.name}.partial.json")
+    with GrowingArrays({path: (width,)}, note, f"{fingerprint}, {count} rows") as file:
+        done = file.rows
+        if progress is not None and done:
+            progress(done)
         for number, start in enumerate(range(done, count, batch), start=1):
             part = range(start, min(start + batch, count))
             values = compute(part).numpy()
             if not np.isfinite(values).all():
                 bad = part[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
                 raise DataError(f"CLIP gives NaN or infinite values for item {bad} of '{path.name}'.")
-            file.write(values.astype("<f4").tobytes())
+            file.append(values)
             if number % SAVE_EVERY == 0:
-                file.flush()
-                _write_note(note, {**wanted, "done": part.stop})
+                file.save()
             if progress is not None:
                 progress(len(part))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    note.unlink(missing_ok=True)
+        file.finish()
     return Extracted(path, count, width, count - done)
-
-
-def _rows_done(partial: Path, note: Path, wanted: dict[str, Any], begin: int, row: int) -> int:
-    """Rows of an unfinished file that can be kept; they start at byte ``begin`` and have ``row`` bytes each."""
-    try:
-        found = json.loads(note.read_text(encoding="utf-8"))
-        size = partial.stat().st_size
-    except (OSError, ValueError):
-        return 0
-    fits = isinstance(found, dict) and {k: found.get(k) for k in wanted} == wanted
-    return int(found["done"]) if fits and size >= begin + found["done"] * row else 0
-
-
-def _write_note(note: Path, values: dict[str, Any]) -> None:
-    fresh = note.with_suffix(".new")
-    fresh.write_text(json.dumps(values), encoding="utf-8")
-    fresh.replace(note)
 
 
 def extract_clip(

@@ -1,18 +1,15 @@
 """``patchword extract regions``: from pictures to region features in SCAN's layout, with a detector.
 
-Rows are appended to files under temporary names, and a note after every batch says how far they are, so a run that was
-killed goes on. Pictures that can not be decoded are left out and listed in ``{split}_skipped.jsonl``.
+A run that was killed goes on behind the last batch that it finished. Pictures that can not be decoded are left out and
+listed in ``{split}_skipped.jsonl``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import re
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +21,11 @@ from rich.console import Console
 from patchword.console import Report
 from patchword.data.detector import Detector
 from patchword.data.find_pictures import pictures_in
+from patchword.data.growing_arrays import GrowingArrays
 from patchword.data.open import find_places, place_splits, read_place, resolve_split
 from patchword.data.pictures import Picture, PictureFiles
 from patchword.errors import ConfigError, DataError
+from patchword.files import write_whole
 
 NO_CAPTIONS = "all"  # name of the split of a folder that holds pictures only
 
@@ -70,19 +69,15 @@ class Job:
 
 
 @dataclass
-class Progress:
-    """How far a split is.
+class Seen:
+    """The pictures of a split that were looked at.
 
     Attributes:
-        fingerprint: of detector, pictures and captions.
-        done: pictures that were looked at.
-        rows: of them, those with features.
-        skipped: position and reason of the others.
+        count: how many, from the first one on.
+        skipped: position and reason of those that can not be decoded; the others have a row.
     """
 
-    fingerprint: str
-    done: int = 0
-    rows: int = 0
+    count: int = 0
     skipped: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -190,49 +185,41 @@ def run_job(
     about = out / f"{job.split}_regions.json"
     if (out / f"{job.split}_ims.npy").exists() and not again:
         return _complete(job, out, about, fingerprint, detector.source)
+    rows_of = {out / f"{job.split}_ims.npy": (regions, width), out / f"{job.split}_boxes.npy": (regions, 4)}
     note = out / f".{job.split}_regions.partial.json"
-    progress = _read_note(note, fingerprint)
-    files = [
-        Rows(out / f"{job.split}_ims.npy", (regions, width)),
-        Rows(out / f"{job.split}_boxes.npy", (regions, 4)),
-    ]
-    if not all(file.holds(progress.rows) for file in files):
-        progress = Progress(fingerprint)
-    before = progress.rows
-    with ExitStack() as stack, Report(len(job.ids), job.split, "pictures", console, progress.done) as report:
-        for file in files:
-            stack.enter_context(closing(file))
-            file.begin(progress.rows)
-        for start in range(progress.done, len(job.ids), batch):
-            chosen = range(start, min(start + batch, len(job.ids)))
-            good = _decoded(job.source, chosen, progress)
-            if good:
-                for file, values in zip(files, detector.regions_of(good), strict=True):
-                    file.append(_finite(values.numpy(), job, chosen))
-            progress.done, progress.rows = chosen.stop, progress.rows + len(good)
-            for file in files:
-                file.flush()
-            _write(note, json.dumps(asdict(progress)))
-            report.advance(len(chosen))
-    if not progress.rows:
-        raise DataError(f"none of the {len(job.ids):,} pictures of '{job.split}' can be used: {progress.skipped[0][1]}")
-    _write_texts(job, out, progress)
-    found = {"fingerprint": fingerprint, "detector": detector.source, "images": progress.rows}
-    _write(about, json.dumps({**found, "skipped": len(progress.skipped)}, indent=1))
-    for file in reversed(files):  # the features last: where they are, the split is complete
-        file.finish(progress.rows)
-    note.unlink()
-    return Extracted(job.split, out, progress.rows, regions, width, progress.rows - before, len(progress.skipped))
+    with GrowingArrays(rows_of, note, fingerprint) as files:
+        before, seen = files.rows, _seen(files.kept)
+        with Report(len(job.ids), job.split, "pictures", console, seen.count) as report:
+            for start in range(seen.count, len(job.ids), batch):
+                chosen = range(start, min(start + batch, len(job.ids)))
+                good = _decoded(job.source, chosen, seen)
+                if good:
+                    files.append(*(_finite(values.numpy(), job, chosen) for values in detector.regions_of(good)))
+                seen.count = chosen.stop
+                files.save(**asdict(seen))
+                report.advance(len(chosen))
+        if not files.rows:
+            raise DataError(f"none of the {len(job.ids):,} pictures of '{job.split}' can be used: {seen.skipped[0][1]}")
+        _write_texts(job, out, seen)
+        found = {"fingerprint": fingerprint, "detector": detector.source, "images": files.rows}
+        write_whole(about, json.dumps({**found, "skipped": len(seen.skipped)}, indent=1))
+        files.finish()  # the features last: where they are, the split is complete
+    return Extracted(job.split, out, files.rows, regions, width, files.rows - before, len(seen.skipped))
 
 
-def _decoded(source: PictureFiles, chosen: range, progress: Progress) -> list[Picture]:
+def _seen(kept: Mapping[str, Any]) -> Seen:
+    """What an earlier run looked at; nothing where there was none."""
+    return Seen(kept["count"], [(k, reason) for k, reason in kept["skipped"]]) if kept else Seen()
+
+
+def _decoded(source: PictureFiles, chosen: range, seen: Seen) -> list[Picture]:
     """The pictures that can be decoded; the others are noted."""
     good = []
     for k in chosen:
         try:
             good.append(source.picture(k))
         except DataError as error:
-            progress.skipped.append((k, str(error)))
+            seen.skipped.append((k, str(error)))
     return good
 
 
@@ -242,16 +229,18 @@ def _finite(values: NDArray[np.float32], job: Job, chosen: range) -> NDArray[np.
     return values
 
 
-def _write_texts(job: Job, out: Path, progress: Progress) -> None:
+def _write_texts(job: Job, out: Path, seen: Seen) -> None:
     """Ids, captions, the skipped pictures, and a way to the pictures."""
-    skipped = dict(progress.skipped)
+    skipped = dict(seen.skipped)
     kept = [k for k in range(len(job.ids)) if k not in skipped]
     ids = [job.ids[k] for k in kept for _ in job.captions[k]]  # one for each caption: their number is free
     captions = [caption for k in kept for caption in job.captions[k]]
-    _write(out / f"{job.split}_ids.txt", "".join(f"{one}\n" for one in ids))
-    _write(out / f"{job.split}_caps.txt", "".join(f"{one}\n" for one in captions))
-    lines = [{"path": str(job.source.files[k]), "reason": reason} for k, reason in progress.skipped]
-    _write(out / f"{job.split}_skipped.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_whole(out / f"{job.split}_ids.txt", "".join(f"{one}\n" for one in ids))
+    write_whole(out / f"{job.split}_caps.txt", "".join(f"{one}\n" for one in captions))
+    lines = [{"path": str(job.source.files[k]), "reason": reason} for k, reason in seen.skipped]
+    write_whole(
+        out / f"{job.split}_skipped.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    )
 
 
 def _complete(job: Job, out: Path, about: Path, fingerprint: str, detector: str) -> Extracted:
@@ -272,78 +261,3 @@ def _complete(job: Job, out: Path, about: Path, fingerprint: str, detector: str)
         )
     images, regions, width = np.load(path, mmap_mode="r").shape
     return Extracted(job.split, out, images, regions, width, 0, int(found["skipped"]))
-
-
-def _read_note(note: Path, fingerprint: str) -> Progress:
-    """How far an earlier run of the same job came."""
-    try:
-        found = json.loads(note.read_text(encoding="utf-8"))
-        if found["fingerprint"] == fingerprint:
-            skipped = [(int(k), str(reason)) for k, reason in found["skipped"]]
-            return Progress(fingerprint, int(found["done"]), int(found["rows"]), skipped)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return Progress(fingerprint)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
-
-
-class Rows:
-    """A float32 ``.npy`` file that grows row by row under a temporary name.
-
-    Args:
-        path: its name in the end.
-        shape: of a row.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.path, self.shape = path, shape
-        self.partial = path.with_name(f".{path.name}.partial")
-        self.row = 4 * int(np.prod(shape))
-        self.start = len(self._header(0))
-
-    def _header(self, rows: int) -> bytes:
-        """The header for so many rows; numpy leaves room for the count, so its length is always the same."""
-        header = io.BytesIO()
-        about = {"descr": "<f4", "fortran_order": False, "shape": (rows, *self.shape)}
-        np.lib.format.write_array_header_1_0(header, about)
-        return header.getvalue()
-
-    def holds(self, rows: int) -> bool:
-        """Whether the unfinished file has so many rows."""
-        return rows == 0 or (self.partial.is_file() and self.partial.stat().st_size >= self.start + rows * self.row)
-
-    def begin(self, rows: int) -> None:
-        """Open the file behind its first ``rows`` rows."""
-        self.file = self.partial.open("r+b" if rows else "wb")
-        self.file.write(self._header(rows))
-        self.file.seek(self.start + rows * self.row)
-        self.file.truncate()
-
-    def append(self, values: NDArray[np.float32]) -> None:
-        """Add rows."""
-        self.file.write(values.astype("<f4").tobytes())
-
-    def flush(self) -> None:
-        """Put what was written on the disk."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-
-    def close(self) -> None:
-        """Leave the unfinished file as it is."""
-        self.file.close()
-
-    def finish(self, rows: int) -> None:
-        """Write the header, and give the file its name."""
-        header = self._header(rows)
-        assert len(header) == self.start, "numpy's header changed its length"
-        with self.partial.open("r+b") as file:
-            file.write(header)
-            file.flush()
-            os.fsync(file.fileno())
-        self.partial.replace(self.path)

@@ -63,12 +63,14 @@ class PenmanFile:
         if not all(re.fullmatch(r"\d+", name) for name in ids):
             return list(range(len(found)))
         numbers = [int(name) for name in ids]
-        if sorted(numbers) != list(range(len(found))):
-            seen: set[int] = set()
-            bad = next(n for n in numbers if n >= len(found) or n in seen or seen.add(n))  # type: ignore[func-returns-value]
-            raise DataError(
-                f"'{self.path}': `::id {bad}` repeats or is out of range. Expected each of 0..{len(found) - 1} once."
-            )
+        taken: set[int] = set()
+        for number in numbers:
+            if number in taken or number >= len(found):
+                raise DataError(
+                    f"'{self.path}': `::id {number}` repeats or is out of range. "
+                    f"Expected each of 0..{len(found) - 1} once."
+                )
+            taken.add(number)
         return numbers
 
 

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int, Shaped
 
 from patchword.errors import ScoreError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, as_array, row_blocks
-from patchword.evaluate.ranks import QueryRanks
 from patchword.evaluate.recall import recall_at_k
 from patchword.evaluate.relevance import Ties, average_precision, places_of_positives
+from patchword.scoring.query_ranks import QueryRanks
 
 Blocks = Iterable[tuple[slice, np.ndarray]]  # rows of queries, and their scores for all candidates
 

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
 from patchword.data.extras import require_extras
 from patchword.data.table import Split
 from patchword.errors import ConfigError
-from patchword.evaluate.recall import COLUMNS
+from patchword.evaluate.repeats import Repeats
 from patchword.evaluate.result import Evaluation, evaluate_scores
+from patchword.evaluate.run import open_for
 from patchword.evaluate.scores_file import Provenance
-from patchword.model import Model
+from patchword.model import Model, load
 
 BANK_SEEDS = (0, 1, 2, 3, 4)
 
@@ -42,55 +42,37 @@ class HasVariants(Protocol):
 
 
 @dataclass(frozen=True)
-class BankReport:
+class BankReport(Repeats):
     """Evaluations of the same split with several banks.
 
     Attributes:
         seeds: of the banks.
-        each: one evaluation per seed.
         together: evaluation of the mean of all score matrices.
     """
 
     seeds: tuple[int, ...]
-    each: tuple[Evaluation, ...]
     together: Evaluation
-
-    @property
-    def table(self) -> Float[np.ndarray, "n 13"]:
-        """The numbers named by ``COLUMNS``, one row per seed."""
-        return np.stack([one.headline.columns for one in self.each])
-
-    def spread(self, column: str) -> tuple[float, float]:
-        """Mean and standard deviation (of a sample) of one column over the banks.
-
-        Raises:
-            ValueError: there is no such column.
-        """
-        values = self.table[:, COLUMNS.index(column)]
-        return float(values.mean()), float(values.std(ddof=1))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values at full precision."""
-        spreads = {name: dict(zip(("mean", "sd"), self.spread(name), strict=True)) for name in COLUMNS}
         each = {str(seed): one.headline.to_json() for seed, one in zip(self.seeds, self.each, strict=True)}
-        return {"seeds": list(self.seeds), "spread": spreads, "each": each, "together": self.together.to_json()}
+        return {"seeds": list(self.seeds), "spread": self.spreads(), "each": each, "together": self.together.to_json()}
 
-    def text(self) -> str:
-        """The report as plain text: mean +- deviation over the banks, and the recall of the mean scores."""
+    def table(self) -> str:
+        """Plain text: mean +- deviation over the banks, and the recall of the mean scores."""
         lines = [f"recall over {len(self.seeds)} banks (seeds {', '.join(map(str, self.seeds))}), mean +- deviation"]
         head = self.together.headline
         for title, side, numbers in (("image -> text", "i2t", head.i2t), ("text -> image", "t2i", head.t2i)):
             cells = [
                 f"{k} {self._cell(f'{side}_{name}')} ({value:.1f})"
-                for k, name, value in zip(("R@1", "R@5", "R@10"), ("r1", "r5", "r10"), numbers.numbers, strict=False)
+                for k, name, value in zip(("R@1", "R@5", "R@10"), ("r1", "r5", "r10"), numbers.recalls, strict=True)
             ]
             lines.append(f"{title:<15}{'   '.join(cells)}")
         lines.append(f"rsum {self._cell('rsum')} ({head.rsum:.1f})   in brackets: the mean of all score matrices")
         return "\n".join(lines)
 
     def _cell(self, column: str) -> str:
-        mean, deviation = self.spread(column)
-        return f"{mean:.1f} +- {deviation:.1f}"
+        return "{:.1f} +- {:.1f}".format(*self.spread(column))
 
 
 def evaluate_banks(
@@ -138,4 +120,26 @@ def evaluate_banks(
         each.append(evaluate_scores(scores, split, protocol=protocol, provenance=provenance))
         total += scores / len(seeds)
     together = evaluate_scores(total, split, protocol=protocol, provenance=provenance)
-    return BankReport(tuple(seeds), tuple(each), together)
+    return BankReport(tuple(each), tuple(seeds), together)
+
+
+def evaluate_banks_of(
+    run: Path | str | Model,
+    data: Path | str | Split,
+    banks: int,
+    *,
+    split: str = "test",
+    name: str | None = None,
+    protocol: str = "auto",
+    limit: int | None = None,
+) -> BankReport:
+    """Evaluate one run with the random parts of the seeds 0 to ``banks`` - 1.
+
+    Raises:
+        ConfigError: fewer than two banks, or a method whose scores hold nothing random.
+    """
+    if banks < 2:
+        raise ConfigError(f"`banks` is {banks}. Expected 2 or more: one draw has no deviation.")
+    model = run if isinstance(run, Model) else load(run)
+    opened = data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
+    return evaluate_banks(model, opened, seeds=range(banks), protocol=protocol)

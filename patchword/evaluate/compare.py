@@ -93,7 +93,7 @@ class Comparison:
             f"protocol {first.protocol}, {where.dataset or 'unnamed'}/{where.split or 'unnamed'}: "
             f"{first.n_images:,} images, {first.n_captions:,} captions",
             "",
-            *aligned(*self.numbers()),
+            *aligned(*self.recall_rows()),
         ]
         for name, test, p in zip(self.names[1:], self.tests, self.p_holm.tolist(), strict=True):
             lines += ["", f"{name} minus {self.names[0]}", *aligned(*paired_rows(test))]
@@ -111,7 +111,7 @@ class Comparison:
             lines += [f"warning: {name}: {text}" for text in one.warnings]
         return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
 
-    def numbers(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def recall_rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Head and rows of the table of recalls."""
         rows = []
         for name, one in zip(self.names, self.evaluations, strict=True):

@@ -23,6 +23,7 @@ from patchword.evaluate.cxc_files import CxcAnnotations, RatedPairs
 from patchword.evaluate.gallery import Gallery
 from patchword.evaluate.intra import IntraScores
 from patchword.evaluate.matrix import ScoreMatrix, cells_of
+from patchword.evaluate.protocols import COCO_TEST
 from patchword.evaluate.spearman import Correlation, bootstrap_picks, correlate
 
 DIRECTIONS = {
@@ -31,7 +32,6 @@ DIRECTIONS = {
     "t2t": "text -> text",
     "i2i": "image -> image",
 }
-OFFICIAL = (5_000, 25_000)
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,17 @@ class CxcResult:
     @property
     def is_official(self) -> bool:
         """Whether the gallery has CxC's size."""
-        return (len(self.gallery.image_ids), len(self.gallery.caption_ids)) == OFFICIAL
+        return self.gallery.size == COCO_TEST
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know."""
-        n, m = len(self.gallery.image_ids), len(self.gallery.caption_ids)
+        n, m = self.gallery.size
         found = []
         if not self.is_official:
             found.append(
-                f"{n:,} images and {m:,} captions instead of {OFFICIAL[0]:,} and {OFFICIAL[1]:,}: not comparable with "
-                "published CxC numbers"
+                f"{n:,} images and {m:,} captions instead of {COCO_TEST[0]:,} and {COCO_TEST[1]:,}: not comparable "
+                "with published CxC numbers"
             )
         for what, ids in self.missing.items():
             if ids:
@@ -122,7 +122,8 @@ class CxcResult:
             if name in ("t2i", "i2t"):
                 retrieval[name]["unanswered_as_misses"] = ranks.to_json(misses=self.without[name])
         tasks = {task: {**rho.to_json(), "left_out": self.left_out[task]} for task, rho in self.correlation.items()}
-        sizes = {"n_images": len(self.gallery.image_ids), "n_captions": len(self.gallery.caption_ids)}
+        n, m = self.gallery.size
+        sizes = {"n_images": n, "n_captions": m}
         missing = {what: list(ids) for what, ids in self.missing.items()}
         return {**sizes, "retrieval": retrieval, "correlation": tasks, "intra": self.intra, "missing": missing}
 

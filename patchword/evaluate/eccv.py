@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from patchword.data.json_fields import as_list, as_object
 from patchword.data.text_files import read_json
 from patchword.errors import DataError
@@ -24,9 +21,9 @@ from patchword.evaluate.benchmark import Benchmark, Table, named, percent
 from patchword.evaluate.cxc_files import Lists
 from patchword.evaluate.gallery import Gallery, eccv_folder
 from patchword.evaluate.matrix import ScoreMatrix
+from patchword.evaluate.protocols import COCO_TEST
 from patchword.evaluate.relevance import Ties
 
-OFFICIAL = (5_000, 25_000)
 DIRECTIONS = {"i2t": "image -> text", "t2i": "text -> image"}
 
 
@@ -119,7 +116,7 @@ class EccvResult:
     @property
     def is_official(self) -> bool:
         """Whether the gallery is COCO's whole test split."""
-        return (len(self.gallery.image_ids), len(self.gallery.caption_ids)) == OFFICIAL
+        return self.gallery.size == COCO_TEST
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -130,10 +127,10 @@ class EccvResult:
             if ids
         ]
         if not self.is_official:
-            n, m = len(self.gallery.image_ids), len(self.gallery.caption_ids)
+            n, m = self.gallery.size
             found.append(
-                f"{n:,} images and {m:,} captions instead of {OFFICIAL[0]:,} and {OFFICIAL[1]:,}: not comparable with "
-                "published numbers"
+                f"{n:,} images and {m:,} captions instead of {COCO_TEST[0]:,} and {COCO_TEST[1]:,}: not comparable "
+                "with published numbers"
             )
         return tuple(found)
 
@@ -167,7 +164,8 @@ class EccvResult:
 
     def to_json(self) -> dict[str, Any]:
         """Percentages for recalls, fractions for R-precision and mAP@R."""
-        sizes = {"n_images": len(self.gallery.image_ids), "n_captions": len(self.gallery.caption_ids)}
+        n, m = self.gallery.size
+        sizes = {"n_images": n, "n_captions": m}
         found = {
             name: {
                 way: {**ranks.to_json(), "unreachable": self.unreachable[name][way]} for way, ranks in by_way.items()
@@ -175,10 +173,6 @@ class EccvResult:
             for name, by_way in self.ranks.items()
         }
         return {**sizes, **found, "missing_queries": {way: list(ids) for way, ids in self.missing.items()}}
-
-
-def _mean(part: Float[np.ndarray, " A"] | None) -> str:
-    return "-" if part is None else percent(float(part.mean()))
 
 
 def evaluate_lists(

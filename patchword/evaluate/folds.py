@@ -6,6 +6,7 @@ pair does not depend on the other items of its batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +34,13 @@ class FoldReport:
     ranks: tuple[Ranks, ...]
 
     @property
-    def table(self) -> Float[np.ndarray, "folds 13"]:
+    def numbers(self) -> Float[np.ndarray, "folds 13"]:
         """Pessimistic numbers, one row a fold, columns as named by ``recall.COLUMNS``."""
         return np.stack([fold.pessimistic.columns for fold in self.folds])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values at full precision."""
-        return {"columns": list(COLUMNS), "per_fold": self.table.tolist(), "count": len(self.folds)}
+        return {"columns": list(COLUMNS), "per_fold": self.numbers.tolist(), "count": len(self.folds)}
 
 
 def fold_parts(
@@ -104,13 +105,18 @@ def recall_by_fold(
     """
     n_images, n_captions = check_matrix(scores)
     as_positives(owner, n_images, n_captions)  # sizes and range, before anything is cut
-    reports, ranked = [], []
+    ranked = []
     for images, captions in fold_parts(owner, n_images, folds):
         truth = Positives.from_owner(owner[captions] - images.start, images.stop - images.start)
         block = scores[images][:, captions]
         ranked.append(rank_scores(block, truth, allow_pruned=allow_pruned, chunk_cells=chunk_cells))
-        reports.append(recall_report(ranked[-1]))
-    return FoldReport(tuple(reports), _mean_report(reports), tuple(ranked))
+    return fold_report(ranked)
+
+
+def fold_report(ranks: Sequence[Ranks]) -> FoldReport:
+    """Recall of every fold and their mean, from the ranks of every fold."""
+    reports = [recall_report(one) for one in ranks]
+    return FoldReport(tuple(reports), _mean_report(reports), tuple(ranks))
 
 
 def _mean_report(reports: list[RecallReport]) -> RecallReport:

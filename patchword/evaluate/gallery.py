@@ -6,6 +6,7 @@ or from the package ``eccv_caption``, and then checked: the image of every capti
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -39,6 +40,11 @@ class Gallery:
     owner: Int[np.ndarray, " M"]
     notes: tuple[str, ...] = ()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """N and M."""
+        return len(self.image_ids), len(self.caption_ids)
+
     def __post_init__(self) -> None:
         if len(self.caption_ids) != len(self.owner):
             raise ScoreError(
@@ -46,10 +52,9 @@ class Gallery:
                 "in the order of the captions."
             )
         for what, ids in (("image", self.image_ids), ("caption", self.caption_ids)):
-            if len(set(ids)) != len(ids):
-                seen: set[str] = set()
-                twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-                raise ScoreError(f"{what} id {twice!r} occurs more than once. Expected every {what} once.")
+            for name, times in Counter(ids).most_common(1):
+                if times > 1:
+                    raise ScoreError(f"{what} id {name!r} occurs more than once. Expected every {what} once.")
 
 
 def make_gallery(

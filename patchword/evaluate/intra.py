@@ -26,7 +26,6 @@ from patchword.types import Encoded
 
 How = Literal["auto", "dot", "score", "pooled"]
 
-# Methods that compare sets in one space, without a part made for patches or for words only. A class attribute
 PAIR_BLOCK = 16  # listed pairs are scored in square blocks of so many, of which the diagonal is kept
 FEW = 4  # pairs of an image from which they are scored image by image
 _SET_ROWS = 64  # items scored against all others at a time

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from rich.console import Console
 
 from patchword.console import Report
@@ -106,9 +106,3 @@ class ModelOnSplit:
                 part = images.slice(start, start + _ROWS)
                 scores: torch.Tensor = self.model.score(part, captions, progress=shown.advance)
                 yield slice(start, start + len(part)), scores.numpy()
-
-
-def positions_of(wanted: Sequence[str], order: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """Place of every name in a list that holds it."""
-    place = {name: k for k, name in enumerate(order)}
-    return np.array([place[name] for name in wanted], dtype=np.int64)

@@ -22,10 +22,10 @@ from patchword.errors import DataError, ScoreError
 from patchword.evaluate.answers import columns_of, rows_of
 from patchword.evaluate.benchmark import Benchmark, named, percent
 from patchword.evaluate.matrix import ScoreMatrix, check_matrix, refuse_non_finite
+from patchword.evaluate.protocols import COCO_TEST
 from patchword.evaluate.relevance import Ties
 
 ZETAS = (0, 1, 2)
-OFFICIAL = (5_000, 25_000)
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ class PmrpResult:
         ]
         rows.append(("mean", percent(self.mean["i2t"]), percent(self.mean["t2i"])))
         warnings = []
-        if self.sizes != OFFICIAL:
+        if self.sizes != COCO_TEST:
             warnings.append(
-                f"{self.sizes[0]:,} images and {self.sizes[1]:,} captions instead of COCO's 5,000 and 25,000: not "
-                "comparable with published numbers"
+                f"{self.sizes[0]:,} images and {self.sizes[1]:,} captions instead of COCO's {COCO_TEST[0]:,} and "
+                f"{COCO_TEST[1]:,}: not comparable with published numbers"
             )
         notes = ["images match plausibly when their object categories differ in at most zeta kinds"]
         if self.without:
@@ -110,7 +110,7 @@ class PmrpResult:
                 "are neither queries nor right answers; they stay in the gallery"
             )
         return Benchmark(
-            name="pmrp" if self.sizes == OFFICIAL else "pmrp (partial)",
+            name="pmrp" if self.sizes == COCO_TEST else "pmrp (partial)",
             title="plausible-match R-precision (percent)",
             tables=((("", "image -> text", "text -> image"), tuple(rows)),),
             numbers=self.to_json(),

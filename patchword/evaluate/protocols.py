@@ -37,14 +37,16 @@ class Protocol:
     folds: int = 1
 
 
+COCO_TEST = (5_000, 25_000)  # images and captions of the whole split
+
 # COCO: SCAN's layout calls the 5,000 test images `testall` and their first 1,000 `test`.
 # Karpathy's JSON calls all 5,000 `test`.
 PROTOCOLS: dict[str, Protocol] = {
     p.name: p
     for p in (
         Protocol("f30k-1k", "Flickr30K test, 1,000 images", "f30k", ("test",), 1_000, 5_000),
-        Protocol("coco-5k", "COCO test, 5,000 images", "coco", ("testall", "test"), 5_000, 25_000),
-        Protocol("coco-1k-5fold", "COCO 1K, mean of 5 folds", "coco", ("testall", "test"), 5_000, 25_000, folds=5),
+        Protocol("coco-5k", "COCO test, 5,000 images", "coco", ("testall", "test"), *COCO_TEST),
+        Protocol("coco-1k-5fold", "COCO 1K, mean of 5 folds", "coco", ("testall", "test"), *COCO_TEST, folds=5),
         Protocol("coco-1k-first-fold", "COCO 1K, first fold only (not comparable)", "coco", ("test",), 1_000, 5_000),
         Protocol("flickr8k-1k", "Flickr8k test, 1,000 images", "flickr8k", ("test",), 1_000, 5_000),
         Protocol("generic", "all images against all captions"),

@@ -14,7 +14,9 @@ from jaxtyping import Float, Int, Shaped
 from patchword.errors import ScoreError
 from patchword.evaluate.folds import fold_parts
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, as_array
-from patchword.evaluate.ranks import QueryRanks, Ranks, rank_scores
+from patchword.evaluate.ranks import Ranks
+from patchword.files import replacing
+from patchword.scoring.query_ranks import QueryRanks
 
 CUTS = (1, 5, 10)
 METRICS = (*(f"{way}_r{k}" for way in ("i2t", "t2i") for k in CUTS), "rsum")
@@ -72,39 +74,25 @@ class Queries:
         return seven
 
 
-def queries_of(
-    ranks: Sequence[Ranks], owner: Int[np.ndarray, " M"], n_images: int, folds: int | None = None
-) -> Queries:
+def queries_of(ranks: Sequence[Ranks], owner: Int[np.ndarray, " M"], n_images: int) -> Queries:
     """Join the ranks of consecutive folds.
 
     Args:
         ranks: one for the whole, or one for each fold.
         owner: image of each caption.
         n_images: N.
-        folds: number of folds; by default as many as there are ranks.
     """
-    count = len(ranks) if folds is None else folds
     i2t = {name: np.empty(n_images, dtype=np.int64) for name in ("greater", "equal", "positives")}
     t2i = {name: np.empty(len(owner), dtype=np.int64) for name in ("greater", "equal", "positives")}
     fold = np.empty(n_images, dtype=np.int64)
-    for number, (one, (images, captions)) in enumerate(zip(ranks, fold_parts(owner, n_images, count), strict=True)):
+    for number, (one, (images, captions)) in enumerate(
+        zip(ranks, fold_parts(owner, n_images, len(ranks)), strict=True)
+    ):
         fold[images] = number
         for name in i2t:
             i2t[name][images] = getattr(one.i2t, name)
             t2i[name][captions] = getattr(one.t2i, name)
     return Queries(QueryRanks(**i2t), QueryRanks(**t2i), owner, fold)
-
-
-def rank_queries(scores: ScoreMatrix, owner: Int[np.ndarray, " captions"], *, folds: int = 1) -> Queries:
-    """Ranks of every query of a score matrix.
-
-    Raises:
-        ScoreError: it can not be ranked, or not be cut into folds.
-    """
-    n_images, parts = int(scores.shape[0]), []
-    for images, captions in fold_parts(owner, n_images, folds):
-        parts.append(rank_scores(scores[images][:, captions], owner[captions] - images.start))
-    return queries_of(parts, owner, n_images)
 
 
 def check_same_queries(queries: Sequence[Queries], names: Sequence[str]) -> None:
@@ -243,9 +231,7 @@ def write_queries(
     if target.suffix != ".jsonl":
         raise ScoreError(f"'{target}': expected a name that ends in .jsonl.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
+    with replacing(target) as draft, draft.open("w", encoding="utf-8") as file:
         for line in query_lines(scores, queries, image_ids=image_ids, captions=captions):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    fresh.replace(target)
     return target

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from patchword.errors import ScoreError
-from patchword.evaluate.ranks import Positives, QueryRanks, Ranks
+from patchword.evaluate.ranks import Positives, Ranks
+from patchword.scoring.query_ranks import QueryRanks
 
 DEFINITION = "R@K = % of queries with at least one right answer in the first K; negatives that tie rank first"
 
@@ -57,9 +58,27 @@ class DirectionRecall:
         return (self.r1 + self.r5 + self.r10) / 3
 
     @property
+    def recalls(self) -> tuple[float, float, float]:
+        """r1, r5, r10."""
+        return self.r1, self.r5, self.r10
+
+    @property
     def numbers(self) -> tuple[float, float, float, float, float]:
         """r1, r5, r10, medr (NaN for None), meanr."""
-        return self.r1, self.r5, self.r10, float("nan") if self.medr is None else self.medr, self.meanr
+        return *self.recalls, float("nan") if self.medr is None else self.medr, self.meanr
+
+    def cells(self, *, unknown: str = "-") -> tuple[str, str, str, str]:
+        """R@1, R@5, R@10 with one decimal and the median rank, as tables show them.
+
+        Args:
+            unknown: stands for a median rank that is not known.
+
+        Example:
+            >>> DirectionRecall(12.34, 50.0, 100.0, 6.0, 7.2).cells()
+            ('12.3', '50.0', '100.0', '6')
+        """
+        r1, r5, r10 = (f"{recall:.1f}" for recall in self.recalls)
+        return r1, r5, r10, unknown if self.medr is None else f"{self.medr:g}"
 
 
 @dataclass(frozen=True)
@@ -84,6 +103,10 @@ class RecallTable:
         """The numbers named by ``COLUMNS``."""
         sums = (self.i2t.mean_recall, self.t2i.mean_recall, self.rsum)
         return np.array([*self.i2t.numbers, *self.t2i.numbers, *sums])
+
+    def cells(self, *, unknown: str = "-") -> list[str]:
+        """The nine cells of a row: those of both directions, and rsum with one decimal."""
+        return [*self.i2t.cells(unknown=unknown), *self.t2i.cells(unknown=unknown), f"{self.rsum:.1f}"]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values at full precision."""

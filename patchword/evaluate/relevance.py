@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, as_array, check_matrix, refuse_non_finite
-from patchword.evaluate.ranks import QueryRanks, Truth, as_positives, rank_scores
+from patchword.evaluate.ranks import Truth, as_positives, rank_scores
+from patchword.scoring.query_ranks import QueryRanks
 
 Ties = Literal["pessimistic", "optimistic"]
 

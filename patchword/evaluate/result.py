@@ -6,6 +6,7 @@ treated, so that it can be read without its author.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,11 +17,11 @@ from jaxtyping import Int
 from patchword.data.table import Split
 from patchword.errors import ScoreError
 from patchword.evaluate.ensemble import check_same_rows
-from patchword.evaluate.folds import FoldReport, recall_by_fold
+from patchword.evaluate.folds import FoldReport, fold_report, recall_by_fold
 from patchword.evaluate.matrix import ScoreMatrix, check_matrix, count_constant, dtype_name
-from patchword.evaluate.protocols import PROTOCOLS, check_protocol, guess_protocol, protocol_named
+from patchword.evaluate.protocols import PROTOCOLS, Protocol, check_protocol, guess_protocol, protocol_named
 from patchword.evaluate.queries import Queries, queries_of
-from patchword.evaluate.ranks import as_positives, rank_scores
+from patchword.evaluate.ranks import Ranks, as_positives, rank_scores
 from patchword.evaluate.recall import (
     DEFINITION,
     TIE_GAP,
@@ -201,38 +202,70 @@ def evaluate_scores(
     matrix = scores.scores if isinstance(scores, SavedScores) else scores
     n_images, n_captions = check_matrix(matrix)
     owner, id_check = _owner_and_ids(saved, source)
-    positives = as_positives(owner, n_images, n_captions)
+    as_positives(owner, n_images, n_captions)
     where = provenance or (saved.provenance if saved else Provenance())
     if isinstance(source, Split):
         where = replace(where, dataset=source.dataset, split=source.name)
-    guessed = guess_protocol(where.dataset, where.split, n_images, n_captions)
-    chosen = guessed if protocol == "auto" else protocol_named(protocol)
-    check_protocol(chosen, n_images, n_captions, dataset=where.dataset, split=where.split)
-
-    if chosen.folds > 1:
-        folds = recall_by_fold(matrix, owner, chosen.folds, allow_pruned=allow_pruned)
-        pruned, recall = rank_scores(matrix, positives, allow_pruned=allow_pruned).pruned, folds.mean
-        queries = queries_of(folds.ranks, owner, n_images)
-    else:
-        folds, ranks = None, rank_scores(matrix, positives, allow_pruned=allow_pruned)
-        pruned, recall = ranks.pruned, recall_report(ranks)
-        queries = queries_of([ranks], owner, n_images)
-    counts = np.unique(positives.per_image(), return_counts=True)
-    return Evaluation(
-        protocol=chosen.name,
+    chosen = choose_protocol(protocol, where, n_images, n_captions)
+    whole = rank_scores(matrix, owner, allow_pruned=allow_pruned)
+    folds = recall_by_fold(matrix, owner, chosen.folds, allow_pruned=allow_pruned) if chosen.folds > 1 else None
+    return evaluation_of(
+        [whole] if folds is None else list(folds.ranks),
+        owner,
+        n_images,
+        chosen,
         provenance=where,
-        n_images=n_images,
-        n_captions=n_captions,
-        captions_per_image={int(k): int(n) for k, n in zip(*counts, strict=True)},
         id_check=id_check,
         dtype=dtype_name(matrix),
-        pruned=pruned,
-        recall=recall,
-        folds=folds,
-        chance=chance(owner, n_images, folds=chosen.folds),
-        queries=queries,
+        pruned=whole.pruned,
         constant=count_constant(matrix),
-        notes=(saved.notes if saved else ()) + (_notes_of(source) if isinstance(source, Split) else ()),
+        notes=(saved.notes if saved else ()) + (notes_of(source) if isinstance(source, Split) else ()),
+    )
+
+
+def choose_protocol(name: str, where: Provenance, n_images: int, n_captions: int) -> Protocol:
+    """A protocol by its name, or the one that data set, split and counts fit.
+
+    Raises:
+        ScoreError: it does not fit them.
+    """
+    guessed = guess_protocol(where.dataset, where.split, n_images, n_captions)
+    chosen = guessed if name == "auto" else protocol_named(name)
+    check_protocol(chosen, n_images, n_captions, dataset=where.dataset, split=where.split)
+    return chosen
+
+
+def evaluation_of(
+    ranks: Sequence[Ranks],
+    owner: Int[np.ndarray, " captions"],
+    n_images: int,
+    protocol: Protocol,
+    *,
+    provenance: Provenance,
+    id_check: str,
+    dtype: str,
+    pruned: int = 0,
+    constant: tuple[int, int] = (0, 0),
+    notes: tuple[str, ...] = (),
+) -> Evaluation:
+    """An evaluation from the ranks of all rows, or of every fold of the protocol; see `Evaluation`."""
+    folds = fold_report(ranks) if protocol.folds > 1 else None
+    counts = np.unique(np.bincount(owner, minlength=n_images), return_counts=True)
+    return Evaluation(
+        protocol=protocol.name,
+        provenance=provenance,
+        n_images=n_images,
+        n_captions=len(owner),
+        captions_per_image={int(k): int(n) for k, n in zip(*counts, strict=True)},
+        id_check=id_check,
+        dtype=dtype,
+        pruned=pruned,
+        recall=recall_report(ranks[0]) if folds is None else folds.mean,
+        folds=folds,
+        chance=chance(owner, n_images, folds=protocol.folds),
+        queries=queries_of(ranks, owner, n_images),
+        constant=constant,
+        notes=notes,
     )
 
 
@@ -266,7 +299,7 @@ def _owner_and_ids(
     return source, "not checked: the scores have none"
 
 
-def _notes_of(source: Split) -> tuple[str, ...]:
+def notes_of(source: Split) -> tuple[str, ...]:
     """What the reader of the split decided, and how many captions are the same text."""
     repeated = source.n_captions - len(set(source.captions))
     same = f"{repeated:,} captions repeat the text of another one; such captions tie by construction"
@@ -275,7 +308,7 @@ def _notes_of(source: Split) -> tuple[str, ...]:
 
 def _cells(part: DirectionRecall) -> str:
     medr = "-" if part.medr is None else f"{part.medr:.1f}"
-    recalls = f"{part.r1:>7.1f}{part.r5:>7.1f}{part.r10:>7.1f}"
+    recalls = "".join(f"{recall:>7.1f}" for recall in part.recalls)
     return f"{recalls}{medr:>8}{part.meanr:>8.1f}{part.mean_recall:>10.1f}"
 
 

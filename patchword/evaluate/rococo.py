@@ -22,8 +22,8 @@ from patchword.errors import DataError
 from patchword.evaluate.benchmark import Benchmark, percent
 from patchword.evaluate.matrix import refuse_non_finite
 from patchword.evaluate.on_split import FoundImages, ModelOnSplit
-from patchword.evaluate.ranks import QueryRanks
 from patchword.evaluate.recall import recall_at_k
+from patchword.scoring.query_ranks import QueryRanks
 
 FILES = ("rand_voca", "same_concept", "diff_concept", "danger")
 ALTERED = 5  # the last captions of every row

@@ -25,8 +25,8 @@ from patchword.errors import ConfigError
 from patchword.evaluate.benchmark import Benchmark, percent
 from patchword.evaluate.matrix import refuse_non_finite
 from patchword.evaluate.on_split import ModelOnSplit
-from patchword.evaluate.ranks import QueryRanks
 from patchword.evaluate.recall import recall_at_k
+from patchword.scoring.query_ranks import QueryRanks
 from patchword.types import Encoded
 
 How = Literal["mix", "patch"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from rich.console import Console
 from torch import Tensor
@@ -14,7 +14,7 @@ from patchword.console import Report
 from patchword.data.extras import require_extras
 from patchword.data.open import open_split
 from patchword.data.table import Split
-from patchword.encoders.patches import RegionsConfig
+from patchword.errors import ConfigError
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.scores_file import Provenance, save_scores, write_scores
 from patchword.model import Model, load
@@ -107,6 +107,7 @@ def evaluate(
     limit: int | None = None,
     how: str = "mean",
     weights: Sequence[float] | None = None,
+    ranks: Literal["matrix", "streamed", "certified"] = "matrix",
     console: Console | None = None,
 ) -> Evaluation:
     """Evaluate a run or checkpoint, or the ensemble of several, on a split of a data folder.
@@ -121,11 +122,16 @@ def evaluate(
         limit: only the first images.
         how: ``mean``, ``zscore`` or ``rank``, for several runs.
         weights: one for each of several runs.
+        ranks: from the whole score ``matrix``; ``streamed`` or ``certified``: the same ranks without holding one, see
+            ``evaluate_streamed``.
         console: where progress goes.
 
     Raises:
         CheckpointError, DataError, ScoreError: one line each.
+        ConfigError: something needs the score matrix that ``ranks`` does without.
     """
+    if ranks != "matrix" and (save_to is not None or not isinstance(run, Path | str | Model)):
+        raise ConfigError(f"ranks {ranks!r} keep no score matrix, which files and ensembles of scores need.")
     if not isinstance(run, Path | str | Model):
         from patchword.evaluate.members import join_members, open_members
 
@@ -136,6 +142,10 @@ def evaluate(
         return one.evaluate(protocol)
     model = run if isinstance(run, Model) else load(run)
     opened = data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
+    if ranks != "matrix":
+        from patchword.evaluate.streamed import evaluate_streamed
+
+        return evaluate_streamed(model, opened, how=ranks, protocol=protocol, console=console)
     return evaluate_model(model, opened, protocol=protocol, save_to=save_to, console=console)[0]
 
 
@@ -149,6 +159,5 @@ def open_for(
     skip_broken: bool = False,
 ) -> Split:
     """Open a split with the kind of images that a model reads."""
-    config: Any = model.method.config
-    images = "features" if isinstance(config.image, RegionsConfig) else "pictures"
+    images = "features" if model.method.reads == "regions" else "pictures"
     return open_split(data, split, name=name, images=images, limit=limit, skip_broken=skip_broken)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ from patchword.errors import ScoreError
 from patchword.evaluate.matrix import ScoreMatrix, as_array, check_matrix
 from patchword.evaluate.npy import read_npy
 from patchword.evaluate.ranks import as_positives
+from patchword.files import replacing
 
 FORMAT = "patchword-scores/1"
 
@@ -152,7 +152,7 @@ def save_scores(
 def write_scores(path: str | Path, saved: SavedScores) -> Path:
     """Write a score matrix, an ensemble for instance, with what is known of its rows and columns.
 
-    The file appears complete or not at all: it is written under a temporary name and renamed.
+    The file appears complete or not at all.
 
     Raises:
         ScoreError: the name does not end in ``.safetensors``, or the disk refused.
@@ -171,15 +171,12 @@ def write_scores(path: str | Path, saved: SavedScores) -> Path:
     tensors = {"scores": np.ascontiguousarray(as_array(saved.scores)), "owner": owner}
     if saved.caption_digests is not None:
         tensors["caption_digests"] = saved.caption_digests
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata=header)
-        temporary.replace(target)
+        with replacing(target) as draft:
+            save_file(tensors, draft, metadata=header)
     except (OSError, SafetensorError) as error:
         raise ScoreError(f"'{target}' could not be written: {error}. An older file there is unchanged.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 

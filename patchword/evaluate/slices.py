@@ -14,8 +14,8 @@ from patchword.data.table import Split
 from patchword.errors import DataError
 from patchword.evaluate.benchmark import aligned
 from patchword.evaluate.queries import CUTS, Queries
-from patchword.evaluate.ranks import QueryRanks
 from patchword.evaluate.recall import recall_at_k
+from patchword.scoring.query_ranks import QueryRanks
 
 LENGTHS = (8, 10, 12, 15)  # upper ends of the bins of caption length, in words; the last bin is open
 OBJECTS = (1, 2, 4, 7)  # likewise for objects

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
 
-from patchword.evaluate.report_page import Thumbnail, page, section, table, tag, text
-from patchword.evaluate.report_words import lit_pair
 from patchword.explain.lit_words import LitWord, lit_words
+from patchword.explain.word_cards import lit_pair
+from patchword.html.page import page, section, table, tag, text
+from patchword.html.thumbnails import Thumbnail, embedded
 from patchword.types import Alignment
 
 SIDE = 480  # pixels of the picture's longer side
@@ -39,7 +38,7 @@ def explanation_page(alignment: Alignment, picture: Image.Image | None, caption:
         facts: lines about the model and the image.
     """
     words = lit_words(alignment)
-    small = None if picture is None else as_data(picture)
+    small = None if picture is None else embedded(picture, SIDE, quality=88)
     top = text("p", "explanation of one score", class_="over") + text("h1", caption)
     about = "".join(text("p", line, class_="soft") for line in facts)
     body = [STYLE, top, about, lit_pair(alignment, small, "")]
@@ -47,16 +46,6 @@ def explanation_page(alignment: Alignment, picture: Image.Image | None, caption:
         body.append(_heats(alignment, words, small))
     body.append(_table(alignment, words))
     return page(f"patchword explain: {caption}", "".join(body))
-
-
-def as_data(picture: Image.Image) -> Thumbnail:
-    """A picture as a JPEG inside the page."""
-    shrunk = picture.convert("RGB")
-    shrunk.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    shrunk.save(file, "JPEG", quality=88)
-    code = base64.b64encode(file.getvalue()).decode("ascii")
-    return Thumbnail(f"data:image/jpeg;base64,{code}", shrunk.width, shrunk.height)
 
 
 def _heats(alignment: Alignment, words: Sequence[LitWord], small: Thumbnail | None) -> str:

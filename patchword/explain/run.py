@@ -19,6 +19,7 @@ from patchword.encoders.patches import RegionsConfig
 from patchword.errors import ConfigError, DataError
 from patchword.evaluate.run import open_for
 from patchword.explain.lit_words import explain_picture, light_words, lit_words
+from patchword.files import replacing
 from patchword.model import Model, load
 from patchword.search import check_query
 from patchword.types import Alignment
@@ -94,12 +95,8 @@ class Explanation:
         }
         check_suffix(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.part")
-        try:
-            writers[path.suffix.lower()](fresh)
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+        with replacing(path) as draft:
+            writers[path.suffix.lower()](draft)
         return path
 
     def _picture(self) -> Image.Image | None:

@@ -16,12 +16,13 @@ from jaxtyping import Float, Int, Shaped
 from patchword.errors import DataError, ScoreError
 from patchword.evaluate.ensemble import ensemble
 from patchword.evaluate.folds import FoldReport, recall_by_fold
-from patchword.evaluate.ranks import QueryRanks, Ranks, rank_scores
+from patchword.evaluate.ranks import Ranks, rank_scores
 from patchword.evaluate.recall import COLUMNS, RecallTable, recall_report
 from patchword.evaluate.relevance import relevance_report
 from patchword.evaluate.scores_file import SavedScores
 from patchword.parity.cases import Case, Ledger, leaves
 from patchword.parity.evaluation_lists import compare_cxc_retrieval, compare_cxc_spearman, compare_eccv
+from patchword.scoring.query_ranks import QueryRanks
 
 
 def compare(case: Case) -> Ledger:
@@ -120,7 +121,7 @@ def _compare_fold(ledger: Ledger) -> None:
     ledger.exact("folds", len(report.folds), fields["folds"])
     ledger.exact("fold_images", len(scores) / folds, fields["fold_images"])
     ledger.exact("columns", list(COLUMNS), fields["columns"])
-    _close(ledger, "per_fold", report.table, ledger.input("per_fold"))
+    _close(ledger, "per_fold", report.numbers, ledger.input("per_fold"))
     mean = report.mean.pessimistic.columns
     _compare_tree(ledger, "expected_mean", dict(zip(COLUMNS, mean.tolist(), strict=True)))
     _compare_tree(ledger, "expected_whole", recall_report(rank_scores(scores, _owner(scores))).pessimistic.to_json())

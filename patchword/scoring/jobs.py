@@ -2,15 +2,14 @@
 
 A unit is computed by one thread of one process and gives integer tensors (floats travel as their bits), which are added
 to the totals in any order. Under torchrun unit k belongs to process k modulo their number, and the totals of all
-processes are added at the end. With a folder every finished unit is written there under a temporary name and then
-renamed, so a job that was killed goes on with the units that are missing.
+processes are added at the end. With a folder every finished unit is written there, whole or not at all, so a job
+that was killed goes on with the units that are missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from patchword.errors import ScoreError
+from patchword.files import replacing, write_whole
 from patchword.methods.base import Method
 from patchword.types import Encoded
 
@@ -96,9 +96,8 @@ class Job:
     def _write(self, unit: int, found: Found) -> None:
         path = self._file(unit)
         if path is not None:
-            unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-            save_file({name: value.contiguous() for name, value in found.items()}, unfinished)
-            os.replace(unfinished, path)
+            with replacing(path) as draft:
+                save_file({name: value.contiguous() for name, value in found.items()}, draft)
 
 
 def _on_all_cores(units: list[int], work: Callable[[int], Found], at_a_time: int) -> Iterator[tuple[int, Found]]:
@@ -171,9 +170,7 @@ def open_folder(folder: Path, identity: Mapping[str, str | int]) -> None:
                 "differs). Give another folder, or delete this one to start again."
             )
         return
-    unfinished = folder / f".{_ABOUT}.{os.getpid()}"
-    unfinished.write_text(json.dumps(dict(identity), indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(dict(identity), indent=2) + "\n")
 
 
 def identity_of(method: Method, images: Encoded, captions: Encoded, **what: str | int) -> dict[str, str | int]:

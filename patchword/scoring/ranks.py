@@ -12,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Int
 
 from patchword.methods.base import Method
 from patchword.scoring.bounds import Screen, Screened
@@ -23,30 +21,10 @@ from patchword.scoring.certified import count_screened
 from patchword.scoring.counts import count_tiles, refuse_odd
 from patchword.scoring.jobs import UNITS, Found, Job, Progress, digest, share
 from patchword.scoring.matrix import MEMORY, HasMethod, check_memory, method_of, open_job, open_screen, open_tiles
+from patchword.scoring.query_ranks import QueryRanks
 from patchword.scoring.tiles import groups_of
 from patchword.scoring.truth import Boundaries, RightPairs, Truth
 from patchword.types import Encoded
-
-
-@dataclass(frozen=True)
-class QueryCounts:
-    """Three integers for each of Q queries of one direction.
-
-    Attributes:
-        greater: negatives that score strictly above the best positive.
-        equal: negatives that score exactly as the best positive.
-        positives: positives that score exactly as the best positive.
-    """
-
-    greater: Int[np.ndarray, " Q"]
-    equal: Int[np.ndarray, " Q"]
-    positives: Int[np.ndarray, " Q"]
-
-    @property
-    def pessimistic(self) -> Int[np.ndarray, " Q"]:
-        """Rank from 0 when every tie is broken against the positive: the headline."""
-        rank: np.ndarray = self.greater + self.equal
-        return rank
 
 
 @dataclass(frozen=True)
@@ -59,8 +37,8 @@ class StreamedRanks:
         screened: what the certified mode did; None in float32.
     """
 
-    i2t: QueryCounts
-    t2i: QueryCounts
+    i2t: QueryRanks
+    t2i: QueryRanks
     screened: Screened | None = None
 
 
@@ -134,7 +112,7 @@ def ranks(
         closer, again, near, later = (int(count) for count in totals["screened"])
         screened = Screened(screen.about, len(images) * len(captions), closer, again, near, tiled + later)
     i2t, t2i = (
-        QueryCounts(part[0].numpy(), part[1].numpy(), ties.numpy())
+        QueryRanks(part[0].numpy(), part[1].numpy(), ties.numpy())
         for part, ties in zip((totals["i2t"], totals["t2i"]), boundaries.ties(), strict=True)
     )
     return StreamedRanks(i2t, t2i, screened)

@@ -26,6 +26,7 @@ import yaml
 import patchword
 from patchword.checkpoint import recover_folder, save_folder, write_training_state
 from patchword.errors import CheckpointError, ConfigError
+from patchword.files import write_whole
 from patchword.model import Model, write_model
 from patchword.recipe import Recipe, to_yaml
 
@@ -142,9 +143,7 @@ class RunFolder:
                     kept.append(text)
             except ValueError:
                 continue  # a line cut off by a kill
-        fresh = path.with_suffix(".new")
-        fresh.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
-        fresh.replace(path)
+        write_whole(path, "".join(f"{text}\n" for text in kept))
 
     def write_config(self, recipe: Recipe) -> None:
         """Write the merged recipe with everything that made the run, or check it against the one that is there.
@@ -169,9 +168,7 @@ class RunFolder:
                         "Use the same setting to go on with it, or another folder with --out DIR."
                     )
         about = {"recipe": mine, "source": recipe.source, "made_with": versions()}
-        fresh = path.with_suffix(".new")
-        fresh.write_text(to_yaml(about), encoding="utf-8")
-        fresh.replace(path)
+        write_whole(path, to_yaml(about))
 
     def save_last(self, model: Model, optimizer: torch.optim.Optimizer, position: Position) -> None:
         """Save model, optimiser and position together."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from tyro.conf import Positional, arg
 
@@ -15,6 +15,12 @@ OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")
 OptionalText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
 OptionalCount = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalNumber = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+Directory = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+Flag = Annotated[bool, arg(help_behavior_hint="")]
+ProtocolName = Annotated[str, arg(metavar="P", help_behavior_hint="")]
+Fusion = Annotated[Literal["mean", "zscore", "rank"], arg(metavar="HOW", help_behavior_hint="")]
+Weights = Annotated[tuple[float, ...], arg(metavar="W", help_behavior_hint="")]
 OutPath = Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")]
 
 

@@ -25,3 +25,12 @@ def note(text: str) -> None:
 def json_line(value: Any) -> str:
     """One JSON object on one line."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def show(numbers: dict[str, Any], table: str, *, json: bool) -> int:
+    """Print a result in the form asked for; returns the exit code."""
+    if json:
+        say_json(numbers)
+    else:
+        say(table)
+    return 0

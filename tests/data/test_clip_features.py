@@ -150,7 +150,7 @@ def test_rows_of_another_model_are_not_gone_on_with(tmp_path: Path, monkeypatch:
         assert write_rows(path, 6, 2, compute, batch=2, fingerprint=fingerprint).computed == computed
         assert np.load(path)[:, 0].tolist() == ([-1.0] * 4 if computed == 2 else [0.0, 1.0, 2.0, 3.0]) + [4.0, 5.0]
     (tmp_path / ".cut.npy.partial").write_bytes(b"short")
-    note = {"rows": 6, "width": 2, "fingerprint": "same", "done": 4}
+    note = {"fingerprint": "same, 6 rows", "shapes": [[2]], "rows": 4, "kept": {}}
     (tmp_path / ".cut.npy.partial.json").write_text(json.dumps(note))
     assert write_rows(tmp_path / "cut.npy", 6, 2, compute, batch=2, fingerprint="same").computed == 6
 

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from small import recipe, refused, start, wait_for, write_bert, write_pictures
 
 from patchword.cli import main
-from patchword.data import extract_regions as module
 from patchword.data.clip_files import quiet
 from patchword.data.detector import DETECTORS, Detector
 from patchword.data.extract_regions import extract_regions
 from patchword.data.features import RegionFeatures
+from patchword.data.growing_arrays import GrowingArrays
 from patchword.data.open import open_split
 from patchword.data.pictures import decode
 from patchword.errors import CheckpointError, ConfigError, DataError
@@ -198,12 +198,12 @@ def test_a_killed_run_goes_on(folders: dict[str, Path], tmp_path: Path) -> None:
     words += ["--batch", "1", "-o"]
     note = tmp_path / "out" / ".all_regions.partial.json"
     process = start(*words, tmp_path / "out")
-    wait_for(lambda: note.is_file() and json.loads(note.read_text())["done"] >= 3, process)
+    wait_for(lambda: note.is_file() and json.loads(note.read_text())["kept"]["count"] >= 3, process)
     process.kill()
     process.communicate()
     done = json.loads(note.read_text())
-    assert done["rows"] == done["done"] - 1
-    assert done["done"] < 60
+    assert done["rows"] == done["kept"]["count"] - 1
+    assert done["kept"]["count"] < 60
     assert not (tmp_path / "out" / "all_ims.npy").exists()
     (again,) = extract_regions(home, tmp_path / "out", folders["detr"], regions=4, batch=1)
     assert (again.images, again.computed, again.skipped) == (59, 59 - done["rows"], 1)
@@ -216,12 +216,12 @@ def test_another_detector_or_other_pictures_do_not_go_on(
     folders: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = Detector(folders["detr"], regions=4), Detector(folders["conditional_detr"], regions=4)
-    write = module._write
-    monkeypatch.setattr(module, "_write", lambda path, text: _stop_after(write, path, text))
+    save = GrowingArrays.save
+    monkeypatch.setattr(GrowingArrays, "save", lambda files, **kept: _stop_after(save, files, **kept))
     with pytest.raises(KeyboardInterrupt):
         extract_regions(photos, tmp_path / "out", one, batch=2)
     monkeypatch.undo()
-    assert json.loads((tmp_path / "out" / ".all_regions.partial.json").read_text())["done"] == 2
+    assert json.loads((tmp_path / "out" / ".all_regions.partial.json").read_text())["kept"]["count"] == 2
     (made,) = extract_regions(photos, tmp_path / "out", other, batch=2)
     assert made.computed == 5
     with pytest.raises(DataError, match=r"all_ims\.npy' was not made by .* --again"):
@@ -233,8 +233,8 @@ def test_another_detector_or_other_pictures_do_not_go_on(
         extract_regions(photos, tmp_path / "out", one)
 
 
-def _stop_after(write: Any, path: Path, text: str) -> None:
-    write(path, text)
+def _stop_after(save: Any, files: GrowingArrays, **kept: Any) -> None:
+    save(files, **kept)
     raise KeyboardInterrupt
 
 

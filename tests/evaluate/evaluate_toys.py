@@ -14,6 +14,8 @@ from patchword.data.tokenizers import WordTokenizer
 from patchword.data.vocab import Vocabulary
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
+from patchword.evaluate.folds import recall_by_fold
+from patchword.evaluate.queries import Queries, queries_of
 from patchword.evaluate.scores_file import Provenance, SavedScores, caption_digests
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
@@ -71,6 +73,11 @@ def noisy_scores(owner: np.ndarray, n_images: int, *, strength: float = 1.0, see
     scores = draw.permutation(n_images * len(owner)).reshape(n_images, -1) / (n_images * len(owner))
     right = owner == np.arange(n_images)[:, None]
     return scores + strength * draw.random(right.shape) * right
+
+
+def queries_in(scores: np.ndarray, owner: np.ndarray, *, folds: int = 1) -> Queries:
+    """Ranks of every query, as an evaluation in so many folds keeps them."""
+    return queries_of(recall_by_fold(scores, owner, folds).ranks, owner, len(scores))
 
 
 def saved_scores(split: Split, *, strength: float = 1.0, seed: int = 0, path: str = "memory") -> SavedScores:

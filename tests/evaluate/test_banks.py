@@ -50,7 +50,7 @@ def test_every_bank_is_evaluated_by_itself(data: Path, split: Split, report: Ban
     assert isinstance(made.method, Scta)
     images, captions = made.encode_images(split.require_images()), made.encode_captions(split.captions)
     matrices = []
-    for row, seed in zip(report.table, report.seeds, strict=True):
+    for row, seed in zip(report.numbers, report.seeds, strict=True):
         with made.method.variant(seed):
             matrices.append(made.score(images, captions))
         np.testing.assert_allclose(row, evaluate_scores(matrices[-1], split).headline.columns)
@@ -67,8 +67,8 @@ def test_mean_and_deviation(report: BankReport) -> None:
     assert report.to_json()["spread"]["rsum"] == {"mean": mean, "sd": deviation}
     assert set(report.to_json()["spread"]) == set(COLUMNS)
     assert list(report.to_json()["each"]) == ["0", "3", "5"]
-    assert f"rsum {mean:.1f} +- {deviation:.1f}" in report.text()
-    assert "3 banks (seeds 0, 3, 5)" in report.text()
+    assert f"rsum {mean:.1f} +- {deviation:.1f}" in report.table()
+    assert "3 banks (seeds 0, 3, 5)" in report.table()
 
 
 def test_the_stored_bank_is_back_afterwards(data: Path, split: Split) -> None:

@@ -12,13 +12,14 @@ from small import write_precomp
 
 import patchword
 from patchword.errors import ConfigError, ScoreError
+from patchword.evaluate.banks import evaluate_banks_of
 from patchword.evaluate.compare import compare, holm
 from patchword.evaluate.ensemble import ensemble
 from patchword.evaluate.members import join_members, open_member, open_members, short_names
-from patchword.evaluate.repeats import evaluate_banks_of, evaluate_seeds
 from patchword.evaluate.result import evaluate_scores
 from patchword.evaluate.run import evaluate
 from patchword.evaluate.scores_file import load_scores, write_scores
+from patchword.evaluate.seeds import evaluate_seeds
 
 SPLIT = toy_split([str(k) for k in range(20)], each=3)
 

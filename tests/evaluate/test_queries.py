@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluate_toys import noisy_scores
+from evaluate_toys import noisy_scores, queries_in
 
 from patchword.errors import ScoreError
 from patchword.evaluate.folds import recall_by_fold
-from patchword.evaluate.queries import METRICS, check_same_queries, contrasts, rank_queries, write_queries
+from patchword.evaluate.queries import METRICS, check_same_queries, contrasts, write_queries
 from patchword.evaluate.ranks import rank_scores
 from patchword.evaluate.recall import recall_report
 
@@ -19,7 +19,7 @@ SCORES = noisy_scores(OWNER, 12, strength=0.7)
 
 @pytest.mark.parametrize("folds", [1, 3])
 def test_metrics_are_those_of_the_table(folds: int) -> None:
-    queries = rank_queries(SCORES, OWNER, folds=folds)
+    queries = queries_in(SCORES, OWNER, folds=folds)
     table = recall_by_fold(SCORES, OWNER, folds).mean.pessimistic
     expected = [*table.i2t.numbers[:3], *table.t2i.numbers[:3], table.rsum]
     np.testing.assert_allclose(queries.metrics(), expected, rtol=1e-12)
@@ -28,7 +28,7 @@ def test_metrics_are_those_of_the_table(folds: int) -> None:
 
 
 def test_without_folds_they_are_the_ranks_of_the_whole() -> None:
-    queries, ranks = rank_queries(SCORES, OWNER), rank_scores(SCORES, OWNER)
+    queries, ranks = queries_in(SCORES, OWNER), rank_scores(SCORES, OWNER)
     np.testing.assert_array_equal(queries.i2t.pessimistic, ranks.i2t.pessimistic)
     np.testing.assert_array_equal(queries.t2i.pessimistic, ranks.t2i.pessimistic)
     assert queries.metrics()[-1] == pytest.approx(recall_report(ranks).pessimistic.rsum)
@@ -37,7 +37,7 @@ def test_without_folds_they_are_the_ranks_of_the_whole() -> None:
 @pytest.mark.parametrize("chunk", [1, 50, 10**6])
 @pytest.mark.parametrize("folds", [1, 3])
 def test_the_best_right_and_wrong_answers(folds: int, chunk: int) -> None:
-    queries = rank_queries(SCORES, OWNER, folds=folds)
+    queries = queries_in(SCORES, OWNER, folds=folds)
     i2t, t2i = contrasts(SCORES, queries, chunk_cells=chunk)
     size = 12 // folds
     for image in range(12):
@@ -54,7 +54,7 @@ def test_the_best_right_and_wrong_answers(folds: int, chunk: int) -> None:
 
 
 def test_the_file_has_a_line_for_every_query(tmp_path: Path) -> None:
-    queries = rank_queries(SCORES, OWNER)
+    queries = queries_in(SCORES, OWNER)
     ids, captions = [f"im{k}" for k in range(12)], [f"größe {k}" for k in range(24)]
     path = write_queries(tmp_path / "sub" / "q.jsonl", SCORES, queries, image_ids=ids, captions=captions)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -70,14 +70,14 @@ def test_the_file_has_a_line_for_every_query(tmp_path: Path) -> None:
 
 def test_one_image_alone_has_no_wrong_answer(tmp_path: Path) -> None:
     scores = np.array([[0.1, 0.2]])
-    queries = rank_queries(scores, np.array([0, 0]))
+    queries = queries_in(scores, np.array([0, 0]))
     lines = write_queries(tmp_path / "q.jsonl", scores, queries).read_text(encoding="utf-8").splitlines()
     assert all("best_wrong" not in json.loads(line) for line in lines)
 
 
 def test_other_rows_are_not_compared() -> None:
-    first = rank_queries(SCORES, OWNER)
+    first = queries_in(SCORES, OWNER)
     with pytest.raises(ScoreError, match="'b' has 6 images and 12 captions in other places than 'a'"):
-        check_same_queries([first, rank_queries(SCORES[:6, :12], OWNER[:12])], ["a", "b"])
+        check_same_queries([first, queries_in(SCORES[:6, :12], OWNER[:12])], ["a", "b"])
     with pytest.raises(ScoreError, match="Expected the same split and folds"):
-        check_same_queries([first, rank_queries(SCORES, OWNER, folds=3)], ["a", "b"])
+        check_same_queries([first, queries_in(SCORES, OWNER, folds=3)], ["a", "b"])

@@ -6,8 +6,9 @@ import torch
 
 from patchword.errors import ScoreError
 from patchword.evaluate.folds import fold_parts, recall_by_fold
-from patchword.evaluate.ranks import QueryRanks, rank_scores
+from patchword.evaluate.ranks import rank_scores
 from patchword.evaluate.recall import COLUMNS, chance, hit_probability, recall_report
+from patchword.scoring.query_ranks import QueryRanks
 
 
 def test_without_ties_all_three_agree_with_a_sort() -> None:
@@ -88,12 +89,12 @@ def test_folds_are_diagonal_blocks_averaged() -> None:
     rng = np.random.default_rng(4)
     scores, owner = rng.random((20, 100)).astype(np.float32), np.arange(100) // 5
     found = recall_by_fold(scores, owner, 4)
-    assert found.table.shape == (4, 13)
+    assert found.numbers.shape == (4, 13)
     for k in range(4):
         block = scores[5 * k : 5 * k + 5, 25 * k : 25 * k + 25]
         alone = recall_report(rank_scores(block, np.arange(25) // 5)).pessimistic.columns
-        np.testing.assert_array_equal(found.table[k], alone)
-    np.testing.assert_allclose(found.mean.pessimistic.columns, found.table.mean(axis=0), rtol=1e-12)
+        np.testing.assert_array_equal(found.numbers[k], alone)
+    np.testing.assert_allclose(found.mean.pessimistic.columns, found.numbers.mean(axis=0), rtol=1e-12)
 
 
 def test_folds_of_scattered_captions_and_torch_scores() -> None:
@@ -102,7 +103,7 @@ def test_folds_of_scattered_captions_and_torch_scores() -> None:
     order = rng.permutation(18)
     plain = recall_by_fold(scores, owner, 2)
     moved = recall_by_fold(torch.as_tensor(scores[:, order]), owner[order], 2)
-    np.testing.assert_array_equal(moved.table, plain.table)
+    np.testing.assert_array_equal(moved.numbers, plain.numbers)
     assert not isinstance(fold_parts(owner[order], 6, 2)[0][1], slice)
 
 

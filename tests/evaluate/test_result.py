@@ -78,7 +78,7 @@ def test_coco_in_five_folds(coco: tuple[Split, np.ndarray]) -> None:
     split, scores = coco
     result = evaluate_scores(scores, split, protocol="coco-1k-5fold")
     assert result.folds is not None
-    assert result.folds.table.shape == (5, 13)
+    assert result.folds.numbers.shape == (5, 13)
     assert result.to_json()["denominators"] == {"i2t": 1000, "t2i": 5000, "folds": 5}
     assert "mean of 5 folds" in result.table()
     assert result.chance.rsum == pytest.approx(3.2, abs=0.01)

@@ -4,17 +4,17 @@ from itertools import product
 
 import numpy as np
 import pytest
-from evaluate_toys import noisy_scores
+from evaluate_toys import noisy_scores, queries_in
 
 from patchword.errors import ScoreError
-from patchword.evaluate.queries import METRICS, Queries, rank_queries
+from patchword.evaluate.queries import METRICS, Queries
 from patchword.evaluate.significance import bootstrap_intervals, paired_test, resampled
 
 OWNER = np.repeat(np.arange(60), 5)
 
 
 def run(strength: float, seed: int, owner: np.ndarray = OWNER, folds: int = 1) -> Queries:
-    return rank_queries(noisy_scores(owner, int(owner.max()) + 1, strength=strength, seed=seed), owner, folds=folds)
+    return queries_in(noisy_scores(owner, int(owner.max()) + 1, strength=strength, seed=seed), owner, folds=folds)
 
 
 def test_an_image_is_drawn_with_all_its_captions() -> None:
@@ -56,8 +56,8 @@ def test_the_interval_has_the_width_of_the_binomial_where_captions_are_independe
 def test_captions_that_move_together_widen_the_interval() -> None:
     """Five copies of one caption are no five queries: a bootstrap over captions would halve the interval."""
     owner, base = np.repeat(np.arange(100), 5), noisy_scores(np.arange(100), 100, strength=0.5)
-    copies = rank_queries(np.repeat(base, 5, axis=1), owner)
-    single = rank_queries(base, np.arange(100))
+    copies = queries_in(np.repeat(base, 5, axis=1), owner)
+    single = queries_in(base, np.arange(100))
     low, high = bootstrap_intervals(copies).of("t2i_r1")
     a, b = bootstrap_intervals(single).of("t2i_r1")
     assert high - low == pytest.approx(b - a, rel=0.2)

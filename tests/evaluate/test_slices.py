@@ -5,16 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluate_toys import noisy_scores, toy_split
+from evaluate_toys import noisy_scores, queries_in, toy_split
 
 from patchword.data.extras import find_extras
 from patchword.errors import DataError
-from patchword.evaluate.queries import rank_queries
 from patchword.evaluate.slices import objects_of, slice_queries, slices_table
 
 OWNER = np.repeat(np.arange(10), [1, 2, 3, 1, 2, 3, 1, 2, 3, 2])
 M = len(OWNER)
-QUERIES = rank_queries(noisy_scores(OWNER, 10, strength=0.5), OWNER)
+QUERIES = queries_in(noisy_scores(OWNER, 10, strength=0.5), OWNER)
 
 
 def test_parts_add_up_to_the_whole() -> None:
@@ -53,7 +52,7 @@ def test_repeated_texts_are_told_apart() -> None:
 
 def test_one_kind_alone_is_no_slice() -> None:
     owner = np.arange(6)
-    queries = rank_queries(noisy_scores(owner, 6), owner)
+    queries = queries_in(noisy_scores(owner, 6), owner)
     assert slice_queries(queries, [f"two words {k}" for k in range(6)]) == ()
     assert slices_table(()) == ""
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from patchword.data.table import Split
 from patchword.evaluate.compare import TITLES, difference_rows, largest_differences, paired_rows
 from patchword.evaluate.queries import METRICS
-from patchword.evaluate.report_page import table, text
-from patchword.evaluate.report_rows import ReportRun
 from patchword.evaluate.significance import paired_test
 from patchword.evaluate.slices import objects_of, slice_queries
+from patchword.html.page import table, text
+from patchword.report.rows import ReportRun
 
 
 def certainty_section(runs: Sequence[ReportRun], split: Split) -> str:

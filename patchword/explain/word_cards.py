@@ -1,12 +1,13 @@
-"""Lit words in a report: a caption with the part of every word, and the boxes that its strongest words looked at."""
+"""Lit words on a page: a caption with the part of every word, and the boxes that its strongest words looked at."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
-from patchword.evaluate.report_page import COLOURS, Thumbnail, tag, text
 from patchword.explain.lit_words import LitWord, lit_words, telling_patches
+from patchword.html.page import COLOURS, tag, text
+from patchword.html.thumbnails import Thumbnail
 from patchword.types import Alignment
 
 _SIDE = 320  # of the drawing; pictures are stretched to it

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from patchword.evaluate.report_page import COLOURS, tag, text
+from patchword.html.page import COLOURS, tag, text
 
 _W, _H = 420, 250  # of the drawing
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 14, 38  # around the plot

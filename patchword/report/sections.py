@@ -7,10 +7,11 @@ from html import escape
 
 from patchword.data.table import Split
 from patchword.evaluate.protocols import PROTOCOLS
-from patchword.evaluate.recall import DEFINITION, RecallTable
-from patchword.evaluate.report_curves import Curve, RunLog, chart
-from patchword.evaluate.report_page import Thumbnails, bullets, table, tag, text
-from patchword.evaluate.report_rows import ReportRun
+from patchword.evaluate.recall import DEFINITION
+from patchword.html.page import bullets, table, tag, text
+from patchword.html.thumbnails import Thumbnails
+from patchword.report.curves import Curve, RunLog, chart
+from patchword.report.rows import ReportRun
 
 _SETTINGS = (
     ("data", "data", "root"),
@@ -27,7 +28,8 @@ _SETTINGS = (
 def results_section(runs: Sequence[ReportRun]) -> str:
     """The table of recalls, with everything needed to judge it."""
     main = runs[-1].evaluation
-    rows = [_row("chance", main.chance), *(_row(run.name, run.evaluation.headline) for run in runs)]
+    named = [("chance", main.chance), *((run.name, run.evaluation.headline) for run in runs)]
+    rows = [[name, *recall.cells(unknown="–")] for name, recall in named]
     groups = tag(
         "tr",
         tag("td", "") + text("th", "image → text", colspan=4) + text("th", "text → image", colspan=4) + tag("td", ""),
@@ -43,14 +45,6 @@ def results_section(runs: Sequence[ReportRun]) -> str:
     return table(head, rows, groups=groups, strong=len(rows) - 1) + "".join(
         text("p", fact, class_="note") for fact in facts
     )
-
-
-def _row(name: str, recall: RecallTable) -> list[str]:
-    cells = [name]
-    for part in (recall.i2t, recall.t2i):
-        cells += [f"{value:.1f}" for value in (part.r1, part.r5, part.r10)]
-        cells.append("–" if part.medr is None else f"{part.medr:g}")
-    return [*cells, f"{recall.rsum:.1f}"]
 
 
 def _selection(run: ReportRun) -> str:

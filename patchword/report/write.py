@@ -14,14 +14,14 @@ from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.evaluate.benchmark import Benchmark
 from patchword.evaluate.recall import RecallTable
-from patchword.evaluate.report_examples import choose_examples
-from patchword.evaluate.report_page import Thumbnails, bullets, page, section, table, tag, text
-from patchword.evaluate.report_rows import ReportRun, report_row, report_run
-from patchword.evaluate.report_searches import searches_section, words_section
-from patchword.evaluate.report_sections import again_section, notes_section, results_section, training_section
-from patchword.evaluate.report_statistics import certainty_section, slices_section
-
-__all__ = ["ReportRun", "report_row", "report_run", "write_benchmark", "write_report"]
+from patchword.files import write_whole
+from patchword.html.page import bullets, page, section, table, tag, text
+from patchword.html.thumbnails import Thumbnails
+from patchword.report.examples import choose_examples
+from patchword.report.rows import ReportRun
+from patchword.report.searches import searches_section, words_section
+from patchword.report.sections import again_section, notes_section, results_section, training_section
+from patchword.report.statistics import certainty_section, slices_section
 
 
 def write_report(
@@ -84,9 +84,7 @@ def _write(path: Path, heading: str, body: str) -> Path:
         "footer", f"Made by patchword {patchword.__version__}. One file; nothing in it is loaded from elsewhere."
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(page(heading, body), encoding="utf-8")
-    fresh.replace(path)
+    write_whole(path, page(heading, body))
     return path
 
 

@@ -20,13 +20,15 @@ from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.errors import ConfigError
 from patchword.evaluate.benchmark import Benchmark
-from patchword.evaluate.report import report_run, write_benchmark, write_report
-from patchword.evaluate.report_curves import Curve, chart, log_ticks, read_log, round_ticks
-from patchword.evaluate.report_examples import choose_examples, leads
-from patchword.evaluate.report_page import STYLE, Thumbnails
+from patchword.html.page import STYLE
+from patchword.html.thumbnails import Thumbnails
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.model import Model
+from patchword.report.curves import Curve, chart, log_ticks, read_log, round_ticks
+from patchword.report.examples import choose_examples, leads
+from patchword.report.rows import report_run
+from patchword.report.write import write_benchmark, write_report
 from patchword.types import Images
 
 EVIL = "<script>alert(1)</script> a \"red\" ball & 'box'"

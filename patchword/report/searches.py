@@ -5,10 +5,11 @@ from __future__ import annotations
 from html import escape
 
 from patchword.data.table import Split
-from patchword.evaluate.report_examples import Examples, Found
-from patchword.evaluate.report_page import Thumbnails, picture_tile, tag, text
-from patchword.evaluate.report_rows import ReportRun
-from patchword.evaluate.report_words import lit_pair, why_wrong
+from patchword.explain.word_cards import lit_pair, why_wrong
+from patchword.html.page import tag, text
+from patchword.html.thumbnails import Thumbnails, picture_tile
+from patchword.report.examples import Examples, Found
+from patchword.report.rows import ReportRun
 
 TWINS_FROM = 0.9  # correlation of two pictures' scores from which the page calls them twins
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from patchword.data.table import Split
 from patchword.evaluate.matrix import as_array
 from patchword.evaluate.members import Member
-from patchword.evaluate.report_curves import RunLog, read_log
 from patchword.evaluate.result import Evaluation
 from patchword.evaluate.run import evaluate_model
 from patchword.explain.lit_words import light_words
 from patchword.model import Model, load
+from patchword.report.curves import RunLog, read_log
 from patchword.types import Alignment
 
 PLAIN_NAMES = {"chan": "CHAN", "vse_inf": "VSE-infinity"}

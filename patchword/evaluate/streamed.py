@@ -1,0 +1,111 @@
+"""Evaluation without a score matrix: tiles of scores are counted as they go by, or replaced by proven bounds.
+
+The result is that of the whole matrix, rank by rank and tie by tie (``patchword.scoring.ranks``).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from rich.console import Console
+
+from patchword.console import Report
+from patchword.data.table import Split
+from patchword.evaluate.folds import fold_parts
+from patchword.evaluate.ranks import Ranks
+from patchword.evaluate.result import Evaluation, choose_protocol, evaluation_of, notes_of
+from patchword.evaluate.run import encode_split, provenance_of
+from patchword.model import Model
+from patchword.scoring.bounds import Screened
+from patchword.scoring.query_ranks import QueryRanks
+from patchword.scoring.ranks import StreamedRanks, ranks
+from patchword.types import Encoded
+
+
+def evaluate_streamed(
+    model: Model,
+    split: Split,
+    *,
+    how: Literal["streamed", "certified"] = "streamed",
+    protocol: str = "auto",
+    batch: int = 256,
+    folder: Path | None = None,
+    console: Console | None = None,
+) -> Evaluation:
+    """Evaluate a model on a split without ever holding its scores.
+
+    Args:
+        model: loaded.
+        split: with images.
+        how: ``streamed`` scores every pair in float32; ``certified`` scores only those whose bounds touch a rank.
+        protocol: named protocol, or ``auto``. The folds of a protocol are ranked one by one.
+        batch: items encoded at a time.
+        folder: keep finished parts there, and go on with those that are there.
+        console: where progress goes.
+
+    Raises:
+        ScoreError: scores are not finite, the protocol does not fit the split, or the method has no certified mode.
+    """
+    console = console if console is not None else Console(quiet=True)
+    started = time.monotonic()
+    where = provenance_of(model, split)
+    chosen = choose_protocol(protocol, where, split.n_images, split.n_captions)
+    images, captions = encode_split(model, split, batch=batch, console=console)
+    encoded = time.monotonic()
+    owner = np.asarray(split.owner)
+    found: list[StreamedRanks] = []
+    parts = fold_parts(owner, split.n_images, chosen.folds)
+    with Report(split.n_images * split.n_captions // len(parts), "ranking", "pairs", console) as shown:
+        for number, (rows, columns) in enumerate(parts):
+            found.append(
+                ranks(
+                    model,
+                    images.slice(rows.start, rows.stop),
+                    _select(captions, columns),
+                    owner[columns] - rows.start,
+                    precision="certified" if how == "certified" else "float32",
+                    progress=shown.advance,
+                    folder=None if folder is None else folder / f"fold{number}",
+                )
+            )
+    seconds = (encoded - started, time.monotonic() - encoded)
+    each = [_constant(one) for one in found]
+    return evaluation_of(
+        [Ranks(one.i2t, one.t2i) for one in found],
+        owner,
+        split.n_images,
+        chosen,
+        provenance=provenance_of(model, split, *seconds),
+        id_check=f"{split.n_images:,} unique image ids of {split.dataset}/{split.name}",
+        dtype="float32",
+        constant=(sum(rows for rows, _ in each), sum(columns for _, columns in each)),
+        notes=(*notes_of(split), *screening_note([one.screened for one in found if one.screened is not None])),
+    )
+
+
+def _select(captions: Encoded, columns: slice | Int[np.ndarray, " m"]) -> Encoded:
+    if isinstance(columns, slice):
+        return captions.slice(columns.start, columns.stop)
+    return captions.select(torch.from_numpy(columns))
+
+
+def _constant(found: StreamedRanks) -> tuple[int, int]:
+    """Images and captions whose scores are all alike: as many as there are equal the best right one."""
+    return _alike(found.i2t, len(found.t2i)), _alike(found.t2i, len(found.i2t))
+
+
+def _alike(queries: QueryRanks, gallery: int) -> int:
+    return int((queries.equal + queries.positives == gallery).sum()) if gallery > 1 else 0
+
+
+def screening_note(screened: list[Screened]) -> tuple[str, ...]:
+    """How many pairs had to be scored in float32."""
+    if not screened:
+        return ()
+    pairs, again = sum(one.pairs for one in screened), sum(one.again + one.tiled for one in screened)
+    return (f"certified ranks: bounds of all pairs ({screened[0].about}), {again / max(1, pairs):.1%} scored again",)

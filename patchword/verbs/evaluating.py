@@ -1,0 +1,281 @@
+"""The verb that evaluates: runs, score files or an ensemble, under a protocol or against a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from patchword.errors import ConfigError
+from patchword.verbs.options import (
+    Directory,
+    File,
+    Flag,
+    Fusion,
+    OptionalCount,
+    OptionalPath,
+    OptionalText,
+    ProtocolName,
+    Weights,
+)
+from patchword.verbs.output import say, say_json, show
+
+if TYPE_CHECKING:
+    from patchword.data.table import Split
+    from patchword.evaluate.result import Evaluation
+    from patchword.evaluate.slices import Slice
+
+HOW = arg(metavar="HOW", help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be asked of an evaluation.
+
+    Attributes:
+        run: run or checkpoint folder; several are fused.
+        data: data folder.
+        split: split of it.
+        name: data set name, when the folder does not say it.
+        protocol: auto, coco-5k, coco-1k-5fold, cxc ... (docs/evaluate.md)
+        scores: a saved matrix instead (.safetensors or .npy).
+        how: several are fused by their mean, zscore or rank.
+        weights: one for each of several.
+        ranks: from the matrix; streamed or certified: without holding it.
+        seeds: several runs of one recipe: mean and deviation.
+        banks: mean and deviation over N random parts (SCTA).
+        annotations: files of cxc, eccv, sugarcrepe, rococo ...
+        caption_ids: COCO number of every caption (cxc, eccv).
+        intra: auto, dot, score or pooled, between two captions (cxc).
+        save_scores: also save the matrix (.safetensors).
+        per_query: also write every query's rank (.jsonl).
+        html: also write a report that is read offline.
+        slices: also show recall over parts of the queries.
+        compat_fold_adjacency: the authors' 5-fold mistake (CEFG).
+        limit: only the first images.
+        json: print JSON.
+    """
+
+    run: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN ...", help_behavior_hint="")]] = ()
+    data: Directory = None
+    split: str = "test"
+    name: OptionalText = None
+    protocol: ProtocolName = "auto"
+    scores: File = None
+    how: Fusion = "mean"
+    weights: Weights = ()
+    ranks: Annotated[Literal["matrix", "streamed", "certified"], HOW] = "matrix"
+    seeds: Flag = False
+    banks: OptionalCount = None
+    annotations: OptionalPath = None
+    caption_ids: File = None
+    intra: Annotated[Literal["auto", "dot", "score", "pooled"], HOW] = "auto"
+    save_scores: File = None
+    per_query: File = None
+    html: File = None
+    slices: Flag = False
+    compat_fold_adjacency: Flag = False
+    limit: OptionalCount = None
+    json: Flag = False
+
+    def evaluate(self) -> int:
+        """Evaluate what was asked for.
+
+        Raises:
+            ConfigError: nothing was named, or options contradict each other.
+        """
+        from patchword.evaluate.benchmarks import BENCHMARKS
+
+        if self.run and self.scores is not None:
+            raise ConfigError(
+                f"'{self.run[0]}' and --scores '{self.scores}' were given. Evaluate a run or a saved matrix, not both."
+            )
+        if not self.sources or (self.data is None and self.runs):
+            raise ConfigError(
+                "nothing to evaluate. Give a run and its data (patchword evaluate RUN --data DIR), or --scores FILE."
+            )
+        if self.protocol in BENCHMARKS:
+            return self._benchmark()
+        self._refuse("a named protocol", "annotations", "caption_ids")
+        if self.seeds:
+            return self._seeds()
+        if self.banks is not None:
+            return self._banks(self.banks)
+        return self._members() if self.ranks == "matrix" else self._streamed(self.ranks)
+
+    @property
+    def sources(self) -> list[Path]:
+        """Runs and score files."""
+        return [self.scores] if self.scores is not None else list(self.run)
+
+    @property
+    def runs(self) -> list[Path]:
+        """Those of them that are no score files."""
+        from patchword.evaluate.members import is_score_file
+
+        return [source for source in self.sources if not is_score_file(source)]
+
+    def _one_run(self, option: str) -> tuple[Path, Path]:
+        """The only run and its data.
+
+        Raises:
+            ConfigError: there are others.
+        """
+        if len(self.sources) != 1 or not self.runs or self.data is None:
+            raise ConfigError(f"{option} needs one run and its data: patchword evaluate RUN --data DIR {option} ...")
+        return self.runs[0], self.data
+
+    def _benchmark(self) -> int:
+        from patchword.evaluate.benchmarks import evaluate_benchmark
+        from patchword.report.write import write_benchmark
+
+        self._refuse(f"--protocol {self.protocol}", *MATRIX_OUTPUTS, "slices", "seeds", "banks", "ranks")
+        found = evaluate_benchmark(
+            self.protocol,
+            self.sources,
+            self.data,
+            annotations=self.annotations,
+            split=self.split,
+            dataset=self.name,
+            limit=self.limit,
+            caption_ids=self.caption_ids,
+            intra=self.intra,
+            how=self.how,
+            weights=list(self.weights) or None,
+            console=Console(stderr=True),
+        )
+        if self.html is not None:
+            write_benchmark(self.html, found)
+        return show(found.to_json(), found.table(), json=self.json)
+
+    def _seeds(self) -> int:
+        from patchword.evaluate.seeds import evaluate_seeds
+
+        self._refuse("--seeds", *MATRIX_OUTPUTS, "slices", "html", "banks", "weights", "ranks")
+        report = evaluate_seeds(
+            self.sources,
+            self.data,
+            split=self.split,
+            name=self.name,
+            protocol=self.protocol,
+            limit=self.limit,
+            console=Console(stderr=True),
+        )
+        return show(report.to_json(), report.table(), json=self.json)
+
+    def _banks(self, count: int) -> int:
+        from patchword.evaluate.banks import evaluate_banks_of
+
+        self._refuse("--banks", *MATRIX_OUTPUTS, "slices", "html", "ranks")
+        run, data = self._one_run("--banks")
+        spread = evaluate_banks_of(
+            run, data, count, split=self.split, name=self.name, protocol=self.protocol, limit=self.limit
+        )
+        return show(spread.to_json(), spread.table(), json=self.json)
+
+    def _streamed(self, how: Literal["streamed", "certified"]) -> int:
+        from patchword.evaluate.run import open_for
+        from patchword.evaluate.streamed import evaluate_streamed
+        from patchword.model import load
+
+        self._refuse(f"--ranks {how}", *MATRIX_OUTPUTS, "html", "compat_fold_adjacency")
+        run, data = self._one_run("--ranks")
+        model = load(run)
+        split = open_for(model, data, self.split, name=self.name, limit=self.limit)
+        result = evaluate_streamed(model, split, how=how, protocol=self.protocol, console=Console(stderr=True))
+        return self._say(result, split)
+
+    def _members(self) -> int:
+        """One run or matrix, or the ensemble of several, under a named protocol."""
+        from patchword.evaluate.members import join_members, open_members
+        from patchword.evaluate.queries import write_queries
+        from patchword.evaluate.scores_file import write_scores
+
+        if self.html is not None and self.data is None:
+            raise ConfigError("--html shows captions and pictures, which a score file does not hold. Add --data DIR.")
+        if self.weights and len(self.sources) < 2:
+            raise ConfigError(f"--weights {' '.join(map(str, self.weights))} for one run. Weights are for several.")
+        members = open_members(
+            self.sources,
+            self._opened(),
+            split=self.split,
+            name=self.name,
+            limit=self.limit,
+            console=Console(stderr=True),
+        )
+        one = members[0] if len(members) == 1 else join_members(members, self.how, list(self.weights) or None)
+        result = one.evaluate(self.protocol)
+        each = [member.evaluate(self.protocol) for member in members] if len(members) > 1 else []
+        if self.save_scores is not None:
+            write_scores(self.save_scores, one.saved)
+        if self.per_query is not None:
+            captions = None if one.split is None else one.split.captions
+            ids = one.saved.image_ids
+            write_queries(self.per_query, one.saved.scores, result.queries, image_ids=ids, captions=captions)
+        if self.html is not None and one.split is not None:
+            from patchword.report.rows import report_row
+            from patchword.report.write import write_report
+
+            rows = [report_row(member, found) for member, found in zip(members, each, strict=False)]
+            write_report(self.html, runs=[*rows, report_row(one, result)], split=one.split)
+        names = [member.name for member in members]
+        return self._say(result, one.split, list(zip(names, each, strict=False)))
+
+    def _say(self, result: Evaluation, split: Split | None, members: Sequence[tuple[str, Evaluation]] = ()) -> int:
+        """Print an evaluation, with its slices and the members of an ensemble."""
+        from patchword.evaluate.slices import objects_of, slice_queries, slices_table
+
+        parts: tuple[Slice, ...] = ()
+        if self.slices:
+            captions, objects = (None, None) if split is None else (split.captions, objects_of(split))
+            parts = slice_queries(result.queries, captions, objects=objects)
+        if self.json:
+            members_json = {"members": [found.to_json() for _, found in members]} if members else {}
+            slices_json = {"slices": [part.to_json() for part in parts]} if self.slices else {}
+            say_json({**result.to_json(), **members_json, **slices_json})
+            return 0
+        for name, found in members:
+            say(f"{name}: rsum {found.headline.rsum:.1f}")
+        if members:
+            say(f"\nensemble ({self.how}) of {len(members)}:")
+        say(result.table())
+        if self.slices:
+            say(f"\n{slices_table(parts) or 'all queries are of one kind'}")
+        return 0
+
+    def _opened(self) -> Path | Split | None:
+        """The data; opened where its adjacency is that of the authors' folds."""
+        if not self.compat_fold_adjacency or self.data is None:
+            return self.data
+        from patchword.data.adjacency import compat_fold_adjacency
+        from patchword.data.open import open_split
+
+        return compat_fold_adjacency(
+            open_split(self.data, self.split, name=self.name, images="features", limit=self.limit)
+        )
+
+    def _refuse(self, beside: str, *options: str) -> None:
+        """Refuse options that say nothing here, rather than ignore them.
+
+        Raises:
+            ConfigError: naming the first.
+        """
+        for option in options:
+            if getattr(self, option) != getattr(Options, option):
+                raise ConfigError(f"--{option.replace('_', '-')} does not go with {beside}. Leave one of them out.")
+
+
+MATRIX_OUTPUTS = ("save_scores", "per_query")
+
+
+def evaluate(options: Annotated[Options, arg(name="")]) -> int:
+    """Evaluate a run or checkpoint on a split, or a saved score matrix; several of them as an ensemble.
+
+    Args:
+        options: what is evaluated, and how.
+    """
+    return options.evaluate()
