@@ -36,9 +36,9 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         ("patchword doctor data path/to/f30k --name f30k", "patchword doctor recipe recipes/chan_scenes.yaml"),
     ),
     "prepare": (
-        "patchword.verbs.data:prepare",
+        "patchword.verbs.preparing:prepare",
         "compute once what a method reads beside the features",
-        ("patchword prepare adjacency data/f30k", "patchword prepare adjacency data/scenes --sectors all"),
+        ("patchword prepare adjacency data/f30k --sectors all", "patchword prepare graphs data/f30k --conllu parses"),
     ),
     "extract": (
         "patchword.verbs.data:extract",

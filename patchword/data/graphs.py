@@ -1,4 +1,4 @@
-"""Where the graphs of captions come from: a PENMAN or text file, a parser, a dependency parse given by the user.
+"""Where the graphs of captions come from: a PENMAN or text file, or a parser (`dependency_graphs`: a dependency parse).
 
 No parser is part of this library. The main path is a PENMAN file that was made elsewhere; amrlib and HanLP are imported
 only when they are used, with models that lie in a local folder.
@@ -163,64 +163,3 @@ def _imported(name: str, how: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise ConfigError(f"{name} can not be imported ({error}). Install it: {how}.") from None
-
-
-CONTENT = frozenset({"NOUN", "PROPN", "VERB", "ADJ", "ADV", "NUM"})
-
-
-@dataclass(frozen=True)
-class Dependencies:
-    """Graphs from a loaded spaCy or Stanza pipeline: not AMR, but content words and the dependencies between them.
-
-    A word between two content words is passed over: the edge goes to the nearest content word above.
-
-    Attributes:
-        pipeline: called with a sentence; gives tokens with part of speech, lemma, head and relation.
-    """
-
-    pipeline: Callable[[str], Any]
-
-    def graphs(self, captions: Sequence[str]) -> list[Graph | None]:
-        """Graphs in caption order; None for a sentence without content words."""
-        return [self._graph(_tokens(self.pipeline(caption))) for caption in captions]
-
-    def _graph(self, tokens: list[tuple[str, str, int, str]]) -> Graph | None:
-        kept = [k for k, token in enumerate(tokens) if token[1] in CONTENT]
-        if not kept:
-            return None
-        edges = []
-        for k in kept:
-            head, steps = tokens[k][2], 0
-            while head >= 0 and head not in kept and steps < len(tokens):
-                head, steps = tokens[head][2], steps + 1
-            if head in kept and head != k:
-                edges.append((f"w{head}", f":{tokens[k][3]}", f"w{k}"))
-        below = {target for _, _, target in edges}
-        top = next((f"w{k}" for k in kept if f"w{k}" not in below), f"w{kept[0]}")
-        names = {f"w{k}": tokens[k][0] for k in kept}
-        children = {name: [target for source, _, target in edges if source == name] for name in names}
-        order: list[str] = []
-        waiting = [*reversed([name for name in names if name != top and name not in below]), top]
-        while waiting:
-            name = waiting.pop()
-            if name not in order:
-                order.append(name)
-                waiting += reversed(children[name])
-        order += [name for name in names if name not in order]
-        return Graph(top, tuple((name, names[name]) for name in order), tuple(edges), metadata={"kind": "dependencies"})
-
-
-def _tokens(parsed: Any) -> list[tuple[str, str, int, str]]:
-    """(lemma, part of speech, position of the head or -1, relation) of every token of a spaCy or Stanza document."""
-    if hasattr(parsed, "sentences"):  # Stanza: heads count from 1 within a sentence, 0 is the root
-        found: list[tuple[str, str, int, str]] = []
-        for sentence in parsed.sentences:
-            start = len(found)
-            for word in sentence.words:
-                head = start + word.head - 1 if word.head else -1
-                found.append(((word.lemma or word.text).lower(), word.upos, head, word.deprel))
-        return found
-    return [
-        ((token.lemma_ or token.text).lower(), token.pos_, -1 if token.head.i == token.i else token.head.i, token.dep_)
-        for token in parsed
-    ]

@@ -105,6 +105,46 @@ def read_graphs(path: Path) -> list[Graph]:
     return parse_graphs(read_text(path), f"'{path}'")
 
 
+def to_penman(graph: Graph) -> str:
+    """A graph in PENMAN notation, on one line; parts without a way from the root hang below ``multi-sentence``.
+
+    Example:
+        >>> to_penman(parse_graphs("(d / dog :ARG0-of (r / run-02 :time (n / now)) :quant 2)")[0])
+        '(d / dog :quant 2 :ARG0-of (r / run-02 :time (n / now)))'
+    """
+    written, told = set[str](), set[int]()
+    concepts = dict(graph.nodes)
+
+    def node(name: str) -> str:
+        written.add(name)
+        concept = concepts[name]
+        parts = [name if concept is None else f"{name} / {_symbol(concept)}"]
+        parts += [f"{role} {value}" for source, role, value in graph.attributes if source == name and value is not None]
+        for number, (source, role, target) in enumerate(graph.edges):
+            if number in told or (source != name and (target != name or source in written)):
+                continue
+            told.add(number)
+            if source == name:
+                parts.append(f":{_symbol(role[1:])} {target if target in written else node(target)}")
+            else:
+                parts.append(f":{_symbol(role[1:])}-of {node(source)}")
+        return f"({' '.join(parts)})"
+
+    if graph.top is None:
+        return ""
+    trees = [node(graph.top)]
+    trees += [node(name) for name, _ in graph.nodes if name not in written]
+    if len(trees) == 1:
+        return trees[0]
+    joined = " ".join(f":snt{k} {tree}" for k, tree in enumerate(trees, start=1))
+    return f"(multi / multi-sentence {joined})"
+
+
+def _symbol(text: str) -> str:
+    """A word without the characters that mean something in PENMAN."""
+    return re.sub(r'[\s"()/:~]+', "-", text)
+
+
 class _Reader:
     """Tokens with their lines; empty lines and the end are tokens too."""
 

@@ -56,34 +56,6 @@ def doctor(
     return 0
 
 
-def prepare(
-    what: Positional[Literal["adjacency"]],
-    folder: Positional[Path],
-    name: OptionalText = None,
-    sectors: Literal["left", "all"] = "left",
-    json: bool = False,
-) -> int:
-    """Compute once what a method reads beside the features.
-
-    Args:
-        what: ``adjacency`` (CEFG): which regions are neighbours, from their boxes.
-        folder: data folder with features and boxes; ``<split>_ims_adjacency.npy`` is written beside them.
-        name: data set name, when the folder holds several.
-        sectors: ``left`` as the published script does, or ``all`` eight directions.
-        json: print JSON.
-    """
-    from patchword.data.adjacency_files import write_adjacency
-
-    written = write_adjacency(folder, name=name, sectors=sectors)
-    if json:
-        say_json([vars(one) for one in written])
-        return 0
-    for one in written:
-        crowded = f"; {one.crowded:.1%} of the regions have more than 5, of which CEFG reads 5" if one.crowded else ""
-        say(f"'{one.path}': {one.images:,} images, {one.mean:.2f} neighbours a region (itself included){crowded}")
-    return 0
-
-
 def extract(
     what: Positional[Literal["clip", "regions"]],
     folder: Positional[Path],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from patchword.data.dependency_graphs import Dependencies
 from patchword.data.graph_words import (
     GraphTexts,
     align,
@@ -20,7 +21,7 @@ from patchword.data.graph_words import (
     node_words,
     word_neighbours,
 )
-from patchword.data.graphs import Dependencies, Parser, PenmanFile, TextFile, amrlib_parser, hanlp_parser
+from patchword.data.graphs import Parser, PenmanFile, TextFile, amrlib_parser, hanlp_parser
 from patchword.data.penman import Graph, parse_graphs, read_graphs
 from patchword.data.tokenizers import WordTokenizer
 from patchword.data.vocab import Vocabulary
