@@ -32,7 +32,7 @@ from patchword.index.catalog import Catalog
 from patchword.index.collection import Collection
 from patchword.index.encode import to_rows
 from patchword.index.layout import IndexFolder
-from patchword.index.manifest import BackendChoice, Manifest, write_manifest
+from patchword.index.manifest import BackendChoice, Manifest, Pooling, write_manifest
 from patchword.index.model_hash import stamp_of
 from patchword.index.parallel import Cores, one_core
 from patchword.index.pooled import ANCHORS, PoolSpec, pool_kind
@@ -113,7 +113,7 @@ def make_setup(near: Path, run: Path | None, data: Path | None, dataset: str | N
         maker: Maker = Statistics()
         words = maker.captions(ANCHORS).vectors
         anchors = words[torch.randperm(len(words), generator=torch.Generator().manual_seed(0))[:ANCHORS]]
-        spec = PoolSpec("anchors", ANCHORS, maker.width, 0, {}, anchors)
+        spec = PoolSpec(Pooling(kind="anchors", width=ANCHORS, source=maker.width), anchors)
         return Setup(random_chan(near, maker.width), maker, spec, {**about, "sets": "statistics"})
     if data is None:
         raise ConfigError(f"'{run}' was given without data. Give --data, the folder whose images are multiplied.")
@@ -140,7 +140,7 @@ def random_chan(near: Path, width: int) -> Model:
 
 def build(place: IndexFolder, setup: Setup, images: int, backend: str) -> dict[str, Any]:
     """Make the index: shards as the writer of ``patchword index`` makes them."""
-    needed = images * (PATCH_BYTES * setup.maker.width + 2 * setup.spec.width)
+    needed = images * (PATCH_BYTES * setup.maker.width + 2 * setup.spec.pooling.width)
     place.path.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(place.path).free < needed + (2 << 30):
         raise ConfigError(f"an index of {images:,} images takes {needed / 1e9:.1f} GB, which '{place.path}' has not.")
@@ -151,7 +151,7 @@ def build(place: IndexFolder, setup: Setup, images: int, backend: str) -> dict[s
         model=stamp_of(setup.model),
         width=setup.maker.width,
         set_size=36,
-        pooled=setup.spec.to_json(),
+        pooled=setup.spec.pooling,
         backend=BackendChoice(kind=backend),
     )
     write_manifest(place, manifest)

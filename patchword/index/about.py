@@ -1,4 +1,4 @@
-"""What is in an index, in numbers."""
+"""Counting what the folder of an index holds."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from patchword.index.catalog import Catalog
 from patchword.index.layout import IndexFolder, open_folder
 from patchword.index.manifest import read_manifest
-from patchword.index.results import StoreInfo
-from patchword.index.schema import connect_to_read, one_view
+from patchword.index.results import FolderInfo
+from patchword.index.schema import connect_to_read, generation, one_view
 
 
-def info(index: Path | str | IndexFolder) -> StoreInfo:
-    """Count what an index holds. Cheap: no vector is read and no model loaded.
+def info(index: Path | str | IndexFolder) -> FolderInfo:
+    """Count what an index holds. This is cheap: no vector is read and no model is loaded.
 
     Raises:
         DataError: there is no index, or it can not be read.
@@ -30,7 +30,7 @@ def info(index: Path | str | IndexFolder) -> StoreInfo:
                 "GROUP BY roots.id ORDER BY roots.id"
             ).fetchall()
             skipped = connection.execute("SELECT count(*) FROM skipped").fetchone()[0]
-            generation = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0]
+            newest = generation(connection)
     finally:
         connection.close()
     by_kind = {row[0]: row[1:] for row in shards}
@@ -38,14 +38,13 @@ def info(index: Path | str | IndexFolder) -> StoreInfo:
     with Catalog(place) as catalog:
         columns = catalog.columns()
     stamp = manifest.model
-    pooled = manifest.pooled if isinstance(manifest.pooled, dict) else {}
-    return StoreInfo(
+    return FolderInfo(
         images=images[2],
         captions=captions[2],
         vectors=images[3],
         set_size=round(images[3] / images[1], 2) if images[1] else 0.0,
         width=manifest.width,
-        pooled={key: pooled[key] for key in ("kind", "width") if key in pooled},
+        pooled={"kind": manifest.pooled.kind, "width": manifest.pooled.width},
         model={"label": stamp.label, "method": stamp.method, "path": stamp.path, "hash": stamp.hash},
         roots=dict(roots),
         columns=columns,
@@ -59,10 +58,11 @@ def info(index: Path | str | IndexFolder) -> StoreInfo:
             "catalog": _size(place.catalog),
             "shortlist": sum(_size(path) for path in place.shortlist.rglob("*")) if place.shortlist.is_dir() else 0,
         },
-        generation=generation,
+        generation=newest,
         created=manifest.created,
     )
 
 
 def _size(path: Path) -> int:
+    """The bytes of a file; 0 where there is none."""
     return path.stat().st_size if path.is_file() else 0

@@ -28,7 +28,7 @@ class Asked(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Q."""
+        """The number of queries, Q."""
 
     @abstractmethod
     def scores(self, sets: Encoded) -> Float[Tensor, "n Q"]:
@@ -132,7 +132,7 @@ class ImageQueries(Asked):
 
     def pooled(self, spec: PoolSpec) -> Float[Tensor, "Q G"]:
         """Weighted sums of the vectors of the parts."""
-        found = torch.zeros(len(self), spec.width)
+        found = torch.zeros(len(self), spec.pooling.width)
         if self.texts is not None and len(self.texts):
             found = self.text_weights.T @ spec.pool_captions(self.texts)
         if self.images is not None and len(self.images):
@@ -141,7 +141,7 @@ class ImageQueries(Asked):
 
 
 def weighted(scores: Float[Tensor, "n P"], weights: Float[Tensor, "P Q"]) -> Float[Tensor, "n Q"]:
-    """scores @ weights; exactly the scores where each query is one part."""
+    """Compute ``scores @ weights``. Where each query is one part, these are exactly its scores."""
     if weights.shape[0] == weights.shape[1] and torch.equal(weights, torch.eye(len(weights))):
         return scores
     return scores @ weights
@@ -176,5 +176,5 @@ class CaptionQueries(Asked):
         return Scorer(self.method, sets.float())(self.images).T
 
     def pooled(self, spec: PoolSpec) -> Float[Tensor, "Q G"]:
-        """The images' vectors."""
+        """The vectors of the images."""
         return spec.pool_images(self.images)

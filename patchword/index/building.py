@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from patchword.index.estimate import bytes_per_image, require_space, size_text
 from patchword.index.features import FeatureFolder, Spot, feature_source
 from patchword.index.layout import IndexFolder, is_index, sync_folder
 from patchword.index.lock import writer_lock
-from patchword.index.manifest import BackendChoice, FeatureSource, Manifest, write_manifest
+from patchword.index.manifest import BackendChoice, FeatureSource, Manifest, PoolKind, write_manifest
 from patchword.index.model_hash import open_model, stamp_of
-from patchword.index.pooled import Kind, pool_kind
+from patchword.index.pooled import pool_kind
 from patchword.index.results import Changes
 from patchword.index.roots import locate, root_for
 from patchword.index.scan import scan_folder
-from patchword.index.schema import connect_to_write, create
-from patchword.index.syncing import THREADS, Settings, sync_locked
+from patchword.index.schema import connect_to_write, count_items, create
+from patchword.index.syncing import THREADS, EncodeOptions, sync_locked
 from patchword.index.writer import Writer, write_locked
 from patchword.methods.clip import Interaction
 from patchword.model import Model, load
@@ -50,7 +51,7 @@ def build(
     batch: int = 32,
     threads: int = THREADS,
     shard_mb: int | float = 256.0,
-    pooled: Kind | None = None,
+    pooled: PoolKind | None = None,
     backend: str = "exact",
     backend_options: Mapping[str, Any] | None = None,
     console: Console | None = None,
@@ -82,7 +83,7 @@ def build(
         DataError: the folder is missing, another process writes, or the disk has not enough room.
         ConfigError: the place is taken, or model and input do not fit.
     """
-    settings = Settings(None, device, batch, threads, console)
+    options = EncodeOptions(None, device, batch, threads, console)  # refuses wrong numbers before anything is loaded
     if shard_mb <= 0:
         raise ConfigError(f"`shard_mb` is {shard_mb}. Expected a size above 0, such as 256.")
     if folder is None and features is None:
@@ -95,7 +96,6 @@ def build(
     place = IndexFolder(Path(out))
     loaded = model if isinstance(model, Model) else load(model, device=device, interaction=interaction)
     source = None if features is None else feature_source(features, name=name, splits=splits, names=feature_names)
-    settings = Settings(loaded, device, batch, threads, console)
     with contextlib.ExitStack() as stack:
         if is_index(place.path):
             stack.enter_context(writer_lock(place.lock, "build"))
@@ -107,8 +107,9 @@ def build(
                 loaded, source, shard_mb, pooled, BackendChoice(kind=backend, options=dict(backend_options or {}))
             )
             writer = _create(stack, place, manifest, folder, follow=follow_links)
-        _say_size(writer, folder, settings.console, follow=follow_links)
-        return with_columns(writer, table, sync_locked(writer, None, settings, allow_empty=True))
+        _say_size(writer, folder, console, follow=follow_links)
+        changes = sync_locked(writer, None, replace(options, model=loaded), allow_empty=True)
+        return with_columns(writer, table, changes)
 
 
 def _require_same_start(writer: Writer, folder: Path | str | None, source: FeatureSource | None, model: Model) -> None:
@@ -139,7 +140,7 @@ def _require_free(path: Path) -> None:
 
 
 def _make_manifest(
-    model: Model, source: FeatureSource | None, shard_mb: int | float, pooled: Kind | None, backend: BackendChoice
+    model: Model, source: FeatureSource | None, shard_mb: int | float, pooled: PoolKind | None, backend: BackendChoice
 ) -> Manifest:
     """What the index is made with; one image is encoded to know its size.
 
@@ -156,7 +157,7 @@ def _make_manifest(
         model=stamp,
         width=sets.vectors.shape[1],
         set_size=sets.max_length,
-        pooled=pool_kind(model, pooled).to_json(),
+        pooled=pool_kind(model, pooled).pooling,
         backend=backend,
         features=source,
         shard_mb=shard_mb,
@@ -216,7 +217,7 @@ def _say_size(writer: Writer, folder: Path | str | None, console: Console | None
     if folder is None:
         return
     files = scan_folder(0, locate(Path(folder)), follow=follow).files
-    there = int(writer.connection.execute("SELECT count(*) FROM items").fetchone()[0])
+    there = count_items(writer.connection)
     manifest, needed = writer.manifest, max(0, len(files) - there) * bytes_per_image(writer.manifest)
     require_space(writer.folder.path, needed)
     if console is not None:

@@ -3,14 +3,14 @@
 p = 1 / (1 + exp(-(slope * score + intercept))), Platt's method with his smoothed targets (Platt, "Probabilistic Outputs
 for Support Vector Machines", 1999). Right pairs are all image-caption pairs of a split, wrong ones are drawn at random
 among the others, as many for each caption; both kinds count as much, so p = 1/2 is where a random wrong pair and a
-right one are equally likely. How good it is: the expected calibration error, on the half of the captions that the
-curve was not fitted on.
+right one are equally likely. How far to trust it is told by the expected calibration error on the half of the captions
+that the curve was not fitted on.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,13 @@ class Calibration:
     error_after: float
 
     def probabilities(self, scores: Any) -> Values:
-        """Of scores of any shape."""
+        """The probability of a match for each of some scores, of any shape."""
         odds = np.asarray(scores, dtype=np.float64) * self.slope + self.intercept
         return np.exp(-np.logaddexp(0.0, -odds))
 
     @staticmethod
     def stamp(place: IndexFolder) -> int:
-        """Time of change of the file; 0 without one."""
+        """When the file of the curve was last changed, in ns since 1970; 0 where there is none."""
         try:
             return (place.path / FILE).stat().st_mtime_ns
         except OSError:
@@ -121,12 +121,10 @@ def calibrate(
     is_right = np.concatenate([np.ones(len(held)), np.zeros(wrong[held].size)])
     weights = np.where(is_right == 1, 1.0, 1.0 / wrong.shape[1])
     squeezed = (scores - scores.min()) / max(float(np.ptp(scores)), 1e-12)
-    made = Calibration(
-        **{
-            **asdict(made),
-            "error_before": calibration_error(squeezed, is_right, weights),
-            "error_after": calibration_error(made.probabilities(scores), is_right, weights),
-        }
+    made = replace(
+        made,
+        error_before=calibration_error(squeezed, is_right, weights),
+        error_after=calibration_error(made.probabilities(scores), is_right, weights),
     )
     write_whole(place.path / FILE, json.dumps(asdict(made), indent=2) + "\n")
     return made

@@ -13,7 +13,7 @@ _LEAST, _MOST = 200, 500
 
 
 def rule(items: int, k: int = 10) -> int:
-    """Candidates for so many items when nothing was measured.
+    """The number of candidates for so many items when nothing was measured.
 
     Example:
         >>> rule(1_000), rule(100_000), rule(1_000_000)
@@ -23,7 +23,7 @@ def rule(items: int, k: int = 10) -> int:
 
 
 def candidates_for(place: IndexFolder, items: int, k: int) -> int:
-    """The measured number, grown with the collection; else that of the rule."""
+    """The number of candidates: the measured one, grown with the collection, else that of the rule."""
     measured = read_candidates(place)
     if measured is None or k > 10:
         return rule(items, k)
@@ -46,5 +46,5 @@ def write_candidates(place: IndexFolder, candidates: int, images: int) -> None:
 
 
 def path_of(place: IndexFolder) -> Path:
-    """Its file."""
+    """The file that remembers what was measured."""
     return place.path / FILE

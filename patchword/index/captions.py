@@ -21,6 +21,7 @@ from patchword.index.encode import Encoder, Pending, to_rows
 from patchword.index.estimate import require_space, set_bytes
 from patchword.index.model_hash import ModelGiven
 from patchword.index.results import CaptionChanges
+from patchword.index.schema import generation
 from patchword.index.update import SAVE_EVERY_S
 from patchword.index.writer import NewCaption, Writer, open_writer
 from patchword.model import Model
@@ -158,7 +159,7 @@ def add_captions(
             skipped=tuple(skipped),
             linked=sum(image is not None and said.line not in lost for said, image in new),
             captions=int(writer.connection.execute("SELECT count(*) FROM captions").fetchone()[0]),
-            generation=writer.counter("generation"),
+            generation=generation(writer.connection),
         )
 
 
@@ -202,7 +203,7 @@ def _encode(
     batch: int,
     console: Console,
 ) -> list[tuple[int, str]]:
-    """Encode captions shard by shard; returns lines and reasons of those that can not be."""
+    """Encode captions shard by shard; returns lines and reasons of those that can not be encoded."""
     skipped: list[tuple[int, str]] = []
     if not new:
         return skipped

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import DataError
-from patchword.index.filters import Column, compile_filter
+from patchword.index import schema
+from patchword.index.filters import BUILT_IN, Column, compile_filter
 from patchword.index.layout import IndexFolder, open_folder
 from patchword.index.schema import connect_to_read, one_view
 
@@ -134,7 +135,7 @@ class Catalog:
     def generation(self) -> int:
         """A number that grows with every change of what is in the index."""
         with self._connection() as connection:
-            return int(connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0])
+            return schema.generation(connection)
 
     def count(self, kind: str = "image") -> int:
         """Number of images, or of captions."""
@@ -148,8 +149,6 @@ class Catalog:
             return {name: column.type for name, column in self._columns(connection).items()}
 
     def _columns(self, connection: sqlite3.Connection) -> dict[str, Column]:
-        from patchword.index.filters import BUILT_IN
-
         own = connection.execute("SELECT name, type, id FROM user_columns ORDER BY id").fetchall()
         return {**BUILT_IN, **{name: Column(f"items.u{number}", kind) for name, kind, number in own}}
 
@@ -226,6 +225,6 @@ def generation(folder: Path | str) -> int:
     """A number that grows with every change of what is in an index: one small read."""
     connection = connect_to_read(open_folder(folder))
     try:
-        return int(connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0])
+        return schema.generation(connection)
     finally:
         connection.close()

@@ -34,17 +34,18 @@ class Pace:
         self._lock = Lock()
 
     def expected_ms(self, items: int, asked: Asked) -> float | None:
-        """Of scoring so many items; None before anything was learnt."""
+        """The time that scoring so many items takes; None before anything was learnt."""
         return None if self._ms is None else self._ms * _work(items, asked)
 
     def learn(self, items: int, asked: Asked, ms: float) -> None:
-        """What scoring so many items took; a fifth of what is believed from now on."""
+        """Note how long scoring so many items took. It makes up a fifth of what is expected from now on."""
         found = ms / max(1.0, _work(items, asked))
         with self._lock:
             self._ms = found if self._ms is None else 0.8 * self._ms + 0.2 * found
 
 
 def _work(items: int, asked: Asked) -> float:
+    """How much there is to do; reading one item counts as 1."""
     return items * (1 + asked.vectors / _WORDS)
 
 
@@ -85,7 +86,7 @@ class Collection:
         return len(self.snapshot)
 
     def advanced(self, snapshot: Snapshot, shortlist: Shortlist) -> Collection:
-        """The same for another generation."""
+        """This collection for another generation, with the same open files and pace."""
         return Collection(snapshot, shortlist, self.spec, self.cores, self)
 
     def score(self, asked: Asked, rows: Rows | None = None) -> Scores:
@@ -102,7 +103,7 @@ class Collection:
         return out
 
     def expected_ms(self, items: int, asked: Asked) -> float:
-        """Time of scoring so many items exactly; a few are scored to know it when nothing was scored before."""
+        """The time that scoring so many items exactly takes; a few are scored to know it when nothing was before."""
         found = self.pace.expected_ms(items, asked)
         if found is None:
             some = np.arange(min(_PROBE, len(self)))
@@ -129,7 +130,7 @@ class Collection:
         return found
 
     def query_vectors(self, asked: Asked) -> Any:
-        """``(Q, d)``: where the shortlist looks."""
+        """The vectors ``(Q, d)`` that the shortlist is searched with."""
         fit = self.shortlist.fit
         if fit.sample is None:
             return fit.of_vectors(asked.pooled(self.spec))

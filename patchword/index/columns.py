@@ -11,7 +11,7 @@ from typing import Any
 from patchword.errors import DataError
 from patchword.index.filters import BUILT_IN, INTEGER, REAL, TEXT
 from patchword.index.results import Changes
-from patchword.index.schema import transaction
+from patchword.index.schema import bump_generation, generation, transaction
 from patchword.index.tables import JSON_LINES, read_by_path
 from patchword.index.writer import Writer
 
@@ -145,7 +145,7 @@ def with_columns(writer: Writer, table: Table | None, changes: Changes) -> Chang
     if table is None:
         return changes
     applied = apply_columns(writer, table)
-    return replace(changes, unknown_columns=applied.unknown, generation=writer.counter("generation"))
+    return replace(changes, unknown_columns=applied.unknown, generation=generation(writer.connection))
 
 
 def apply_columns(writer: Writer, table: Table) -> Applied:
@@ -185,5 +185,5 @@ def apply_columns(writer: Writer, table: Table) -> Applied:
             count += hits
             if not hits:
                 unknown.append(path)
-        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+        bump_generation(connection)
     return Applied(count, tuple(unknown))

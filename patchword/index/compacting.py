@@ -12,10 +12,10 @@ from rich.console import Console
 from patchword.console import Report
 from patchword.index.estimate import require_space
 from patchword.index.results import Compacted
-from patchword.index.schema import transaction
+from patchword.index.schema import bump_generation, generation, meta, register_shard, set_meta, transaction
 from patchword.index.shards import Array, Shard, open_shard, write_shard
-from patchword.index.snapshot import KINDS, live_bits, live_places
-from patchword.index.writer import Writer, open_writer
+from patchword.index.snapshot import KINDS, live_places
+from patchword.index.writer import Writer, open_writer, whole_shard
 
 MANY = 8  # small shards from which on they are joined after a change
 SMALL = 0.25  # of the size at which a shard is closed
@@ -33,7 +33,7 @@ class _Part:
 
     @property
     def alive_bytes(self) -> float:
-        """About what is left of it."""
+        """About how many bytes are left of it without what was removed."""
         return self.bytes * self.alive / max(1, self.count)
 
 
@@ -63,7 +63,7 @@ def compact(index: Path | str, *, console: Console | None = None) -> Compacted:
             bytes_before=sum(part.bytes for parts in before.values() for part in parts),
             bytes_after=sum(part.bytes for parts in after.values() for part in parts),
             dropped=dropped,
-            generation=writer.counter("generation"),
+            generation=generation(writer.connection),
         )
 
 
@@ -104,7 +104,7 @@ def _rewrite(writer: Writer, kind: str, group: Sequence[_Part]) -> None:
     """Put one shard in the place of several."""
     folder = writer.folder
     require_space(folder.path, int(sum(part.alive_bytes for part in group)))
-    number = writer.counter("next_shard")
+    number = meta(writer.connection, "next_shard")
     shards = [open_shard(folder.shard(part.number)) for part in group]
     places = [live_places(part.live, part.count) for part in group]
     ids = np.concatenate([shard.ids[alive] for shard, alive in zip(shards, places, strict=True)])
@@ -115,13 +115,9 @@ def _rewrite(writer: Writer, kind: str, group: Sequence[_Part]) -> None:
     with transaction(writer.connection) as connection:
         connection.executemany("DELETE FROM shards WHERE number = ?", [(part.number,) for part in group])
         if written is not None:
-            about = (number, kind, int(ids[0]), int(ids[-1]), len(ids), int(lengths.sum()), int(lengths.max()))
-            connection.execute(
-                "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*about, live_bits(len(ids)), len(ids), written.hash, written.bytes),
-            )
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'next_shard'", (number + 1,))
-        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+            register_shard(connection, whole_shard(number, kind, ids, lengths, written))
+        set_meta(connection, "next_shard", number + 1)
+        bump_generation(connection)
     for part in group:
         folder.shard(part.number).unlink(missing_ok=True)
 

@@ -68,7 +68,7 @@ class Encoder:
     @cached_property
     def pool(self) -> PoolSpec:
         """How the one vector per item is made."""
-        return PoolSpec.from_json(self.manifest.pooled, self.model)
+        return PoolSpec.of(self.manifest.pooled, self.model)
 
     @property
     def batch(self) -> int:
@@ -77,7 +77,7 @@ class Encoder:
 
     @cached_property
     def transform(self) -> Transform:
-        """From a decoded picture to the pixels that the model takes.
+        """What turns a decoded picture into the pixels that the model takes.
 
         Raises:
             ConfigError: the model reads region features.

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from patchword.data.clip_features import ClipEncoder
 from patchword.errors import ConfigError, DataError
-from patchword.index.about import info as stored_info
+from patchword.index.about import info as folder_info
 from patchword.index.asked import Asked, CaptionQueries
 from patchword.index.calibrate import Calibration, read_calibration
 from patchword.index.candidates import candidates_for
 from patchword.index.catalog import Catalog, Item
 from patchword.index.collection import Collection, Hits
 from patchword.index.explain_item import explain_item
-from patchword.index.index_info import IndexInfo
 from patchword.index.inputs import encode_image, encode_queries, reads_regions
 from patchword.index.layout import open_folder
 from patchword.index.manifest import read_manifest
@@ -31,7 +30,7 @@ from patchword.index.model_hash import open_model
 from patchword.index.parallel import Cores, one_core
 from patchword.index.pooled import PoolSpec
 from patchword.index.query import Answer, Found, FoundCaption, Mode, Part, Query
-from patchword.index.shortlist.build import options_of
+from patchword.index.results import ReaderInfo
 from patchword.index.shortlist.view import open_shortlist
 from patchword.index.snapshot import open_snapshot
 from patchword.model import Model
@@ -67,7 +66,7 @@ class Index:
         self.place = open_folder(folder)
         self.folder, self.model = self.place.path, model
         self.manifest = read_manifest(self.place)
-        self.spec = PoolSpec.from_json(self.manifest.pooled, model)
+        self.spec = PoolSpec.of(self.manifest.pooled, model)
         self.catalog = Catalog(self.place)
         self.clip, self._options, self._cores = clip, dict(backend), Cores(threads)
         self._calibration: tuple[int, Calibration | None] = (-1, None)
@@ -108,8 +107,7 @@ class Index:
         snapshot = open_snapshot(self.place, kind)
         if before is not None and before.shortlist.is_current(self.place, kind):
             return before.advanced(snapshot, before.shortlist.advanced(snapshot))
-        choice = self.manifest.backend
-        options = options_of(choice.kind, {**choice.options, **self._options}, self.place, kind)
+        options = {**self.manifest.backend.options, **self._options}
         method = self.manifest.model.method
         shortlist = open_shortlist(self.place, snapshot, method, self.manifest.pooled, options)
         if before is None:
@@ -208,7 +206,7 @@ class Index:
         threshold: float | None,
         candidates: int | None,
     ) -> tuple[Literal["exact", "fast"], list[Hits]]:
-        """What was done, and what it found."""
+        """Search in the mode that was asked for; returns the mode that was used, and what was found."""
         items = len(collection) if rows is None else len(rows)
         wanted = max(k, candidates or candidates_for(self.place, len(collection), k))
         if mode == "exact" or items <= wanted or (
@@ -229,7 +227,7 @@ class Index:
         return found
 
     def _probabilities(self, scores: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """That a pair with such a score matches: from the calibration, else what the method itself says."""
+        """The probability that a pair with such a score matches: from the calibration, else from the method itself."""
         calibration = self.calibration
         if calibration is not None:
             return calibration.probabilities(scores)
@@ -239,7 +237,7 @@ class Index:
 
     @property
     def calibration(self) -> Calibration | None:
-        """Read again when its file has changed."""
+        """The fitted probability of a match, read again when its file has changed."""
         stamp, known = self._calibration
         now = Calibration.stamp(self.place)
         if now != stamp:
@@ -337,10 +335,10 @@ class Index:
             return None
         return file if is_inside and file.is_file() else None
 
-    def info(self) -> IndexInfo:
-        """What the index holds now."""
+    def info(self) -> ReaderInfo:
+        """Say what the index answers from now."""
         state = self._state
-        return IndexInfo(
+        return ReaderInfo(
             images=len(state.images),
             captions=len(state.captions),
             model=self.manifest.model.label,
@@ -348,10 +346,10 @@ class Index:
             columns=self.catalog.columns(),
             generation=state.images.snapshot.generation,
             backend=self.manifest.backend.kind,
-            shortlist=self.spec.kind,
+            shortlist=self.manifest.pooled.kind,
             is_calibrated=self.calibration is not None,
             has_captions=len(state.captions) > 0,
-            bytes=dict(stored_info(self.place).bytes),
+            bytes=dict(folder_info(self.place).bytes),
         )
 
     @property

@@ -19,8 +19,7 @@ def bytes_per_image(manifest: Manifest) -> int:
 
 def set_bytes(manifest: Manifest) -> int:
     """Bytes of one item in a shard."""
-    pooled = manifest.pooled if isinstance(manifest.pooled, dict) else {}
-    shortlist = 0 if pooled.get("kind") == "own" else 2 * int(pooled.get("width", 0))
+    shortlist = 0 if manifest.pooled.kind == "own" else 2 * manifest.pooled.width
     return 2 * manifest.set_size * manifest.width + shortlist + 12
 
 

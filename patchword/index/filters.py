@@ -143,7 +143,7 @@ class _Parser:
         return self.tokens[self.at]
 
     def take(self, kind: str, text: str | None = None) -> _Token | None:
-        """The token here, if it is of this kind, and go on."""
+        """Take the token here, if it is of this kind, and go on."""
         token = self.now
         if token.kind != kind or (text is not None and token.text != text):
             return None

@@ -34,7 +34,7 @@ class DecodedPictures(PictureFiles):
     pictures: tuple[Picture, ...] = ()
 
     def picture(self, image: int) -> Picture:
-        """One of them."""
+        """The picture at a position."""
         return self.pictures[image]
 
 
@@ -46,7 +46,7 @@ def reads_regions(model: Model) -> bool:
 def encode_queries(
     model: Model, queries: Sequence[Query], collection: Collection, clip: ClipEncoder | None = None
 ) -> ImageQueries:
-    """All texts and images of some queries, each text once.
+    """Encode all texts and images of some queries, each text once.
 
     Raises:
         DataError: a text is empty or unknown to the model, or an image can not be encoded.
@@ -67,7 +67,7 @@ def encode_queries(
 
 
 def encode_texts(model: Model, texts: Sequence[str], clip: ClipEncoder | None) -> Encoded:
-    """Vector sets of texts, each as if it stood alone."""
+    """Encode texts, each as if it stood alone."""
     extras: dict[str, Extra] = {}
     needed = model.method.caption_extras
     if "clip" in needed:
@@ -89,7 +89,7 @@ def encode_texts(model: Model, texts: Sequence[str], clip: ClipEncoder | None) -
 
 
 def encode_image(model: Model, image: Path | str | int | NDArray[np.uint8], collection: Collection) -> Encoded:
-    """The vector set of one image.
+    """Encode one image.
 
     Args:
         model: of the index.

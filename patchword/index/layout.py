@@ -49,7 +49,7 @@ class IndexFolder:
 
     @property
     def lock(self) -> Path:
-        """Locked by the one process that writes."""
+        """The file that the one process that writes has locked."""
         return self.path / "writer.lock"
 
     def shard(self, number: int) -> Path:

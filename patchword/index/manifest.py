@@ -13,6 +13,8 @@ from patchword.config import Config
 from patchword.errors import DataError
 from patchword.index.layout import FORMAT, VERSION, IndexFolder, open_folder, write_whole
 
+PoolKind = Literal["own", "anchors", "fde", "mean"]
+
 
 class ModelStamp(Config):
     """The model of an index.
@@ -63,6 +65,24 @@ class BackendChoice(Config):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class Pooling(Config):
+    """How the one vector per item is made that the shortlist is searched by.
+
+    Attributes:
+        kind: see ``patchword.index.pooled``.
+        width: G of the result.
+        source: D of the vectors it is made from.
+        seed: of everything drawn.
+        settings: of ``fde``.
+    """
+
+    kind: PoolKind
+    width: int
+    source: int
+    seed: int = 0
+    settings: dict[str, int] = Field(default_factory=dict)
+
+
 class Manifest(Config):
     """The content of ``manifest.json``.
 
@@ -74,7 +94,7 @@ class Manifest(Config):
         width: D.
         set_size: vectors of one image, as measured before the start.
         dtype: of the stored vectors.
-        pooled: the one vector per item of the shortlist (``PoolSpec.to_json``).
+        pooled: the one vector per item of the shortlist.
         backend: of the shortlist.
         features: where region features come from, for models that read such.
         shard_mb: size at which a shard is closed.
@@ -88,7 +108,7 @@ class Manifest(Config):
     width: int
     set_size: int
     dtype: Literal["float16"] = "float16"
-    pooled: Any
+    pooled: Pooling
     backend: BackendChoice = BackendChoice()
     features: FeatureSource | None = None
     shard_mb: float = 256.0

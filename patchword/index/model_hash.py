@@ -28,7 +28,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change (ns) of those files."""
+    """Size and time of change (ns) of the files that decide how a checkpoint encodes."""
     return {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in model_files(folder)}
 
 

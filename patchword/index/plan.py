@@ -18,7 +18,7 @@ Hashed = tuple[str, Seen, int]  # hash, the file when it was opened, time of ope
 
 @dataclass
 class Plan:
-    """What is to be done.
+    """What is to be done to bring an index up to date.
 
     Attributes:
         unchanged: number of files that are as their items say.
@@ -49,7 +49,7 @@ def make_plan(
     moves: bool,
     retry: bool = False,
 ) -> Plan:
-    """Compare.
+    """Compare the files that are there with the items that are known.
 
     Args:
         scan: the files in the scope.

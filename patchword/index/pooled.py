@@ -16,9 +16,8 @@ Measured recall of all four on real vectors: docs/performance.md.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -28,11 +27,11 @@ from torch.nn.functional import normalize
 from patchword.data.tokenizers import PieceTokenizer, WordTokenizer
 from patchword.errors import CheckpointError, DataError
 from patchword.index.fde import FixedEncoding
+from patchword.index.manifest import Pooling, PoolKind
 from patchword.model import Model
 from patchword.scoring.hard_assignment import best_patches
 from patchword.types import Encoded
 
-Kind = Literal["own", "anchors", "fde", "mean"]
 ANCHORS = 512
 _CAPTIONS, _WORDS = 256, 8  # made-up captions, and words of each
 _SHARPNESS = 20.0  # of a word's share in the anchors near it
@@ -48,23 +47,27 @@ _COMMON_WORDS = (
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """How the one vector per item is made.
+    """What makes the one vector per item.
 
     Attributes:
-        kind: see the top of this file.
-        width: G of the result.
-        source: D of the vectors it is made from.
-        seed: of everything drawn.
-        settings: of ``fde``.
-        anchors: ``(G, D)`` unit vectors of ``anchors``.
+        pooling: how, as the manifest has it; the kinds are described at the top of this file.
+        anchors: ``(G, D)`` unit vectors of ``anchors``. The manifest lacks them: they come from the model again.
     """
 
-    kind: Kind
-    width: int
-    source: int
-    seed: int = 0
-    settings: Mapping[str, int] = field(default_factory=dict)
+    pooling: Pooling
     anchors: Float[Tensor, "G D"] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, pooling: Pooling, model: Model) -> PoolSpec:
+        """The specification of an index.
+
+        Args:
+            pooling: of its manifest.
+            model: that it was made with.
+        """
+        if pooling.kind != "anchors":
+            return cls(pooling)
+        return cls(pooling, anchor_words(model, pooling.source, pooling.width, pooling.seed))
 
     @torch.no_grad()
     def pool_images(self, sets: Encoded) -> Float[Tensor, "N G"]:
@@ -74,12 +77,12 @@ class PoolSpec:
             DataError: the vectors are of another width, or a set of an ``own`` method has several.
         """
         self._check(sets)
-        if self.kind == "anchors":
-            whole = Encoded(require_anchors(self), torch.tensor([self.width]))
+        if self.pooling.kind == "anchors":
+            whole = Encoded(require_anchors(self), torch.tensor([self.pooling.width]))
             return best_patches(Encoded(normalize(sets.vectors.float(), dim=1), sets.lengths), whole)
-        if self.kind == "fde":
+        if self.pooling.kind == "fde":
             return self._encoding.images(sets.float())
-        return sets.vectors.float() if self.kind == "own" else mean_vectors(sets)
+        return sets.vectors.float() if self.pooling.kind == "own" else mean_vectors(sets)
 
     @torch.no_grad()
     def pool_captions(self, sets: Encoded) -> Float[Tensor, "M G"]:
@@ -91,66 +94,30 @@ class PoolSpec:
             DataError: as for images.
         """
         self._check(sets)
-        if self.kind == "anchors":
+        if self.pooling.kind == "anchors":
             cosines = normalize(sets.vectors.float(), dim=1) @ require_anchors(self).T  # (T, G)
             return segment_means(torch.softmax(_SHARPNESS * cosines, dim=1), sets)
-        if self.kind == "fde":
+        if self.pooling.kind == "fde":
             return self._encoding.captions(sets.float())
-        return sets.vectors.float() if self.kind == "own" else mean_vectors(sets)
-
-    @property
-    def is_score(self) -> bool:
-        """Whether the inner product is the method's score itself."""
-        return self.kind == "own"
+        return sets.vectors.float() if self.pooling.kind == "own" else mean_vectors(sets)
 
     @property
     def _encoding(self) -> FixedEncoding:
-        return FixedEncoding(self.source, seed=self.seed, **self.settings)
+        return FixedEncoding(self.pooling.source, seed=self.pooling.seed, **self.pooling.settings)
 
     def _check(self, sets: Encoded) -> None:
-        if sets.vectors.shape[1] != self.source:
+        if sets.vectors.shape[1] != self.pooling.source:
             raise DataError(
-                f"vectors of width {sets.vectors.shape[1]} were given to a shortlist made for {self.source}. "
+                f"vectors of width {sets.vectors.shape[1]} were given to a shortlist made for {self.pooling.source}. "
                 "Use the model that the index was made with."
             )
-        if self.kind == "own" and len(sets) != len(sets.vectors):
+        if self.pooling.kind == "own" and len(sets) != len(sets.vectors):
             raise DataError(
                 f"{len(sets):,} items have {len(sets.vectors):,} vectors. Expected one vector each from this method."
             )
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values. Anchors are not among them: they come from the model again."""
-        return {
-            "kind": self.kind,
-            "width": self.width,
-            "source": self.source,
-            "seed": self.seed,
-            "settings": dict(self.settings),
-        }
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], model: Model | None = None) -> PoolSpec:
-        """The inverse of ``to_json``.
-
-        Args:
-            values: as written.
-            model: the model of the index; needed to pool by ``anchors``.
-
-        Raises:
-            DataError: the values are not those of a ``PoolSpec``.
-        """
-        try:
-            kind, width, source, seed = values["kind"], int(values["width"]), int(values["source"]), int(values["seed"])
-            settings = {str(key): int(value) for key, value in values["settings"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise DataError(f"{values!r} does not say how shortlist vectors are made. Build the index again.") from None
-        if kind not in get_args(Kind):
-            raise DataError(f"the shortlist kind {kind!r} is unknown. Known: {', '.join(get_args(Kind))}.")
-        anchors = None if kind != "anchors" or model is None else anchor_words(model, source, width, seed)
-        return cls(kind, width, source, seed, settings, anchors)
-
-
-def pool_kind(model: Model, kind: Kind | None = None, *, seed: int = 0) -> PoolSpec:
+def pool_kind(model: Model, kind: PoolKind | None = None, *, seed: int = 0) -> PoolSpec:
     """The vector that suits a model; always the same for the same model.
 
     Args:
@@ -162,20 +129,21 @@ def pool_kind(model: Model, kind: Kind | None = None, *, seed: int = 0) -> PoolS
         DataError: ``own`` was asked of a method with several vectors per item.
     """
     suits = model.method.shortlist
-    chosen: Kind = suits if kind is None else kind
+    chosen: PoolKind = suits if kind is None else kind
     if chosen == "own" and suits != "own":
         raise DataError(f"{model.method.name} has several vectors per item. Expected anchors, fde or mean.")
     source = joint_width(model)
+    width, settings = source, dict[str, int]()
     if chosen == "anchors":
-        return PoolSpec(chosen, ANCHORS, source, seed, {}, anchor_words(model, source, ANCHORS, seed))
-    if chosen == "fde":
+        width = ANCHORS
+    elif chosen == "fde":
         settings = {"bits": 4, "repetitions": 8, "inner": 16, "width": 2048}
-        return PoolSpec(chosen, FixedEncoding(source, seed=seed, **settings).final_width, source, seed, settings)
-    return PoolSpec(chosen, source, source, seed)
+        width = FixedEncoding(source, seed=seed, **settings).final_width
+    return PoolSpec.of(Pooling(kind=chosen, width=width, source=source, seed=seed, settings=settings), model)
 
 
 def joint_width(model: Model) -> int:
-    """D of a model: from its configuration, or from an encoded word."""
+    """The width D of a model's vectors: from its configuration, or from an encoded word."""
     width = getattr(model.method.config, "joint_dim", None)
     return int(width) if width is not None else model.encode_captions(["a"]).vectors.shape[1]
 

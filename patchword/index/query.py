@@ -137,7 +137,7 @@ class Found:
     rank: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields as plain values, for JSON."""
         item = self.item
         return {
             "rank": self.rank,
@@ -169,7 +169,7 @@ class FoundCaption:
     rank: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields as plain values, for JSON."""
         return {
             "rank": self.rank,
             "id": self.id,
@@ -199,7 +199,7 @@ class Answer:
     took_ms: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields as plain values, for JSON."""
         return {
             "hits": [hit.to_json() for hit in self.hits],
             "mode": self.mode,

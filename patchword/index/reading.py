@@ -7,7 +7,7 @@ import stat
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from patchword.data.pictures import Transform, decode_bytes
 from patchword.data.text_files import LFS_MARK
 from patchword.errors import DataError
 from patchword.index.exif import Facts, read_facts
-from patchword.index.scan import Seen, Skip, show
+from patchword.index.scan import Seen, Skip
 
 MAX_BYTES = 512 << 20  # of a picture file
 T = TypeVar("T")
@@ -114,7 +114,7 @@ def _decode(raw: bytes, transform: Transform | None) -> tuple[Facts, Tensor | No
 
 
 def hash_bytes(raw: bytes) -> str:
-    """blake2b of a content."""
+    """The blake2b hash of the bytes of a file."""
     return blake2b(raw, digest_size=16).hexdigest()
 
 
@@ -143,7 +143,7 @@ def in_order(work: Callable[[T], R], tasks: Iterable[T], *, threads: int, ahead:
 
 @contextmanager
 def quiet_pictures() -> Iterator[None]:
-    """No remarks of the decoder about damaged EXIF blocks, and its doubts about huge pictures as errors.
+    """Silence the remarks of the decoder about damaged EXIF blocks, and raise its doubts about huge pictures.
 
     Set once around all threads, for the list of filters is one for the whole process.
     """
@@ -151,8 +151,3 @@ def quiet_pictures() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
         warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
         yield
-
-
-def shown(skips: Sequence[Skip]) -> list[dict[str, str]]:
-    """Skipped files as ``skipped.jsonl`` has them."""
-    return [{"path": show(skip.path), "reason": skip.reason} for skip in skips]

@@ -50,7 +50,7 @@ class RecallAt:
 
 
 @dataclass(frozen=True)
-class RecallReport:
+class ShortlistRecall:
     """Recall of the shortlist.
 
     Attributes:
@@ -83,7 +83,7 @@ def measure_recall(
     count: int = 100,
     k: int = 10,
     seed: int = 0,
-) -> RecallReport:
+) -> ShortlistRecall:
     """Measure recall@k of the shortlist against the exhaustive ranking, and remember the number of candidates.
 
     Args:
@@ -116,8 +116,8 @@ def measure_recall(
     ]  # fmt: skip
     goal = min(GOAL, max(row.recall for row in rows))
     recommended = next(row.candidates for row in rows if row.recall >= goal)
-    report = RecallReport(
-        len(index), len(texts), source, k, index.spec.kind, index.manifest.backend.kind,
+    report = ShortlistRecall(
+        len(index), len(texts), source, k, index.manifest.pooled.kind, index.manifest.backend.kind,
         _p50(index, timed[:5], k, None), rows, recommended,
     )  # fmt: skip
     if len(index) > rule(len(index)):  # of so few images all are scored

@@ -9,6 +9,7 @@ from patchword.errors import ConfigError, DataError
 from patchword.index.catalog import Catalog
 from patchword.index.results import Removed
 from patchword.index.roots import locate
+from patchword.index.schema import count_items, generation
 from patchword.index.update import write_skipped
 from patchword.index.writer import Writer, open_writer
 
@@ -41,8 +42,7 @@ def remove(index: Path | str, images: Sequence[Path | str | int] = (), *, where:
                 chosen.update(dict.fromkeys(catalog.where(where).tolist()))
         writer.remove(chosen, reason=REASON)
         write_skipped(writer)
-        count = int(writer.connection.execute("SELECT count(*) FROM items").fetchone()[0])
-        return Removed(tuple(sorted(chosen)), count, writer.counter("generation"))
+        return Removed(tuple(sorted(chosen)), count_items(writer.connection), generation(writer.connection))
 
 
 def _ids_of(writer: Writer, image: Path | str | int) -> list[int]:

@@ -146,8 +146,10 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class StoreInfo:
-    """What is in an index.
+class FolderInfo:
+    """What the folder of an index holds, whether or not it can be searched: no model is loaded for it.
+
+    `ReaderInfo` is what an open index says.
 
     Attributes:
         images, captions: items.
@@ -183,6 +185,37 @@ class StoreInfo:
     bytes: dict[str, int]
     generation: int
     created: str
+
+
+@dataclass(frozen=True)
+class ReaderInfo:
+    """What an open index answers from: the generation that is searched now, with the model that is loaded.
+
+    `FolderInfo` is what lies on the disk, which may be newer.
+
+    Attributes:
+        images, captions: that are searched.
+        model, method: label and name.
+        columns: that a filter may name, with their types.
+        generation: grows with every change.
+        backend: of the shortlist.
+        shortlist: what its vectors are.
+        is_calibrated: whether hits have a fitted probability.
+        has_captions: whether captions can be found.
+        bytes: on the disk: ``images``, ``captions``, ``catalog``, ``shortlist``.
+    """
+
+    images: int
+    captions: int
+    model: str
+    method: str
+    columns: dict[str, str]
+    generation: int
+    backend: str
+    shortlist: str
+    is_calibrated: bool
+    has_captions: bool
+    bytes: dict[str, int]
 
 
 @dataclass(frozen=True)

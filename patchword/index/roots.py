@@ -8,7 +8,7 @@ from pathlib import Path
 
 from patchword.errors import ConfigError, DataError
 from patchword.index.scan import show
-from patchword.index.schema import transaction
+from patchword.index.schema import bump_generation, transaction
 from patchword.index.update import Scope
 from patchword.index.writer import Root, Writer
 
@@ -65,7 +65,7 @@ def _rehome(writer: Writer, old: Root, number: int, below: str) -> None:
             f"UPDATE {table} SET root = ?, path = ? || path WHERE root = ?", (number, prefix, old.id)
         )
     writer.connection.execute("DELETE FROM roots WHERE id = ?", (old.id,))
-    writer.connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+    bump_generation(writer.connection)
 
 
 def scope_of(writer: Writer, folder: Path) -> Scope:
@@ -89,7 +89,7 @@ def scope_of(writer: Writer, folder: Path) -> Scope:
     if len(roots) == 1 and roots[0].kind == "folder" and not roots[0].path.exists():
         with transaction(writer.connection) as connection:
             connection.execute("UPDATE roots SET path = ? WHERE id = ?", (str(place), roots[0].id))
-            connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+            bump_generation(connection)
         return Scope(roots[0].id)
     raise ConfigError(
         f"'{folder}' is no folder of this index, whose folders are {_names(roots)}. "

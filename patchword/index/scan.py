@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,7 +74,7 @@ class Scan:
 
     @property
     def found(self) -> int:
-        """Picture files, also those that can not be indexed."""
+        """The number of picture files, also of those that can not be indexed."""
         return len(self.files) + len(self.skips)
 
     def join(self, other: Scan) -> None:
@@ -176,8 +175,3 @@ def ending(name: str) -> str:
 def show(path: str) -> str:
     r"""A path as text that can be written anywhere; bytes that are no UTF-8 are shown as ``\xff``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def below(paths: Iterator[str] | list[str], folder: str) -> list[str]:
-    """Those paths that are in a folder or are it; all for ``""``."""
-    return [path for path in paths if not folder or path == folder or path.startswith(f"{folder}/")]

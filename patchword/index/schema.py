@@ -1,10 +1,14 @@
-"""The catalog's tables, and how they are opened: one writer, any number of readers that never wait for it."""
+"""The catalog's tables, how they are opened, and the statements that several modules need.
+
+There is one writer, and any number of readers that never wait for it.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from patchword.errors import DataError
@@ -76,7 +80,7 @@ def _open(path: Path, how: str) -> sqlite3.Connection:
         f"{name}?{how}", uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False
     )
     try:
-        connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
+        generation(connection)
     except BaseException:
         connection.close()
         raise
@@ -99,7 +103,7 @@ def _refuse(folder: IndexFolder, error: sqlite3.Error) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All or nothing."""
+    """Run a block as one transaction: all of its changes are kept, or none."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
@@ -111,9 +115,72 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def one_view(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Several reads that all see the same moment."""
+    """Let several reads see the same moment."""
     connection.execute("BEGIN")
     try:
         yield connection
     finally:
         connection.execute("ROLLBACK")
+
+
+def meta(connection: sqlite3.Connection, key: str) -> int:
+    """One of the catalog's counters: ``generation``, ``next_id`` or ``next_shard``."""
+    return int(connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0])
+
+
+def set_meta(connection: sqlite3.Connection, key: str, value: int) -> None:
+    """Set a counter, within a transaction."""
+    connection.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
+
+
+def generation(connection: sqlite3.Connection) -> int:
+    """The number that grows with every change of what is in the index."""
+    return meta(connection, "generation")
+
+
+def bump_generation(connection: sqlite3.Connection) -> None:
+    """Tell readers that there is something new, within a transaction."""
+    connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+
+
+def count_items(connection: sqlite3.Connection) -> int:
+    """The number of indexed images."""
+    return int(connection.execute("SELECT count(*) FROM items").fetchone()[0])
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """What the catalog says about a shard; its fields are the columns of the table.
+
+    Attributes:
+        number: of the shard's file.
+        kind: ``image`` or ``caption``.
+        first, last: smallest and largest id in it.
+        count: items in it, removed ones included.
+        vectors: of all its items.
+        longest: vectors of its largest set.
+        live: one bit per item, the first in the lowest bit: whether it is not removed.
+        alive: items that are not removed.
+        hash, bytes: of the file.
+    """
+
+    number: int
+    kind: str
+    first: int
+    last: int
+    count: int
+    vectors: int
+    longest: int
+    live: bytes
+    alive: int
+    hash: str
+    bytes: int
+
+
+def register_shard(connection: sqlite3.Connection, row: ShardRow) -> None:
+    """Register a shard, within a transaction."""
+    connection.execute(
+        "INSERT INTO shards (number, kind, first, last, count, vectors, longest, live, alive, hash, bytes) VALUES "
+        "(:number, :kind, :first, :last, :count, :vectors, :longest, :live, :alive, :hash, :bytes)",
+        asdict(row),
+    )

@@ -150,7 +150,7 @@ def hash_file(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """An open shard. Mapped and held open, so it can be read on when its name is gone.
+    """An open shard. It is mapped and held open, so that it can be read on when its name is gone.
 
     Attributes:
         path: its file.
@@ -165,38 +165,38 @@ class Shard:
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """``(N,)`` ascending."""
+        """The ids, ``(N,)``, ascending."""
         return self.arrays["ids"]
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """``(N,)`` vectors of each item."""
+        """The number of vectors of each item, ``(N,)``."""
         return self.arrays["lengths"]
 
     @property
     def vectors(self) -> NDArray[np.float16]:
-        """``(T, D)``."""
+        """The vectors of all items, ``(T, D)``, one item after the other."""
         return self.arrays["vectors"]
 
     @property
     def pooled(self) -> NDArray[np.float16]:
-        """``(N, G)``: the stored ones, or the only vector of each item."""
+        """The shortlist vectors, ``(N, G)``: the stored ones, or the only vector of each item."""
         return self.arrays["pooled"] if "pooled" in self.arrays else self.arrays["vectors"]
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """``(N + 1,)`` row of ``vectors`` where each item begins, with T at the end."""
+        """The row of ``vectors`` where each item begins, ``(N + 1,)``, with T at the end."""
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths, dtype=np.int64)])
 
     @cached_property
     def box_offsets(self) -> NDArray[np.int64] | None:
-        """``(N + 1,)`` row of ``boxes`` where each item begins; None without boxes."""
+        """The row of ``boxes`` where each item begins, ``(N + 1,)``; None without boxes."""
         if "box_counts" not in self.arrays:
             return None
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.arrays["box_counts"], dtype=np.int64)])
 
     def boxes(self, place: int) -> NDArray[np.float32] | None:
-        """``(R, 4)`` boxes of one item; None when they are not known."""
+        """The boxes of one item, ``(R, 4)``; None when they are not known."""
         offsets = self.box_offsets
         if offsets is None or offsets[place] == offsets[place + 1]:
             return None

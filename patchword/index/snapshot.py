@@ -18,7 +18,7 @@ from torch import Tensor
 
 from patchword.errors import DataError
 from patchword.index.layout import IndexFolder, open_folder
-from patchword.index.schema import connect_to_read, one_view
+from patchword.index.schema import connect_to_read, generation, one_view
 from patchword.index.shards import Shard, open_shard
 from patchword.types import Encoded
 
@@ -136,12 +136,6 @@ class Snapshot:
             else:
                 target[:] = shard.vectors[first : first + count]
 
-    def iterate(self, rows_per_block: int) -> Iterator[tuple[NDArray[np.int64], Encoded]]:
-        """All sets in order, a block at a time: ``(positions, sets)``."""
-        for start in range(0, len(self), max(1, rows_per_block)):
-            rows = np.arange(start, min(start + max(1, rows_per_block), len(self)), dtype=np.int64)
-            yield rows, self.sets(rows)
-
     def pooled_blocks(self) -> Iterator[tuple[slice, Float[Tensor, "n G"]]]:
         """The one vector per item of each shard, float16, and which positions it holds.
 
@@ -165,7 +159,7 @@ class Snapshot:
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
     def boxes(self, row: int) -> NDArray[np.float32] | None:
-        """``(R, 4)`` boxes x1, y1, x2, y2 in 0..1 of the patches of one item; None when they are not known."""
+        """The boxes x1, y1, x2, y2 in 0..1 of the patches of one item, ``(R, 4)``; None when they are not known."""
         return self.shards[int(self.shard_of[row])].boxes(int(self.place_of[row]))
 
 
@@ -201,16 +195,16 @@ def open_snapshot(folder: Path | str | IndexFolder, kind: str = "image") -> Snap
     place = open_folder(folder)
     before = -1
     for _ in range(TRIES):
-        generation, rows = _read_catalog(place, kind)
+        newest, rows = _read_catalog(place, kind)
         try:
-            return _assemble(place, kind, generation, rows)
+            return _assemble(place, kind, newest, rows)
         except FileNotFoundError as error:
-            if generation == before:
+            if newest == before:
                 raise DataError(
                     f"'{error.filename}' is missing. Restore it, or list all damage with: "
                     f"patchword index verify {place.path}"
                 ) from None
-            before = generation
+            before = newest
     raise DataError(f"'{place.path}' is rewritten faster than it can be opened. Try again.")
 
 
@@ -221,13 +215,13 @@ def _read_catalog(place: IndexFolder, kind: str) -> tuple[int, list[tuple[int, i
     connection = connect_to_read(place)
     try:
         with one_view(connection):
-            generation = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0]
+            newest = generation(connection)
             rows = connection.execute(
                 "SELECT number, count, live FROM shards WHERE kind = ? ORDER BY first", (kind,)
             ).fetchall()
     finally:
         connection.close()
-    return generation, rows
+    return newest, rows
 
 
 def _assemble(place: IndexFolder, kind: str, generation: int, rows: list[tuple[int, int, bytes]]) -> Snapshot:

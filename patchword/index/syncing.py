@@ -14,7 +14,6 @@ from patchword.index.columns import read_columns, with_columns
 from patchword.index.encode import Encoder
 from patchword.index.features import FeatureFolder
 from patchword.index.layout import open_folder
-from patchword.index.manifest import FeatureSource
 from patchword.index.model_hash import ModelGiven
 from patchword.index.results import Changes
 from patchword.index.roots import root_for, scope_of
@@ -27,7 +26,7 @@ THREADS = 2  # that decode: more gain nothing where encoding takes most of the t
 
 
 @dataclass(frozen=True)
-class Settings:
+class EncodeOptions:
     """How to encode; nothing here changes what an index holds.
 
     Attributes:
@@ -72,32 +71,34 @@ def sync(
         folder: only this folder, one of the index's or in one; or where its only folder is now.
         columns: a CSV or JSON Lines file of the user's columns, keyed by path.
         allow_empty: accept that a folder that had pictures has none any more.
-        model, device, batch, threads, console: see `Settings`.
+        model, device, batch, threads, console: see `EncodeOptions`.
 
     Raises:
         DataError: a folder is missing or suddenly empty, another process writes, or the disk is full.
         CheckpointError: the model is missing or is not the one of the index.
     """
-    settings = Settings(model, device, batch, threads, console)
+    options = EncodeOptions(model, device, batch, threads, console)
     table = None if columns is None else read_columns(columns)
     with open_writer(open_folder(index), "sync") as writer:
-        return with_columns(writer, table, sync_locked(writer, folder, settings, allow_empty=allow_empty))
+        return with_columns(writer, table, sync_locked(writer, folder, options, allow_empty=allow_empty))
 
 
-def sync_locked(writer: Writer, folder: Path | str | None, settings: Settings, *, allow_empty: bool = False) -> Changes:
-    """The same for whoever holds the lock."""
+def sync_locked(
+    writer: Writer, folder: Path | str | None, options: EncodeOptions, *, allow_empty: bool = False
+) -> Changes:
+    """Do what `sync` does, for a caller who holds the lock."""
     named = [] if folder is None else [scope_of(writer, Path(folder))]
     scopes = named or [Scope(root.id) for root in writer.roots()]
     roots = {root.id: root for root in writer.roots()}
     features = _open_features(writer)
     alone = [root for root in roots.values() if root.kind == "features" and root.id in {s.root for s in scopes}]
     if alone:
-        return _sync_features(writer, alone[0], features, settings)
+        return _sync_features(writer, alone[0], features, options)
     scan = Scan()
     for scope in scopes:
         scan.join(_look(writer, roots[scope.root], scope, allow_empty=allow_empty))
-    source = _pictures(writer, roots, features, settings)
-    return _update(writer, source, settings).run(scan, scopes, removes=True, moves=features is None)
+    source = _pictures(writer, roots, features, options)
+    return _update(writer, source, options).run(scan, scopes, removes=True, moves=features is None)
 
 
 def add(
@@ -122,13 +123,13 @@ def add(
         paths: picture files and folders.
         columns: a CSV or JSON Lines file of the user's columns, keyed by path.
         follow_links: go through symbolic links in new folders.
-        model, device, batch, threads, console: see `Settings`.
+        model, device, batch, threads, console: see `EncodeOptions`.
 
     Raises:
         DataError: a path is missing, another process writes, or the disk is full.
         CheckpointError: the model is missing or is not the one of the index.
     """
-    settings = Settings(model, device, batch, threads, console)
+    options = EncodeOptions(model, device, batch, threads, console)
     if not paths and columns is None:
         raise ConfigError("nothing to add. Name picture files or folders, or --columns FILE.")
     for path in paths:
@@ -145,39 +146,41 @@ def add(
         scan, whole = Scan(), _without_inner(scopes)
         for scope in whole:
             scan.join(_look(writer, roots[scope.root], scope, allow_empty=True, named=True))
-        source = _pictures(writer, roots, _open_features(writer) if whole else None, settings)
-        changes = _update(writer, source, settings).run(scan, whole, removes=False, moves=False, retry=True)
+        source = _pictures(writer, roots, _open_features(writer) if whole else None, options)
+        changes = _update(writer, source, options).run(scan, whole, removes=False, moves=False, retry=True)
         return with_columns(writer, table, changes)
 
 
-def _update(writer: Writer, source: Source, settings: Settings) -> Update:
-    return Update(writer, source, settings.console or Console(quiet=True))
+def _update(writer: Writer, source: Source, options: EncodeOptions) -> Update:
+    return Update(writer, source, options.console or Console(quiet=True))
 
 
 def _open_features(writer: Writer) -> FeatureFolder | None:
-    source: FeatureSource | None = writer.manifest.features
+    source = writer.manifest.features
     return None if source is None else FeatureFolder(source)
 
 
-def _encoder(writer: Writer, settings: Settings) -> Encoder:
-    return Encoder(writer.manifest, settings.model, batch=settings.batch, device=settings.device)
+def _encoder(writer: Writer, options: EncodeOptions) -> Encoder:
+    return Encoder(writer.manifest, options.model, batch=options.batch, device=options.device)
 
 
-def _pictures(writer: Writer, roots: dict[int, Root], features: FeatureFolder | None, settings: Settings) -> Pictures:
-    return Pictures(_encoder(writer, settings), roots, settings.threads, features)
+def _pictures(
+    writer: Writer, roots: dict[int, Root], features: FeatureFolder | None, options: EncodeOptions
+) -> Pictures:
+    return Pictures(_encoder(writer, options), roots, options.threads, features)
 
 
-def _sync_features(writer: Writer, root: Root, features: FeatureFolder | None, settings: Settings) -> Changes:
+def _sync_features(writer: Writer, root: Root, features: FeatureFolder | None, options: EncodeOptions) -> Changes:
     """Sync an index of features alone."""
     assert features is not None
     pairs = features.seen(root.id)
-    source = FeaturesAlone(_encoder(writer, settings), features, {seen.path: spot for seen, spot in pairs})
+    source = FeaturesAlone(_encoder(writer, options), features, {seen.path: spot for seen, spot in pairs})
     scan = Scan(files=[seen for seen, _ in pairs])
-    return _update(writer, source, settings).run(scan, [Scope(root.id)], removes=True, moves=False)
+    return _update(writer, source, options).run(scan, [Scope(root.id)], removes=True, moves=False)
 
 
 def _look(writer: Writer, root: Root, scope: Scope, *, allow_empty: bool, named: bool = False) -> Scan:
-    """What is there of a scope.
+    """Look for the files that are there in a scope.
 
     Args:
         named: a user has named this very scope, so that its files count also where only named ones do.
@@ -185,7 +188,6 @@ def _look(writer: Writer, root: Root, scope: Scope, *, allow_empty: bool, named:
     Raises:
         DataError: the root is missing, or has no pictures any more.
     """
-    before = None
     if not root.path.is_dir():
         before = sum(scope.holds(path) for path in writer.known(root.id))
         raise DataError(
@@ -210,7 +212,7 @@ def _look(writer: Writer, root: Root, scope: Scope, *, allow_empty: bool, named:
 
 
 def _see_all(root: Root, paths: Sequence[str]) -> Scan:
-    """Some files of a root."""
+    """Look at some files of a root."""
     scan = Scan()
     for path in paths:
         place = root.path / path

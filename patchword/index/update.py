@@ -17,6 +17,7 @@ from patchword.index.layout import write_whole
 from patchword.index.plan import Place, Plan, make_plan
 from patchword.index.results import Changes
 from patchword.index.scan import Scan, Skip, show
+from patchword.index.schema import count_items, generation
 from patchword.index.sources import Batch, Source
 from patchword.index.writer import Known, NewItem, Writer
 
@@ -90,8 +91,8 @@ class Update:
             replaced=changed - self._lost,
             ignored=scan.ignored,
             unseen=len(scan.closed),
-            images=int(self.writer.connection.execute("SELECT count(*) FROM items").fetchone()[0]),
-            generation=self.writer.counter("generation"),
+            images=count_items(self.writer.connection),
+            generation=generation(self.writer.connection),
             seconds=round(time.monotonic() - started, 3),
         )
 

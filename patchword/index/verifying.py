@@ -19,7 +19,7 @@ from patchword.index.lock import writer_lock
 from patchword.index.manifest import Manifest, read_manifest
 from patchword.index.model_hash import hash_checkpoint
 from patchword.index.results import Verified
-from patchword.index.schema import connect_to_read
+from patchword.index.schema import connect_to_read, meta
 from patchword.index.shards import Array, Shard, hash_file, open_shard
 from patchword.index.snapshot import KINDS, live_places
 
@@ -58,7 +58,6 @@ class _Check:
         self.shards = self.bytes = 0
 
     def run(self, console: Console) -> Verified:
-        counters = dict(self.connection.execute("SELECT key, value FROM meta"))
         self.problems += [
             f"catalog.sqlite: {row[0]}" for row in self.connection.execute("PRAGMA integrity_check") if row[0] != "ok"
         ]
@@ -70,13 +69,13 @@ class _Check:
                 live, held = self._kind(kind, shown)
                 everything.append(held)
                 counts[kind] = len(live)
-        self._ids(np.concatenate(everything), counters)
+        self._ids(np.concatenate(everything))
         self._rows()
         self._model()
         return Verified(tuple(self.problems), counts["image"], counts["caption"], self.shards, self.bytes)
 
     def _kind(self, kind: str, shown: Report) -> tuple[Array, Array]:
-        """Check the shards of a kind; live ids, and all ids."""
+        """Check the shards of a kind; returns the live ids, and all ids."""
         rows = self.connection.execute(
             "SELECT number, first, last, count, vectors, live, alive, hash, bytes FROM shards WHERE kind = ? "
             "ORDER BY first",
@@ -145,9 +144,9 @@ class _Check:
             yield f"its lengths add up to {int(shard.lengths.sum())}, it has {len(shard.vectors)} vectors."
         if shard.vectors.shape[1] != self.manifest.width:
             yield f"its vectors have width {shard.vectors.shape[1]}; the manifest says {self.manifest.width}."
-        pooled = self.manifest.pooled.get("width") if isinstance(self.manifest.pooled, dict) else None
-        if shard.pooled.shape != (len(shard.ids), pooled):
-            yield f"its shortlist vectors have shape {shard.pooled.shape}. Expected {(len(shard.ids), pooled)}."
+        expected = (len(shard.ids), self.manifest.pooled.width)
+        if shard.pooled.shape != expected:
+            yield f"its shortlist vectors have shape {shard.pooled.shape}. Expected {expected}."
         counts = shard.arrays.get("box_counts")
         if (counts is None) != ("boxes" not in shard.arrays) or (
             counts is not None and (len(counts) != len(shard.ids) or counts.sum() != len(shard.arrays["boxes"]))
@@ -162,7 +161,7 @@ class _Check:
                 yield f"`{name}` holds NaN or infinite numbers."
 
     def _compare(self, kind: str, live: Array, there: Array) -> None:
-        """The live vectors and the rows of the catalog are the same items."""
+        """Check that the live vectors and the rows of the catalog are the same items."""
         for missing, what in (
             (np.setdiff1d(live, there), f"{kind}s with live vectors have no row in the catalog"),
             (np.setdiff1d(there, live), f"{kind}s of the catalog have no live vectors"),
@@ -170,19 +169,20 @@ class _Check:
             if len(missing):
                 self.problems.append(f"{len(missing):,} {what}: {_some(missing)}.")
 
-    def _ids(self, held: Array, counters: dict[str, int]) -> None:
-        """No id twice, none ahead of the counter."""
+    def _ids(self, held: Array) -> None:
+        """Check that no id occurs twice and that none lies ahead of the counter."""
         unique, times = np.unique(held, return_counts=True)
         if (times > 1).any():
             self.problems.append(f"{int((times > 1).sum()):,} ids occur twice: {_some(unique[times > 1])}.")
-        if len(unique) and unique[-1] >= counters["next_id"]:
-            self.problems.append(f"id {unique[-1]} is in use; the next one to be given is {counters['next_id']}.")
+        next_id, next_shard = meta(self.connection, "next_id"), meta(self.connection, "next_shard")
+        if len(unique) and unique[-1] >= next_id:
+            self.problems.append(f"id {unique[-1]} is in use; the next one to be given is {next_id}.")
         number = self.connection.execute("SELECT coalesce(max(number), 0) FROM shards").fetchone()[0]
-        if number >= counters["next_shard"]:
-            self.problems.append(f"shard {number} is in use; the next one to be written is {counters['next_shard']}.")
+        if number >= next_shard:
+            self.problems.append(f"shard {number} is in use; the next one to be written is {next_shard}.")
 
     def _rows(self) -> None:
-        """Rows name what exists."""
+        """Check that rows name what exists."""
         for query, what in (
             ("SELECT id FROM items WHERE root NOT IN (SELECT id FROM roots)", "images lie in no known folder"),
             ("SELECT id FROM items WHERE substr(path, 1, 1) = char(0)", "images have no path"),
@@ -201,7 +201,7 @@ class _Check:
                 self.problems.append(f"{len(rows):,} {what}: {_some(np.asarray(rows))}.")
 
     def _model(self) -> None:
-        """The model, where it is at hand, is that of the index."""
+        """Check that the model, where it is at hand, is that of the index."""
         stamp = self.manifest.model
         if not Path(stamp.path).is_dir():
             return

@@ -22,8 +22,16 @@ from patchword.index.layout import IndexFolder, open_folder
 from patchword.index.lock import writer_lock
 from patchword.index.manifest import Manifest, read_manifest
 from patchword.index.scan import Seen, Skip
-from patchword.index.schema import connect_to_write, transaction
-from patchword.index.shards import Array, open_shard, write_shard
+from patchword.index.schema import (
+    ShardRow,
+    bump_generation,
+    connect_to_write,
+    meta,
+    register_shard,
+    set_meta,
+    transaction,
+)
+from patchword.index.shards import Array, Written, open_shard, write_shard
 from patchword.index.snapshot import live_bits, live_places
 
 RACY_NS = 2_000_000_000  # a file that changed this shortly before it was read may have changed again unseen
@@ -91,7 +99,7 @@ class Writer:
         return len(orphans)
 
     def roots(self) -> list[Root]:
-        """All roots."""
+        """All roots, in the order in which they were registered."""
         rows = self.connection.execute("SELECT id, path, kind, follow FROM roots ORDER BY id")
         return [Root(number, Path(path), kind, bool(follow)) for number, path, kind, follow in rows]
 
@@ -106,10 +114,6 @@ class Writer:
         """The skipped files of a root by path."""
         rows = self.connection.execute("SELECT path, reason, size, mtime, sticky FROM skipped WHERE root = ?", (root,))
         return {path: Skip(root, path, reason, size, mtime, bool(sticky)) for path, reason, size, mtime, sticky in rows}
-
-    def counter(self, key: str) -> int:
-        """``generation``, ``next_id`` or ``next_shard``."""
-        return int(self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0])
 
     def add_shard(
         self,
@@ -130,17 +134,11 @@ class Writer:
         Returns:
             The new ids.
         """
-        first, number = self.counter("next_id"), self.counter("next_shard")
+        first, number = meta(self.connection, "next_id"), meta(self.connection, "next_shard")
         ids = np.arange(first, first + len(items), dtype=np.int64)
         written = write_shard(self.folder.shard(number), {**tensors, "ids": [ids]})
-        lengths = [int(piece.max()) for piece in tensors["lengths"] if len(piece)]
-        rows = sum(len(piece) for piece in tensors["vectors"])
-        about = (number, kind, first, int(ids[-1]), len(ids), rows, max(lengths))
         with transaction(self.connection) as connection:
-            connection.execute(
-                "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*about, live_bits(len(ids)), len(ids), written.hash, written.bytes),
-            )
+            register_shard(connection, whole_shard(number, kind, ids, np.concatenate(tensors["lengths"]), written))
             images = [item for item in items if isinstance(item, NewItem)]
             kept = self._make_way(images)
             self._put_items(dict(zip(ids.tolist(), images, strict=False)), kept)
@@ -150,9 +148,9 @@ class Writer:
                 [(one, item.text, item.image) for one, item in zip(ids.tolist(), texts, strict=False)],
             )
             self._put_skips(skips)
-            connection.execute("UPDATE meta SET value = ? WHERE key = 'next_id'", (first + len(ids),))
-            connection.execute("UPDATE meta SET value = ? WHERE key = 'next_shard'", (number + 1,))
-            self._changed()
+            set_meta(connection, "next_id", first + len(ids))
+            set_meta(connection, "next_shard", number + 1)
+            bump_generation(connection)
         return ids
 
     def _own(self) -> list[str]:
@@ -203,7 +201,7 @@ class Writer:
                     [(reason, one) for one in wanted],
                 )
             self._kill(wanted)
-            self._changed()
+            bump_generation(connection)
 
     def remove_captions(self, ids: Iterable[int]) -> None:
         """Remove captions."""
@@ -211,7 +209,7 @@ class Writer:
         with transaction(self.connection) as connection:
             connection.executemany("DELETE FROM captions WHERE id = ?", [(one,) for one in wanted])
             self._clear("caption", wanted)
-            self._changed()
+            bump_generation(connection)
 
     def settle(
         self,
@@ -222,7 +220,7 @@ class Writer:
         skips: Sequence[Skip] = (),
         unskip: Sequence[tuple[int, str]] = (),
     ) -> None:
-        """In one transaction, all that a sync finds out without encoding.
+        """Register, in one transaction, all that a sync finds out without encoding.
 
         Args:
             touched: id, file and time of reading: the same content with another time of change.
@@ -252,7 +250,7 @@ class Writer:
             connection.executemany("DELETE FROM skipped WHERE root = ? AND path = ?", unskip)
             self._put_skips(skips)
             if moved or dead:
-                self._changed()
+                bump_generation(connection)
 
     def put_skips(self, skips: Sequence[Skip]) -> None:
         """Note files that can not be indexed; items at their paths are removed."""
@@ -297,9 +295,30 @@ class Writer:
                 "UPDATE shards SET live = ?, alive = ? WHERE number = ?", (live_bits(count, removed), len(left), number)
             )
 
-    def _changed(self) -> None:
-        """Tell readers that there is something new, within a transaction."""
-        self.connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+
+def whole_shard(number: int, kind: str, ids: Array, lengths: Array, written: Written) -> ShardRow:
+    """What the catalog says about a new shard, of which nothing is removed.
+
+    Args:
+        number: of its file.
+        kind: ``image`` or ``caption``.
+        ids: ``(n,)`` ascending.
+        lengths: ``(n,)`` vectors of each item.
+        written: its file.
+    """
+    return ShardRow(
+        number=number,
+        kind=kind,
+        first=int(ids[0]),
+        last=int(ids[-1]),
+        count=len(ids),
+        vectors=int(lengths.sum()),
+        longest=int(lengths.max()),
+        live=live_bits(len(ids)),
+        alive=len(ids),
+        hash=written.hash,
+        bytes=written.bytes,
+    )
 
 
 @contextmanager
@@ -320,7 +339,7 @@ def open_writer(folder: Path | str | IndexFolder, action: str) -> Iterator[Write
 
 @contextmanager
 def write_locked(place: IndexFolder) -> Iterator[Writer]:
-    """The same for whoever holds the lock already; when the work is done, the saved shortlist follows."""
+    """Open an index for a caller who holds the lock already; when the work is done, the saved shortlist follows."""
     from patchword.index.shortlist.build import update_shortlist
 
     manifest = read_manifest(place)

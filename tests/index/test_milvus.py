@@ -16,9 +16,10 @@ from patchword.errors import ConfigError, DataError
 from patchword.index import build, remove
 from patchword.index.engine import Index
 from patchword.index.layout import IndexFolder
-from patchword.index.shortlist.base import NONE, make_backend, open_backend
+from patchword.index.shortlist import backend_class
+from patchword.index.shortlist.base import NONE
 from patchword.index.shortlist.build import update_shortlist
-from patchword.index.shortlist.milvus import with_defaults
+from patchword.index.shortlist.milvus import MilvusIndex
 from patchword.model import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
@@ -38,7 +39,7 @@ def truth(alive: np.ndarray) -> np.ndarray:
 
 
 def test_a_collection_is_searched_and_changed(options: dict[str, Any], tmp_path: Path) -> None:
-    index = make_backend("milvus", 8, 400, options)
+    index = backend_class("milvus").empty(8, 400, options)
     index.add(IDS[:300], VECTORS[:300])
     index.add(IDS[300:], VECTORS[300:])
     index.add(IDS[300:], VECTORS[300:])  # as after a broken-off addition
@@ -50,7 +51,7 @@ def test_a_collection_is_searched_and_changed(options: dict[str, Any], tmp_path:
     index.delete(found[0])
     alive[np.isin(IDS, found[0])] = False
     index.save(tmp_path)
-    again = open_backend("milvus", tmp_path, options)
+    again = backend_class("milvus").load(tmp_path, options)
     np.testing.assert_array_equal(np.sort(again.search(QUERIES, 10)[0], axis=1), np.sort(truth(alive), axis=1))
     few = alive & (np.arange(400) % 50 == 3)
     listed, _ = again.search(QUERIES, 10, IDS[few])
@@ -61,7 +62,7 @@ def test_many_allowed_ids_are_filtered_here(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("patchword.index.shortlist.milvus._LISTED", 5)
-    index = make_backend("milvus", 8, 400, {**options, "collection": "others"})
+    index = backend_class("milvus").empty(8, 400, {**options, "collection": "others"})
     index.add(IDS, VECTORS)
     alive = np.arange(400) % 8 == 0
     found, _ = index.search(QUERIES, 10, IDS[alive])
@@ -92,19 +93,19 @@ def test_an_index_with_milvus_answers_as_one_without(tmp_path: Path) -> None:
 
 def test_what_can_not_work_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs `uri`"):
-        make_backend("milvus", 8, 0, {})
+        backend_class("milvus").empty(8, 0, {})
     with pytest.raises(ConfigError, match="no option 'url'"):
-        make_backend("milvus", 8, 0, {"url": "x"})
+        backend_class("milvus").empty(8, 0, {"url": "x"})
     with pytest.raises(ConfigError, match="token file"):
-        make_backend("milvus", 8, 0, {"uri": "x.db", "collection": "c", "token_file": str(tmp_path / "no")})
+        backend_class("milvus").empty(8, 0, {"uri": "x.db", "collection": "c", "token_file": str(tmp_path / "no")})
     with pytest.raises(DataError, match="refuses"):
-        make_backend("milvus", 8, 0, {"uri": "http://127.0.0.1:9", "collection": "c", "timeout_s": 1})
+        backend_class("milvus").empty(8, 0, {"uri": "http://127.0.0.1:9", "collection": "c", "timeout_s": 1})
 
 
 def test_names_come_from_the_place_of_the_index(tmp_path: Path) -> None:
     place = IndexFolder(tmp_path)
-    lite = with_defaults({}, place, "image")
+    lite = MilvusIndex.with_defaults({}, place, "image")
     assert lite["uri"] == str(tmp_path / "milvus.db")
     assert lite["collection"].endswith("_image")
-    cluster = with_defaults({"uri": "http://host:19530", "collection": "photos"}, place, "caption")
+    cluster = MilvusIndex.with_defaults({"uri": "http://host:19530", "collection": "photos"}, place, "caption")
     assert (cluster["uri"], cluster["collection"]) == ("http://host:19530", "photos_caption")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from patchword.errors import ConfigError, DataError
-from patchword.index.shortlist.base import NONE, GlobalIndex, make_backend, open_backend
+from patchword.index.shortlist import BACKENDS, backend_class
+from patchword.index.shortlist.base import NONE, GlobalIndex
 
 WIDTH, COUNT = 16, 2600
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,7 +37,7 @@ QUERIES = torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(1))
 
 def filled(case: str, vectors: torch.Tensor) -> GlobalIndex:
     kind, options = CASES[case]
-    made = make_backend(kind, WIDTH, COUNT, options)
+    made = backend_class(kind).empty(WIDTH, COUNT, options)
     made.add(IDS[:2200], vectors[:2200])
     made.add(IDS[2200:], vectors[2200:])
     return made
@@ -61,7 +62,7 @@ def test_the_best_are_found(case: str, vectors: torch.Tensor, tmp_path: Path) ->
     assert (np.diff(scores.numpy(), axis=1) <= 0).all()
     index.save(tmp_path)
     kind, options = CASES[case]
-    again, _ = open_backend(kind, tmp_path, options).search(QUERIES, 40)
+    again, _ = backend_class(kind).load(tmp_path, options).search(QUERIES, 40)
     np.testing.assert_array_equal(again, found)
 
 
@@ -77,7 +78,7 @@ def test_what_is_deleted_or_not_allowed_is_never_found(case: str, vectors: torch
     assert recall(index.search(QUERIES, 40)[0], vectors, alive) >= 0.97
     index.save(tmp_path)
     kind, options = CASES[case]
-    index = open_backend(kind, tmp_path, options)
+    index = backend_class(kind).load(tmp_path, options)
     for share in (2, 40, 300):
         allowed = alive & (np.arange(COUNT) % share == 1)
         found, _ = index.search(QUERIES, 40, IDS[allowed])
@@ -88,25 +89,33 @@ def test_what_is_deleted_or_not_allowed_is_never_found(case: str, vectors: torch
 
 @pytest.mark.parametrize("kind", ["exact", "faiss"])
 def test_an_empty_one_answers(kind: str, tmp_path: Path) -> None:
-    empty = make_backend(kind, WIDTH, 0, {})
+    empty = backend_class(kind).empty(WIDTH, 0, {})
     empty.delete(IDS)
     assert (empty.search(QUERIES, 2)[0] == NONE).all()
     empty.save(tmp_path)
-    assert (open_backend(kind, tmp_path, {}).search(QUERIES, 2)[0] == NONE).all()
+    assert (backend_class(kind).load(tmp_path, {}).search(QUERIES, 2)[0] == NONE).all()
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_every_name_leads_to_a_backend(kind: str) -> None:
+    found = backend_class(kind)
+    assert issubclass(found, GlobalIndex)
+    assert not found.__abstractmethods__
+    assert (found.is_on_server, found.learns_from_first) == (kind == "milvus", kind == "faiss")
 
 
 def test_nonsense_is_refused(vectors: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown"):
-        make_backend("oracle", 4, 0, {})
+        backend_class("oracle").empty(4, 0, {})
     with pytest.raises(ConfigError, match="no option 'probes'"):
-        make_backend("faiss", 4, 0, {"probes": 3})
+        backend_class("faiss").empty(4, 0, {"probes": 3})
     with pytest.raises(ConfigError, match="wrong type"):
-        make_backend("faiss", 4, 0, {"nprobe": "many"})
+        backend_class("faiss").empty(4, 0, {"nprobe": "many"})
     with pytest.raises(ConfigError, match="refuses the factory"):
-        make_backend("faiss", WIDTH, 9, {"factory": "IVF,what"}).add(IDS[:9], vectors[:9])
+        backend_class("faiss").empty(WIDTH, 9, {"factory": "IVF,what"}).add(IDS[:9], vectors[:9])
     for kind in ("exact", "faiss"):
         with pytest.raises(DataError, match="can not be read"):
-            open_backend(kind, tmp_path, {})
+            backend_class(kind).load(tmp_path, {})
 
 
 def test_a_damaged_file_is_refused(vectors: torch.Tensor, tmp_path: Path) -> None:
@@ -114,15 +123,15 @@ def test_a_damaged_file_is_refused(vectors: torch.Tensor, tmp_path: Path) -> Non
     whole = (tmp_path / "vectors.faiss").read_bytes()
     (tmp_path / "vectors.faiss").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="can not be read"):
-        open_backend("faiss", tmp_path, {})
-    make_backend("exact", 4, 0, {}).save(tmp_path)
+        backend_class("faiss").load(tmp_path, {})
+    backend_class("exact").empty(4, 0, {}).save(tmp_path)
     np.save(tmp_path / "ids.npy", IDS[:5])
     (tmp_path / "vectors.faiss").write_bytes(whole)
     with pytest.raises(DataError, match="Expected 5"):
-        open_backend("faiss", tmp_path, {})
+        backend_class("faiss").load(tmp_path, {})
 
 
 def test_without_faiss_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(ConfigError, match=r"pip install 'patchword\[index\]'"):
-        make_backend("faiss", 4, 0, {})
+        backend_class("faiss").empty(4, 0, {})

@@ -20,9 +20,9 @@ from patchword.index import model_hash as hashing
 from patchword.index.layout import open_folder
 from patchword.index.lock import writer_lock
 from patchword.index.pooled import pool_kind
+from patchword.index.schema import meta
 from patchword.index.writer import open_writer
 from patchword.model import Model, load
-from patchword.types import Encoded
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_stored_sets_are_what_the_model_gives(model: Model, index: Path) -> 
     assert torch.allclose(found.vectors, expected.vectors, atol=1e-3)
     pool = pool_kind(model)
     assert torch.allclose(snapshot.pooled().float(), pool.pool_images(found), atol=2e-3)
-    assert (snapshot.width, snapshot.max_length, snapshot.pooled_width) == (JOINT, PATCHES, pool.width)
+    assert (snapshot.width, snapshot.max_length, snapshot.pooled_width) == (JOINT, PATCHES, pool.pooling.width)
 
 
 def test_sets_come_in_the_order_asked_for(index: Path) -> None:
@@ -70,10 +70,6 @@ def test_sets_come_in_the_order_asked_for(index: Path) -> None:
     rows = np.asarray([7, 0, 7, 3, 4, 5, 11, 2])
     assert same_tensors(vars(snapshot.sets(rows)), vars(whole.select(torch.from_numpy(rows))))
     assert len(snapshot.sets([])) == 0
-    for size in (1, 5, 100):
-        blocks = list(snapshot.iterate(size))
-        assert np.concatenate([positions for positions, _ in blocks]).tolist() == list(range(len(snapshot)))
-        assert torch.equal(Encoded.concat([sets for _, sets in blocks]).vectors, whole.vectors)
     pooled = snapshot.pooled()
     for where, block in snapshot.pooled_blocks():
         assert torch.equal(block, pooled[where])
@@ -241,7 +237,7 @@ def test_a_second_writer_is_told_who_writes(model: Model, index: Path, pictures:
 def test_what_a_killed_writer_left_is_removed(index: Path) -> None:
     before = open_snapshot(index).ids.tolist()
     with open_writer(index, "test") as writer:
-        writer.folder.shard(writer.counter("next_shard")).write_bytes(b"half of a file")
+        writer.folder.shard(meta(writer.connection, "next_shard")).write_bytes(b"half of a file")
     assert open_snapshot(index).ids.tolist() == before
     compact(index)
     assert {path.name for path in (index / "shards").iterdir()} == {

@@ -1,10 +1,11 @@
-"""The protocol of a shortlist's backend: vectors under ids, and the largest inner products."""
+"""The contract of a shortlist's backend: vectors under ids, and the largest inner products."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -12,35 +13,81 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.errors import ConfigError
+from patchword.index.layout import IndexFolder
 
 Ids = NDArray[np.int64]
-KINDS = ("exact", "faiss", "milvus")
 NONE = -1  # stands in a result where there is no further item
 
 
-@runtime_checkable
-class GlobalIndex(Protocol):
+class GlobalIndex(ABC):
     """Vectors under integer ids.
 
     Attributes:
-        kind: name of the backend.
+        is_on_server: whether the vectors lie with a server. When it does not answer, that is said; files that can not
+            be read are only made again.
+        learns_from_first: whether the first vectors that are added also train it, so that all should come at once.
     """
 
-    kind: str
+    is_on_server: ClassVar[bool] = False
+    learns_from_first: ClassVar[bool] = False
 
+    @classmethod
+    @abstractmethod
+    def empty(cls, width: int, expected: int, options: Mapping[str, Any]) -> GlobalIndex:
+        """A backend without vectors.
+
+        Args:
+            width: d.
+            expected: number of vectors that it is made for.
+            options: of the backend.
+
+        Raises:
+            ConfigError: it is not installed, or an option is wrong.
+            DataError: its server does not answer.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, options: Mapping[str, Any]) -> GlobalIndex:
+        """A backend as it was saved.
+
+        Raises:
+            ConfigError: as for ``empty``.
+            DataError: its files are missing or damaged, or its server does not answer.
+        """
+
+    @classmethod
+    def with_defaults(cls, options: Mapping[str, Any], place: IndexFolder, kind: str) -> dict[str, Any]:
+        """Options with what a backend takes from the place of the index where they do not say it.
+
+        Args:
+            options: as they were given.
+            place: of the index.
+            kind: of its items: ``image`` or ``caption``.
+        """
+        return dict(options)
+
+    @property
+    def dead_share(self) -> float:
+        """Share of what it holds whose items are deleted. When it is large, the backend is better built again."""
+        return 0.0
+
+    @abstractmethod
     def __len__(self) -> int:
         """Number of vectors."""
-        ...
 
+    @abstractmethod
     def add(self, ids: Ids, vectors: Float[Tensor, "n d"]) -> None:
         """Add vectors under new ids, which ascend and are larger than all before."""
-        ...
 
+    @abstractmethod
     def delete(self, ids: Ids) -> None:
         """Take vectors out; ids that are not there do not matter."""
-        ...
 
-    def search(self, queries: Float[Tensor, "Q d"], k: int, allowed: Ids | None = None) -> tuple[Ids, Any]:
+    @abstractmethod
+    def search(
+        self, queries: Float[Tensor, "Q d"], k: int, allowed: Ids | None = None
+    ) -> tuple[Ids, Float[Tensor, "Q k"]]:
         """The k largest inner products of each query: ids ``(Q, k)`` and scores ``(Q, k)``, best first.
 
         Where fewer are found, the rest of a row is ``NONE`` with -inf. From several threads at once, as long as
@@ -51,65 +98,10 @@ class GlobalIndex(Protocol):
             k: at least 1.
             allowed: ascending ids that may be found; None: all.
         """
-        ...
 
+    @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what ``open_backend`` needs into an existing folder."""
-        ...
-
-
-def make_backend(kind: str, width: int, expected: int, options: Mapping[str, Any]) -> GlobalIndex:
-    """An empty backend.
-
-    Args:
-        kind: ``exact``, ``faiss`` or ``milvus``.
-        width: d.
-        expected: number of vectors that it is made for.
-        options: of the backend.
-
-    Raises:
-        ConfigError: there is no such backend, it is not installed, or an option is wrong.
-    """
-    if kind == "exact":
-        from patchword.index.shortlist.exact import ExactIndex
-
-        return ExactIndex.empty(width)
-    if kind == "faiss":
-        from patchword.index.shortlist.faiss import FaissIndex
-
-        return FaissIndex.empty(width, expected, options)
-    if kind == "milvus":
-        from patchword.index.shortlist.milvus import MilvusIndex
-
-        return MilvusIndex.empty(width, options)
-    raise unknown(kind)
-
-
-def open_backend(kind: str, folder: Path, options: Mapping[str, Any]) -> GlobalIndex:
-    """A backend as it was saved.
-
-    Raises:
-        ConfigError: as for ``make_backend``.
-        DataError: its files are missing or damaged, or its server does not answer.
-    """
-    if kind == "exact":
-        from patchword.index.shortlist.exact import ExactIndex
-
-        return ExactIndex.load(folder)
-    if kind == "faiss":
-        from patchword.index.shortlist.faiss import FaissIndex
-
-        return FaissIndex.load(folder, options)
-    if kind == "milvus":
-        from patchword.index.shortlist.milvus import MilvusIndex
-
-        return MilvusIndex.load(folder, options)
-    raise unknown(kind)
-
-
-def unknown(kind: str) -> ConfigError:
-    """There is no such backend."""
-    return ConfigError(f"the backend {kind!r} is unknown. Known: {', '.join(KINDS)}.")
+        """Write what ``load`` needs into an existing folder."""
 
 
 def check_options(kind: str, options: Mapping[str, Any], known: Mapping[str, type | tuple[type, ...]]) -> None:

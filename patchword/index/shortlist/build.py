@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +12,8 @@ from patchword.index.catalog import generation
 from patchword.index.layout import IndexFolder, open_folder
 from patchword.index.manifest import Manifest, read_manifest
 from patchword.index.parallel import one_core
-from patchword.index.shortlist.base import GlobalIndex, Ids, make_backend
+from patchword.index.shortlist import backend_class
+from patchword.index.shortlist.base import GlobalIndex, Ids
 from patchword.index.shortlist.files import Saved, name_newest, open_saved, read_saved, write_saved
 from patchword.index.shortlist.fit import Fit
 from patchword.index.shortlist.view import filled, learn_fit
@@ -48,11 +46,8 @@ def update_shortlist(folder: Path | str | IndexFolder, *, again: bool = False) -
 
 
 def _update(place: IndexFolder, manifest: Manifest, kind: str, newest: int, again: bool) -> bool:
-    saved = read_saved(place, kind)
-    choice = manifest.backend
-    wanted = (choice.kind, dict(choice.options), dict(manifest.pooled))
-    is_same = saved is not None and (saved.backend, saved.options, saved.pooled) == wanted
-    if not is_same:
+    saved, choice = read_saved(place, kind), manifest.backend
+    if saved is not None and not saved.suits(manifest):
         saved = None
     if saved is not None and not again and saved.generation == newest:
         return False
@@ -61,16 +56,23 @@ def _update(place: IndexFolder, manifest: Manifest, kind: str, newest: int, agai
         return False
     known = None if saved is None or again else _continued(place, saved, snapshot)
     if saved is None or known is None:
-        fit = learn_fit(snapshot, manifest.model.method, str(manifest.pooled["kind"]))
-        options = options_of(choice.kind, choice.options, place, kind)
-        backend = filled(make_backend(choice.kind, fit.width, len(snapshot), options), snapshot, fit)
+        fit = learn_fit(snapshot, manifest.model.method, manifest.pooled.kind)
+        maker = backend_class(choice.kind)
+        options = maker.with_defaults(choice.options, place, kind)
+        backend = filled(maker.empty(fit.width, len(snapshot), options), snapshot, fit)
     else:
         fit, backend, ids = known
         if np.array_equal(ids, snapshot.ids):  # a change elsewhere: only the generation is new
-            name_newest(place, kind, replace(saved, generation=snapshot.generation))
+            name_newest(place, kind, saved.model_copy(update={"generation": snapshot.generation}))
             return True
-    name = f"{kind}-{snapshot.generation:012d}-{time.time_ns():x}"
-    state = Saved(name, snapshot.generation, *wanted, len(snapshot))
+    state = Saved(
+        folder=f"{kind}-{snapshot.generation:012d}-{time.time_ns():x}",
+        generation=snapshot.generation,
+        backend=choice.kind,
+        options=choice.options,
+        pooled=manifest.pooled,
+        count=len(snapshot),
+    )
     write_saved(place, kind, state, fit, backend, snapshot.ids)
     return True
 
@@ -78,9 +80,9 @@ def _update(place: IndexFolder, manifest: Manifest, kind: str, newest: int, agai
 def _continued(place: IndexFolder, saved: Saved, snapshot: Snapshot) -> tuple[Fit, GlobalIndex, Ids] | None:
     """The saved backend with new items added and gone ones deleted; None where it is better built again."""
     try:
-        fit, backend, ids = open_saved(place, saved, options_of(saved.backend, saved.options, place, snapshot.kind))
+        fit, backend, ids = open_saved(place, snapshot.kind, saved, {})
     except DataError:
-        if saved.backend == "milvus":
+        if backend_class(saved.backend).is_on_server:
             raise
         return None
     if len(snapshot) > max(2000, GROWTH * fit.learnt_from) or len(snapshot) < fit.learnt_from / 4:
@@ -88,16 +90,7 @@ def _continued(place: IndexFolder, saved: Saved, snapshot: Snapshot) -> tuple[Fi
     gone = np.setdiff1d(ids, snapshot.ids, assume_unique=True)
     fresh = np.flatnonzero(~np.isin(snapshot.ids, ids, assume_unique=True))
     backend.delete(gone)
-    if getattr(backend, "dead_share", 0.0) > MOST_DEAD:
+    if backend.dead_share > MOST_DEAD:
         return None
     filled(backend, snapshot, fit, fresh)
     return fit, backend, ids
-
-
-def options_of(kind: str, options: Mapping[str, Any], place: IndexFolder, what: str) -> dict[str, Any]:
-    """Options with what a backend takes from the place of the index: Milvus's file and collection."""
-    if kind != "milvus":
-        return dict(options)
-    from patchword.index.shortlist.milvus import with_defaults
-
-    return with_defaults(options, place, what)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from patchword.errors import DataError
-from patchword.index.shortlist.base import NONE, Ids
+from patchword.index.shortlist.base import NONE, GlobalIndex, Ids
 
 FILE = "vectors.safetensors"
 
 
-class ExactIndex:
+class ExactIndex(GlobalIndex):
     """Vectors in memory, float32.
 
     Args:
@@ -25,14 +27,12 @@ class ExactIndex:
         vectors: of each.
     """
 
-    kind = "exact"
-
     def __init__(self, ids: Ids, vectors: Float[Tensor, "n d"]) -> None:
         self.ids, self.vectors = ids, vectors
 
     @classmethod
-    def empty(cls, width: int) -> ExactIndex:
-        """Without vectors."""
+    def empty(cls, width: int, expected: int = 0, options: Mapping[str, Any] | None = None) -> ExactIndex:
+        """A backend without vectors; there is nothing to prepare or to choose."""
         return cls(np.zeros(0, np.int64), torch.zeros(0, width))
 
     def __len__(self) -> int:
@@ -70,8 +70,8 @@ class ExactIndex:
         save_file({"ids": torch.from_numpy(self.ids), "vectors": self.vectors.contiguous()}, folder / FILE)
 
     @classmethod
-    def load(cls, folder: Path) -> ExactIndex:
-        """Read them.
+    def load(cls, folder: Path, options: Mapping[str, Any] | None = None) -> ExactIndex:
+        """Read ids and vectors.
 
         Raises:
             DataError: the file is missing or damaged.

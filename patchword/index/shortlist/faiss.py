@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.errors import ConfigError, DataError
-from patchword.index.shortlist.base import NONE, Ids, check_options
+from patchword.index.shortlist.base import NONE, GlobalIndex, Ids, check_options
 
 FILE, ABOUT = "vectors.faiss", "faiss.json"
 OPTIONS: dict[str, type | tuple[type, ...]] = {
@@ -37,7 +37,7 @@ _MIN_SHARE = 0.02  # share of allowed items below which a graph or lists look at
 _AGAIN = 4.0  # times as many screened vectors as wanted are ranked again
 
 
-class FaissIndex:
+class FaissIndex(GlobalIndex):
     """A faiss index over rows 0..n-1 with the id of each row beside it.
 
     Args:
@@ -49,7 +49,7 @@ class FaissIndex:
         expected: number of vectors that it is made for.
     """
 
-    kind = "faiss"
+    learns_from_first: ClassVar[bool] = True
 
     def __init__(self, index: Any, ids: Ids, options: Mapping[str, Any], width: int, expected: int) -> None:
         check_options("faiss", options, OPTIONS)
@@ -59,7 +59,7 @@ class FaissIndex:
 
     @classmethod
     def empty(cls, width: int, expected: int, options: Mapping[str, Any]) -> FaissIndex:
-        """Made when the first vectors come, because it is trained on them.
+        """A backend without vectors; faiss's index is made when the first ones come, because it is trained on them.
 
         Raises:
             ConfigError: faiss is not installed, or an option is wrong.
@@ -120,7 +120,7 @@ class FaissIndex:
 
     @property
     def dead_share(self) -> float:
-        """Share of rows whose items are deleted: when it is large, build the index again."""
+        """Share of rows whose items are deleted."""
         return len(self._dead) / max(1, len(self.ids))
 
     def search(
@@ -186,7 +186,7 @@ class FaissIndex:
 
     @classmethod
     def load(cls, folder: Path, options: Mapping[str, Any]) -> FaissIndex:
-        """Read them.
+        """Read the index, its ids and its options.
 
         Raises:
             ConfigError: faiss is not installed.
@@ -254,7 +254,7 @@ def graph_of(index: Any) -> Any:
 
 
 def faiss_module() -> Any:
-    """faiss.
+    """Import faiss.
 
     Raises:
         ConfigError: it is not installed.

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from patchword.config import Config
 from patchword.errors import DataError
 from patchword.index.layout import IndexFolder, sync_folder, write_whole
-from patchword.index.shortlist.base import GlobalIndex, Ids, open_backend
+from patchword.index.manifest import Manifest, Pooling
+from patchword.index.shortlist import backend_class
+from patchword.index.shortlist.base import GlobalIndex, Ids
 from patchword.index.shortlist.fit import Fit
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(Config):
     """What the newest saved state is.
 
     Attributes:
@@ -24,7 +26,7 @@ class Saved:
         generation: of the catalog that it holds.
         backend: ``exact``, ``faiss`` or ``milvus``.
         options: that it was made with.
-        pooled: the kind of vectors (``PoolSpec.to_json``).
+        pooled: how its vectors were made.
         count: number of items.
     """
 
@@ -32,24 +34,35 @@ class Saved:
     generation: int
     backend: str
     options: dict[str, Any]
-    pooled: dict[str, Any]
+    pooled: Pooling
     count: int
+
+    def suits(self, manifest: Manifest) -> bool:
+        """Whether it was made as the manifest of its index says now."""
+        choice = manifest.backend
+        return (self.backend, self.options, self.pooled) == (choice.kind, choice.options, manifest.pooled)
 
 
 def read_saved(place: IndexFolder, kind: str) -> Saved | None:
     """The newest saved state; None where there is none that can be read: it can always be made again."""
     try:
-        values = json.loads((place.shortlist / f"{kind}.json").read_text(encoding="utf-8"))
-        saved = Saved(**values)
-    except (OSError, ValueError, TypeError):
+        saved = Saved.model_validate_json((place.shortlist / f"{kind}.json").read_bytes())
+    except (OSError, ValueError):
         return None
     return saved if (place.shortlist / saved.folder).is_dir() else None
 
 
-def open_saved(place: IndexFolder, saved: Saved, options: dict[str, Any]) -> tuple[Fit, GlobalIndex, Ids]:
+def open_saved(place: IndexFolder, kind: str, saved: Saved, options: Mapping[str, Any]) -> tuple[Fit, GlobalIndex, Ids]:
     """The coordinates, the backend and the ids in it, ascending.
 
+    Args:
+        place: of the index.
+        kind: ``image`` or ``caption``.
+        saved: the state.
+        options: of the backend that differ here.
+
     Raises:
+        ConfigError: there is no such backend, or it is not installed.
         DataError: a file is missing or damaged, or a server does not answer.
     """
     folder = place.shortlist / saved.folder
@@ -57,7 +70,9 @@ def open_saved(place: IndexFolder, saved: Saved, options: dict[str, Any]) -> tup
         ids = np.load(folder / "all_ids.npy")
     except (OSError, ValueError) as error:
         raise DataError(f"'{folder / 'all_ids.npy'}' can not be read: {error}.") from None
-    return Fit.load(folder), open_backend(saved.backend, folder, {**saved.options, **options}), ids
+    backend = backend_class(saved.backend)
+    filled = backend.with_defaults({**saved.options, **options}, place, kind)
+    return Fit.load(folder), backend.load(folder, filled), ids
 
 
 def write_saved(place: IndexFolder, kind: str, saved: Saved, fit: Fit, backend: GlobalIndex, ids: Ids) -> None:
@@ -81,4 +96,4 @@ def write_saved(place: IndexFolder, kind: str, saved: Saved, fit: Fit, backend: 
 
 def name_newest(place: IndexFolder, kind: str, saved: Saved) -> None:
     """Say which state is the newest."""
-    write_whole(place.shortlist / f"{kind}.json", json.dumps(asdict(saved), indent=2) + "\n")
+    write_whole(place.shortlist / f"{kind}.json", json.dumps(saved.model_dump(mode="json"), indent=2) + "\n")

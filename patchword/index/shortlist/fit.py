@@ -49,11 +49,11 @@ class Fit:
 
     @property
     def width(self) -> int:
-        """d."""
+        """The number of coordinates, d."""
         return self.basis.shape[1]
 
     def coordinates(self, pooled: Float[Tensor, "n G"]) -> Float[Tensor, "n d"]:
-        """z of items, from their shortlist vectors of any precision."""
+        """The coordinates z of items, from their shortlist vectors of any precision."""
         found: Tensor = (pooled.float() - self.mean) @ self.basis
         return found
 
@@ -75,7 +75,7 @@ class Fit:
         return solved.float()
 
     def save(self, folder: Path) -> None:
-        """Write it into an existing folder."""
+        """Write the coordinates and the sample into an existing folder."""
         state = {"mean": self.mean, "basis": self.basis.contiguous(), "learnt_from": torch.tensor(self.learnt_from)}
         if self.sample is not None and self.places is not None:
             state |= {"vectors": self.sample.vectors, "lengths": self.sample.lengths}
@@ -84,7 +84,7 @@ class Fit:
 
     @classmethod
     def load(cls, folder: Path) -> Fit:
-        """Read it.
+        """Read what ``save`` wrote.
 
         Raises:
             DataError: the file is missing or damaged.
@@ -100,7 +100,7 @@ class Fit:
 def learn(
     pooled: Float[Tensor, "n G"], sample: Encoded | None, sample_pooled: Tensor | None, items: int, width: int
 ) -> Fit:
-    """The strongest directions of some shortlist vectors.
+    """Find the strongest directions of some shortlist vectors.
 
     Args:
         pooled: of some items, at random.

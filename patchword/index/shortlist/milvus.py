@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from patchword.errors import ConfigError, DataError
 from patchword.index.layout import IndexFolder
-from patchword.index.shortlist.base import NONE, Ids, check_options
+from patchword.index.shortlist.base import NONE, GlobalIndex, Ids, check_options
 
 ABOUT = "milvus.json"
 OPTIONS: dict[str, type | tuple[type, ...]] = {
@@ -38,7 +38,7 @@ _LISTED = 1_000  # allowed ids whose vectors are fetched; of more, results are f
 _TIMEOUT_S = 60.0
 
 
-class MilvusIndex:
+class MilvusIndex(GlobalIndex):
     """One collection of vectors under integer ids.
 
     Args:
@@ -48,7 +48,7 @@ class MilvusIndex:
         width: d.
     """
 
-    kind = "milvus"
+    is_on_server: ClassVar[bool] = True
 
     def __init__(self, client: Any, options: Mapping[str, Any], width: int) -> None:
         self.client, self.options, self.width = client, dict(options), width
@@ -56,7 +56,7 @@ class MilvusIndex:
         self._timeout = float(options.get("timeout_s") or _TIMEOUT_S)
 
     @classmethod
-    def empty(cls, width: int, options: Mapping[str, Any]) -> MilvusIndex:
+    def empty(cls, width: int, expected: int, options: Mapping[str, Any]) -> MilvusIndex:
         """A new collection; one of the same name is dropped.
 
         Raises:
@@ -67,6 +67,23 @@ class MilvusIndex:
         with _OneLine(made.options):
             made._create()
         return made
+
+    @classmethod
+    def with_defaults(cls, options: Mapping[str, Any], place: IndexFolder, kind: str) -> dict[str, Any]:
+        """Options with the place of a local file and the collection's name filled in.
+
+        A relative ``uri`` that ends in .db lies in the index folder.
+        """
+        filled = dict(options)
+        uri = str(filled.get("uri") or "milvus.db")
+        if "://" not in uri:
+            filled["uri"] = str(place.path.resolve() / uri)
+        name = filled.get("collection")
+        if not name:
+            digest = blake2b(str(place.path.resolve()).encode(), digest_size=6).hexdigest()
+            name = f"patchword_{digest}"
+        filled["collection"] = f"{name}_{kind}"
+        return filled
 
     def _create(self) -> None:
         from pymilvus import DataType
@@ -209,23 +226,6 @@ def _among(row: Sequence[tuple[int, float]], allowed: Ids) -> list[tuple[int, fl
     return [pair for pair, keep in zip(row, kept, strict=True) if keep]
 
 
-def with_defaults(options: Mapping[str, Any], place: IndexFolder, kind: str) -> dict[str, Any]:
-    """Options with the place of a local file and the collection's name filled in.
-
-    A relative ``uri`` that ends in .db lies in the index folder.
-    """
-    filled = dict(options)
-    uri = str(filled.get("uri") or "milvus.db")
-    if "://" not in uri:
-        filled["uri"] = str(place.path.resolve() / uri)
-    name = filled.get("collection")
-    if not name:
-        digest = blake2b(str(place.path.resolve()).encode(), digest_size=6).hexdigest()
-        name = f"patchword_{digest}"
-    filled["collection"] = f"{name}_{kind}"
-    return filled
-
-
 def connect(options: Mapping[str, Any]) -> Any:
     """A connected client.
 
@@ -251,7 +251,7 @@ def connect(options: Mapping[str, Any]) -> Any:
 
 
 class _OneLine:
-    """Milvus's errors as one line of ours."""
+    """A block in which Milvus's errors become one line of ours."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.uri = options.get("uri")

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from patchword.errors import DataError
 from patchword.index.layout import IndexFolder
-from patchword.index.shortlist.base import NONE, GlobalIndex, Ids, make_backend
+from patchword.index.manifest import Pooling, PoolKind
+from patchword.index.shortlist import backend_class
+from patchword.index.shortlist.base import NONE, GlobalIndex, Ids
 from patchword.index.shortlist.exact import ExactIndex
 from patchword.index.shortlist.files import Saved, open_saved, read_saved
 from patchword.index.shortlist.fit import OWN_WIDTH, SAMPLE, WIDTH, Fit, learn
@@ -26,7 +28,9 @@ _SLOW = {"esl": 384, "cefg": 256, "scta": 256, "laps": 256}  # sample of methods
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Immutable, so that searches go on while another one takes its place.
+    """A saved backend with what is newer beside it.
+
+    It never changes, so that searches go on while another one takes its place.
 
     Attributes:
         fit: coordinates of items and queries.
@@ -53,7 +57,7 @@ class Shortlist:
         if len(self.fresh):
             more, more_scores = self.fresh.search(queries, k, allowed)
             found = np.concatenate([found, more], axis=1)
-            scores = torch.cat([torch.as_tensor(scores), more_scores], dim=1)
+            scores = torch.cat([scores, more_scores], dim=1)
             best = scores.topk(k, dim=1).indices.numpy()
             found = np.take_along_axis(found, best, axis=1)
         return [row[row != NONE] for row in found]
@@ -63,7 +67,7 @@ class Shortlist:
         return read_saved(place, kind) == self.saved
 
     def advanced(self, snapshot: Snapshot) -> Shortlist:
-        """The same for another snapshot: new items in memory, gone ones no longer found."""
+        """This shortlist for another snapshot: new items are held in memory, gone ones are no longer found."""
         known = np.isin(snapshot.ids, self.base_ids, assume_unique=True)
         rows = np.flatnonzero(~known)
         fresh = ExactIndex(snapshot.ids[rows], self.fit.coordinates(pooled_rows(snapshot, rows)))
@@ -72,17 +76,17 @@ class Shortlist:
 
 
 def open_shortlist(
-    place: IndexFolder, snapshot: Snapshot, method: str, pooled: Mapping[str, Any], options: dict[str, Any]
+    place: IndexFolder, snapshot: Snapshot, method: str, pooled: Pooling, options: Mapping[str, Any]
 ) -> Shortlist:
     """The saved shortlist, brought up to the snapshot; one in memory where there is none or it is unreadable."""
     for _ in range(3):
         saved = read_saved(place, snapshot.kind)
-        if saved is None or saved.pooled != dict(pooled):
+        if saved is None or saved.pooled != pooled:
             break
         try:
-            fit, base, ids = open_saved(place, saved, options)
+            fit, base, ids = open_saved(place, snapshot.kind, saved, options)
         except DataError:
-            if read_saved(place, snapshot.kind) == saved and saved.backend == "milvus":
+            if read_saved(place, snapshot.kind) == saved and backend_class(saved.backend).is_on_server:
                 raise
             continue  # a writer has replaced it just now, or its files are damaged
         empty = ExactIndex.empty(fit.width)
@@ -90,14 +94,14 @@ def open_shortlist(
     return in_memory(snapshot, method, pooled)
 
 
-def in_memory(snapshot: Snapshot, method: str, pooled: Mapping[str, Any]) -> Shortlist:
+def in_memory(snapshot: Snapshot, method: str, pooled: Pooling) -> Shortlist:
     """A shortlist of all items of a snapshot, without any file."""
-    fit = learn_fit(snapshot, method, str(pooled["kind"]))
-    base = filled(make_backend("exact", fit.width, len(snapshot), {}), snapshot, fit)
+    fit = learn_fit(snapshot, method, pooled.kind)
+    base = filled(ExactIndex.empty(fit.width), snapshot, fit)
     return Shortlist(fit, base, snapshot.ids, ExactIndex.empty(fit.width), False, snapshot.ids, None)
 
 
-def learn_fit(snapshot: Snapshot, method: str, kind: str, seed: int = 0) -> Fit:
+def learn_fit(snapshot: Snapshot, method: str, kind: PoolKind, seed: int = 0) -> Fit:
     """Directions and sample from a snapshot, always the same for the same one."""
     draw = np.random.default_rng(seed)
     order = draw.permutation(len(snapshot)).astype(np.int64)
@@ -111,7 +115,7 @@ def learn_fit(snapshot: Snapshot, method: str, kind: str, seed: int = 0) -> Fit:
 
 def filled(backend: GlobalIndex, snapshot: Snapshot, fit: Fit, rows: Ids | None = None) -> GlobalIndex:
     """A backend with the items of a snapshot added, block by block."""
-    if backend.kind == "faiss" and rows is None and len(snapshot):
+    if backend.learns_from_first and rows is None and len(snapshot):
         return _filled_after_training(backend, snapshot, fit)
     for chosen, coordinates in coordinate_blocks(snapshot, fit, rows):
         backend.add(snapshot.ids[chosen], coordinates)
@@ -119,7 +123,7 @@ def filled(backend: GlobalIndex, snapshot: Snapshot, fit: Fit, rows: Ids | None 
 
 
 def _filled_after_training(backend: GlobalIndex, snapshot: Snapshot, fit: Fit) -> GlobalIndex:
-    """The same for a backend that is trained on what comes first: all at once, d numbers per item."""
+    """A backend that is trained on what comes first, with all items added at once, d numbers per item."""
     blocks = [coordinates.half() for _, coordinates in coordinate_blocks(snapshot, fit)]
     backend.add(snapshot.ids, torch.cat(blocks).float())
     return backend
