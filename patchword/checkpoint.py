@@ -11,12 +11,25 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from patchword.errors import CheckpointError
+from patchword.files import save_tensors
 from patchword.methods.base import Method, is_training_only
 
 FORMAT = 1
+# What a checkpoint folder may hold, and a new checkpoint may replace.
+_OURS = frozenset(
+    [
+        "config.json",
+        "model.safetensors",
+        "training_only.safetensors",
+        "training.pt",
+        "vocabulary.json",
+        "vocab.txt",
+        "tokenizer.json",
+    ]
+)
 WEIGHTS, TRAINING_WEIGHTS = "model.safetensors", "training_only.safetensors"
 
 
@@ -37,15 +50,18 @@ def write_training_state(folder: Path, method: Method) -> None:
     """Write the rest of the state (queues, key encoders) beside the weights, when the method has such."""
     state = _state(method, training_only=True)
     if state:
-        save_file(state, folder / TRAINING_WEIGHTS)
+        save_tensors(state, folder / TRAINING_WEIGHTS)
 
 
 def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder under a temporary name and put it in place; whatever fails, the old folder survives.
 
     Raises:
-        CheckpointError: the disk is full or the place can not be written.
+        CheckpointError: the folder holds something else than a checkpoint, the disk is full, or the place can not be
+            written.
     """
+    folder = folder.resolve()
+    refuse_others(folder)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +88,23 @@ def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def refuse_others(folder: Path) -> None:
+    """Refuse a place whose content a checkpoint must not replace.
+
+    Raises:
+        CheckpointError: it is a file, or a folder with other files than those of a checkpoint.
+    """
+    if folder.is_file():
+        raise CheckpointError(f"'{folder}' is a file. Expected the name of a folder to write.")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _OURS) if folder.is_dir() else []
+    if others:
+        named = ", ".join(repr(name) for name in others[:3]) + (" ..." if len(others) > 3 else "")
+        raise CheckpointError(
+            f"'{folder}' holds {named}, which a checkpoint would replace. Name a new folder, such as "
+            f"'{folder / 'checkpoint'}'."
+        )
+
+
 def recover_folder(folder: Path) -> Path:
     """Undo a replacement that was interrupted between its two renames."""
     old = folder.with_name(f".{folder.name}.old")
@@ -93,6 +126,11 @@ def find_checkpoint(path: Path) -> Path:
     if not path.exists():
         raise CheckpointError(
             f"'{path}' does not exist. Expected a run folder or a checkpoint folder (config.json + model.safetensors)."
+        )
+    if path.is_file():
+        raise CheckpointError(
+            f"'{path}' is a file, and checkpoints are folders. If authors' code saved it, turn it into one with: "
+            "patchword import METHOD FILE -o DIR"
         )
     raise CheckpointError(
         f"'{path}' holds no checkpoint. Tried {', '.join(repr(str(f / 'config.json')) for f in tried)}."
@@ -137,9 +175,12 @@ def load_training_state(method: Method, folder: Path) -> None:
 def _load_state(method: Method, path: Path, wanted: Mapping[str, torch.Tensor]) -> None:
     """Load one file whose tensors must be exactly ``wanted``, in names and shapes."""
     try:
-        state = load_file(path)
+        with path.open("rb"):  # safetensors calls a file missing that it may not read
+            state = load_file(path)
     except FileNotFoundError:
         raise CheckpointError(f"'{path}' is missing. Expected the weights beside config.json.") from None
+    except PermissionError as error:
+        raise CheckpointError(f"'{path}' can not be read: {error.strerror}.") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"'{path}' is truncated or damaged ({path.stat().st_size:,} bytes): {error}. Use another checkpoint."

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 
 @contextmanager
@@ -30,6 +35,26 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor] | Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a ``.safetensors`` file that those may read who may read other new files here.
+
+    Raises:
+        OSError, SafetensorError: the disk is full, or the place can not be written.
+    """
+    import numpy as np
+    import safetensors.numpy
+    import safetensors.torch
+
+    path.touch()
+    mode = path.stat().st_mode
+    content: dict[str, Any] = dict(tensors)
+    is_numpy = any(isinstance(tensor, np.ndarray) for tensor in content.values())
+    (safetensors.numpy if is_numpy else safetensors.torch).save_file(content, path, metadata)
+    path.chmod(mode)  # safetensors leaves files that only their owner can read
 
 
 def write_whole(path: Path, text: str, *, durable: bool = False) -> None:

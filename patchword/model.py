@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 import patchword
 from patchword.checkpoint import (
@@ -33,6 +32,7 @@ from patchword.data.pictures import PictureFiles
 from patchword.data.table import Extra, ImageSource, Split
 from patchword.data.tokenizers import Tokenizer, load_tokenizer, require_tokenizer
 from patchword.errors import CheckpointError, DataError
+from patchword.files import save_tensors
 from patchword.methods import method_class
 from patchword.methods.base import Method
 from patchword.methods.clip import Interaction
@@ -158,7 +158,7 @@ class Model:
         from patchword.scoring.matrix import score_matrix
 
         self.method.eval()
-        return score_matrix(self.method, images, captions, progress=progress)
+        return score_matrix(self.method, images.to(self.device), captions.to(self.device), progress=progress)
 
     def search(self, query: str | Path, split: Split, k: int = 10) -> list[Any]:
         """Best images of a split for a sentence, or best captions for a picture file; see ``patchword.search``."""
@@ -217,7 +217,7 @@ def write_model(folder: Path, model: Model) -> None:
         "about": model.about,
     }
     (folder / "config.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    save_file(inference_state(model.method), folder / WEIGHTS)
+    save_tensors(inference_state(model.method), folder / WEIGHTS)
     if model.tokenizer is not None:
         model.tokenizer.save(folder)
 

@@ -1,5 +1,7 @@
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +242,13 @@ def test_any_name_of_a_folder_works(name: str, tmp_path: Path, capsys: pytest.Ca
     said = says(["train", path, "--out", home / "run"], capsys)
     assert f"into {home / 'run'}" in said
     assert "rsum" in says(["evaluate", home / "run", "--data", data], capsys)
+
+
+def test_letters_that_the_terminal_lacks_are_shown_by_number(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "patchword", "evaluate", "runs/\u00fc", "--data", str(tmp_path)],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "runs/\\xfc" in done.stderr

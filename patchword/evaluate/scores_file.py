@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from patchword.errors import ScoreError
 from patchword.evaluate.matrix import ScoreMatrix, as_array, check_matrix
 from patchword.evaluate.npy import read_npy
 from patchword.evaluate.ranks import as_positives
-from patchword.files import replacing
+from patchword.files import replacing, save_tensors
 
 FORMAT = "patchword-scores/1"
 
@@ -174,7 +173,7 @@ def write_scores(path: str | Path, saved: SavedScores) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as draft:
-            save_file(tensors, draft, metadata=header)
+            save_tensors(tensors, draft, header)
     except (OSError, SafetensorError) as error:
         raise ScoreError(f"'{target}' could not be written: {error}. An older file there is unchanged.") from None
     return target
@@ -224,7 +223,7 @@ def _with_regular_owner(source: Path, scores: np.ndarray, kind: str) -> SavedSco
 def _load_ours(source: Path) -> SavedScores:
     """Read a file that ``save_scores`` wrote, and check its hash."""
     try:
-        with safe_open(source, framework="numpy") as file:
+        with source.open("rb"), safe_open(source, framework="numpy") as file:  # the first says whether it may be read
             header: dict[str, str] = file.metadata() or {}
             if header.get("format") != FORMAT:
                 found = header.get("format", "a safetensors file of another kind")
@@ -242,6 +241,8 @@ def _load_ours(source: Path) -> SavedScores:
             notes=tuple(json.loads(header["notes"])),
             path=str(source),
         )
+    except PermissionError as error:
+        raise ScoreError(f"'{source}' can not be read: {error.strerror}.") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ScoreError(f"'{source}' is truncated or damaged: {error}. Save the scores again.") from None
     if not intact:

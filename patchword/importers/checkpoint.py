@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patchword.data.text_files import LFS_MARK
 from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer
 from patchword.data.vocab import MASK, Vocabulary
 from patchword.data.wordpiece import WordPieces
@@ -72,6 +73,7 @@ def read_authors_file(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"'{path}' does not exist. Expected a checkpoint file of the authors' code (model_best.pth)."
         )
+    _refuse_other_files(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter(
@@ -82,7 +84,8 @@ def read_authors_file(path: Path) -> dict[str, Any]:
         reason = str(error).split("\n")[0]
         unsafe = "Unsupported" in str(error) or "global" in str(error).lower()
         what = "holds objects that are not allowed, and nothing in it was run" if unsafe else "is damaged"
-        raise CheckpointError(f"'{path}' {what}: {_globals_in(error) or reason}.") from None
+        named = _globals_in(error) or ("" if unsafe else reason)
+        raise CheckpointError(f"'{path}' {what}{f': {named}' if named else ''}.") from None
     except _DAMAGE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(
@@ -94,6 +97,25 @@ def read_authors_file(path: Path) -> dict[str, Any]:
             f"'{path}' holds {found}. Expected a dictionary with `model` and `opt`, as the authors' code saves it."
         )
     return dict(content)
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Say what a file is that was downloaded in place of a checkpoint.
+
+    Raises:
+        CheckpointError: it begins like neither of torch's formats.
+    """
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith((b"PK", b"\x80")) or b"ustar" in start:  # zip, pickle, tar
+        return
+    if start.startswith(LFS_MARK):
+        what = "a Git LFS pointer, not the checkpoint. Fetch it with: git lfs pull"
+    elif start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        what = "a web page, not a checkpoint. Download the checkpoint itself"
+    else:
+        what = "truncated or not a torch checkpoint. Download it again"
+    raise CheckpointError(f"'{path}' ({path.stat().st_size:,} bytes) is {what}.")
 
 
 def _globals_in(error: Exception) -> str:

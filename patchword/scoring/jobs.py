@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from patchword.errors import ScoreError
-from patchword.files import replacing, write_whole
+from patchword.files import replacing, save_tensors, write_whole
 from patchword.methods.base import Method
 from patchword.types import Encoded
 
@@ -97,7 +97,7 @@ class Job:
         path = self._file(unit)
         if path is not None:
             with replacing(path) as draft:
-                save_file({name: value.contiguous() for name, value in found.items()}, draft)
+                save_tensors({name: value.contiguous() for name, value in found.items()}, draft)
 
 
 def _on_all_cores(units: list[int], work: Callable[[int], Found], at_a_time: int) -> Iterator[tuple[int, Found]]:

@@ -76,7 +76,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         name.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("patchword.evaluate.scores_file.save_file", full)
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
     with pytest.raises(ScoreError, match="No space left on device"):
         save_scores(path, scores() * 2, image_ids=IDS, captions=CAPTIONS, owner=OWNER)
     np.testing.assert_array_equal(load_scores(path).scores, scores())

@@ -193,7 +193,7 @@ def test_a_cut_line_of_the_metrics_is_dropped(run: Path, trained: Path) -> None:
 
 
 def write_text(folder: Path, text: str) -> None:
-    (folder / "a.txt").write_text(text, encoding="utf-8")
+    (folder / "vocab.txt").write_text(text, encoding="utf-8")
 
 
 def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"could not be written: No space left.*untouched"):
         save_folder(tmp_path / "best", fails)
-    assert (tmp_path / "best" / "a.txt").read_text(encoding="utf-8") == "old"
+    assert (tmp_path / "best" / "vocab.txt").read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
@@ -227,9 +227,9 @@ def test_a_kill_between_the_renames_loses_nothing(
         patch.setattr(Path, "rename", dying)
         with pytest.raises(KeyboardInterrupt):
             save_folder(tmp_path / "best", lambda folder: write_text(folder, "new"))
-    assert (recover_folder(tmp_path / "best") / "a.txt").read_text(encoding="utf-8") == "old"
+    assert (recover_folder(tmp_path / "best") / "vocab.txt").read_text(encoding="utf-8") == "old"
     save_folder(tmp_path / "best", lambda folder: write_text(folder, "newer"))
-    assert (tmp_path / "best" / "a.txt").read_text(encoding="utf-8") == "newer"
+    assert (tmp_path / "best" / "vocab.txt").read_text(encoding="utf-8") == "newer"
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
@@ -248,7 +248,7 @@ def test_the_folder_that_an_interrupted_save_left_is_never_removed_first(
         patch.setattr(Path, "rename", dying)
         with pytest.raises(KeyboardInterrupt):
             save_folder(tmp_path / "best", lambda folder: write_text(folder, "new"))
-    assert (recover_folder(tmp_path / "best") / "a.txt").read_text(encoding="utf-8") == "only copy"
+    assert (recover_folder(tmp_path / "best") / "vocab.txt").read_text(encoding="utf-8") == "only copy"
 
 
 def test_an_interrupted_replacement_of_the_state_is_undone_before_going_on(run: Path, trained: Path) -> None:
@@ -259,7 +259,7 @@ def test_an_interrupted_replacement_of_the_state_is_undone_before_going_on(run: 
     assert not list(run.glob(".last.*"))
 
 
-@pytest.mark.parametrize("writer", ["patchword.model.save_file", "torch.save"])
+@pytest.mark.parametrize("writer", ["safetensors.torch.save_file", "torch.save"])
 def test_a_full_disk_leaves_the_old_checkpoint(
     writer: str, run: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from patchword.errors import DataError
+from patchword.files import save_tensors
 from patchword.index.shortlist.base import NONE, GlobalIndex, Ids
 
 FILE = "vectors.safetensors"
@@ -67,7 +68,7 @@ class ExactIndex(GlobalIndex):
 
     def save(self, folder: Path) -> None:
         """Write ids and vectors."""
-        save_file({"ids": torch.from_numpy(self.ids), "vectors": self.vectors.contiguous()}, folder / FILE)
+        save_tensors({"ids": torch.from_numpy(self.ids), "vectors": self.vectors.contiguous()}, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path, options: Mapping[str, Any] | None = None) -> ExactIndex:

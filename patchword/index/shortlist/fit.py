@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from patchword.errors import DataError
+from patchword.files import save_tensors
 from patchword.types import Encoded
 
 FILE = "fit.safetensors"
@@ -80,7 +81,7 @@ class Fit:
         if self.sample is not None and self.places is not None:
             state |= {"vectors": self.sample.vectors, "lengths": self.sample.lengths}
             state |= {"places": self.places.contiguous()}
-        save_file(state, folder / FILE)
+        save_tensors(state, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Fit:
