@@ -14,6 +14,7 @@ from rich.console import Console
 from patchword.console import Report
 from patchword.data.open import open_split, splits_of
 from patchword.data.table import Extra
+from patchword.data.tabular import read_rows
 from patchword.data.text_files import canonical_id, read_captions, read_lines, require_caption, strip_suffix
 from patchword.errors import ConfigError, DataError
 from patchword.index.compacting import join_small
@@ -36,7 +37,7 @@ class Said:
     Attributes:
         text: the sentence.
         image: what the file says it is of: a path, a name or an id.
-        line: in the file, or its number in the data set, from 1.
+        line: in the file, or its number in the table or data set, from 1.
         part: which of ``CaptionFile.extras``.
         row: position in it.
     """
@@ -62,7 +63,11 @@ class CaptionFile:
 
 
 def read_caption_file(file: Path | str, *, name: str | None = None, splits: Sequence[str] = ()) -> CaptionFile:
-    """Read a text file with a caption per line, JSON Lines of ``{"caption", "image"?}``, or a data folder.
+    """Read a text file with a caption per line, JSON Lines of ``{"caption", "image"?}``, a table or a data folder.
+
+    Args:
+        file: ``.txt``, ``.jsonl``, ``.csv``, ``.tsv`` or ``.json`` (rows with an image and its captions), or a folder.
+        name, splits: of a data folder.
 
     Raises:
         DataError: it is missing or a line is no caption; with the line.
@@ -72,6 +77,8 @@ def read_caption_file(file: Path | str, *, name: str | None = None, splits: Sequ
         return _of_data(path, name, tuple(splits))
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         return CaptionFile(list(_of_json_lines(path)))
+    if path.suffix.lower() in (".csv", ".tsv", ".json"):
+        return CaptionFile(list(_of_table(path)))
     captions = read_captions(path)
     if not captions:
         raise DataError(f"'{path}' has no captions. Expected one per line.")
@@ -95,6 +102,14 @@ def _of_json_lines(path: Path) -> Iterator[Said]:
         for one in texts:
             where = f"'{path}' line {line}"
             yield Said(require_caption(one, where), None if image is None else str(image), line)
+
+
+def _of_table(path: Path) -> Iterator[Said]:
+    number = 0
+    for row in read_rows(path):
+        for text in row.captions:
+            number += 1
+            yield Said(require_caption(text, row.where), row.image or row.id, number)
 
 
 def _of_data(path: Path, name: str | None, splits: tuple[str, ...]) -> CaptionFile:
@@ -125,7 +140,7 @@ def add_captions(
 
     Args:
         index: index folder.
-        file: text file, JSON Lines file or data folder.
+        file: text file, JSON Lines file, table or data folder.
         name, splits: of a data folder; all splits by default.
         clear: forget the captions that are there first.
         model, device, batch, console: as for `sync`.

@@ -203,7 +203,7 @@ class Captions:
 
     Attributes:
         index: the index.
-        file: a caption per line, JSON Lines of "caption" and "image", or a data folder.
+        file: captions, one a line; JSON Lines or CSV of caption and image; or a data folder.
         name: data set name, when a data folder holds several.
         splits: of a data folder; all by default.
         clear: forget the captions that are there first.

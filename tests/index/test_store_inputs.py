@@ -161,6 +161,18 @@ def test_captions_are_encoded_like_images_and_linked(model: Model, index: Path, 
     assert len(open_snapshot(index, "caption")) == 1
 
 
+def test_a_table_of_captions_is_no_list_of_lines(model: Model, index: Path, tmp_path: Path) -> None:
+    name = items(index)[0].path
+    (tmp_path / "c.csv").write_text(
+        f"image;caption;split\r\n{name};a tree;dev\r\n{name};a boat;dev\r\n", encoding="utf-8"
+    )
+    done = add_captions(index, tmp_path / "c.csv", model=model)
+    assert (done.found, done.indexed, done.linked) == (2, 2, 2)
+    with Catalog(index) as catalog:
+        found = catalog.captions(open_snapshot(index, kind="caption").ids)
+    assert [caption.text for caption in found] == ["a tree", "a boat"]
+
+
 def test_captions_that_can_not_be_read_are_refused(index: Path, tmp_path: Path) -> None:
     for name, text, says in (
         ("a.txt", "a dog\n\na cat\n", "line 2 is empty"),
