@@ -231,8 +231,7 @@ class Index:
         calibration = self.calibration
         if calibration is not None:
             return calibration.probabilities(scores)
-        own = getattr(self.model.method, "match_probability", None)
-        said = None if own is None else own(torch.from_numpy(scores))
+        said = self.model.method.match_probability(torch.from_numpy(scores))
         return None if said is None else np.asarray(said.detach().cpu().numpy(), dtype=np.float64)
 
     @property

@@ -13,7 +13,6 @@ from patchword.data.clip_features import ClipEncoder
 from patchword.data.extras import MemoryExtra
 from patchword.data.pictures import Picture, PictureFiles
 from patchword.data.table import Extra
-from patchword.encoders.patches import RegionsConfig
 from patchword.errors import ConfigError, DataError
 from patchword.index.asked import ImageQueries
 from patchword.index.collection import Collection
@@ -40,7 +39,7 @@ class DecodedPictures(PictureFiles):
 
 def reads_regions(model: Model) -> bool:
     """Whether a model reads region features instead of pictures."""
-    return isinstance(getattr(model.method.config, "image", None), RegionsConfig)
+    return model.method.reads == "regions"
 
 
 def encode_queries(

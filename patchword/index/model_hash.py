@@ -87,8 +87,6 @@ def stamp_of(model: Model) -> ModelStamp:
     Raises:
         CheckpointError: the model was never saved.
     """
-    from patchword.encoders.patches import RegionsConfig
-
     folder = folder_of(model)
     before = stamps(folder)
     config: Any = model.method.config
@@ -98,7 +96,7 @@ def stamp_of(model: Model) -> ModelStamp:
         method=model.method.name,
         hash=hash_checkpoint(folder),
         files=before,
-        reads="regions" if isinstance(getattr(config, "image", None), RegionsConfig) else "pictures",
+        reads=model.method.reads,
         interaction=getattr(config, "interaction", None),
     )
 

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchword.methods.base import Method
-from patchword.methods.chan import Pooling
 from patchword.scoring.matrix import pair_scores, tile_sizes
 from patchword.scoring.pooled_words import WordSlots, pool_words
 from patchword.types import Encoded
@@ -47,7 +46,7 @@ class Scorer:
     def __init__(self, method: Method, captions: Encoded) -> None:
         self.method, self.captions = method, captions.float()
         few = len(captions.vectors) <= _MANY and len(captions) > 0
-        self._pooling = best_patch_pooling(method) if few else None
+        self._pooling = method.best_patch_pooling if few else None
         self._slots = None if self._pooling is None else WordSlots.of(captions.lengths)
 
     @torch.no_grad()
@@ -61,16 +60,6 @@ class Scorer:
             return pair_scores(self.method, images, captions).float()
         parts = [images.slice(start, min(start + step, len(images))) for start in range(0, len(images), step)]
         return torch.cat([pair_scores(self.method, part, captions).float() for part in parts])
-
-
-def best_patch_pooling(method: Method) -> tuple[Pooling, float] | None:
-    """How the best patches of the words become a score, with its temperature; None for methods that score otherwise."""
-    config = method.config
-    if method.name == "chan" and config.coding == "vha" and config.score_padding == "masked":
-        return config.pooling, config.pooling_temperature
-    if method.name == "clip" and config.interaction == "patches":
-        return "mean", 1.0
-    return None
 
 
 def best_of_sets(images: Encoded, words: Float[Tensor, "T D"]) -> Float[Tensor, "T B"]:

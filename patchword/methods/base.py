@@ -18,6 +18,8 @@ from patchword.losses.contrastive import info_nce
 from patchword.losses.triplet import hinge
 from patchword.types import Alignment, Captions, Encoded, Images
 
+Pooling = Literal["mean", "max", "sum", "lse", "softmax"]  # of one number for each word to a score
+
 
 class LossConfig(BaseConfig):
     """Ranking loss of the published systems.
@@ -89,6 +91,7 @@ class Method(nn.Module, ABC):
         shortlist: which vector per item finds the candidates of a search (``index/pooled.py``). ``own``: items have
             one vector, and the score is their inner product; ``anchors``: both sides lie in one space, and the score
             rests on each word's best patch; ``mean``: neither.
+        shortlist_sample: images whose exact scores teach a query its vector for the shortlist.
     """
 
     name: ClassVar[str]
@@ -96,6 +99,7 @@ class Method(nn.Module, ABC):
     training_only: ClassVar[tuple[str, ...]] = ()
     intra_modal: ClassVar[str] = ""
     shortlist: Literal["own", "anchors", "mean"] = "mean"
+    shortlist_sample: ClassVar[int] = 512
     Config: ClassVar[type[BaseConfig]]
     Loss: ClassVar[type[BaseConfig]] = LossConfig
 
@@ -189,6 +193,14 @@ class Method(nn.Module, ABC):
 
     def match_probability(self, scores: Float[Tensor, "*n"]) -> Float[Tensor, "*n"] | None:
         """Probability that a pair of such a score matches, where the model was trained to say it; else None."""
+        return None
+
+    @property
+    def best_patch_pooling(self) -> tuple[Pooling, float] | None:
+        """How the best cosine of each word becomes the score, with its temperature; None for any other score.
+
+        A search of few words uses it to score many images faster (``index/rescore.py``).
+        """
         return None
 
     def pair_bytes(self, images: Encoded, captions: Encoded) -> int:

@@ -128,6 +128,7 @@ class Cefg(Method):
     """
 
     name = "cefg"
+    shortlist_sample = 256
     title = "CEFG"
     Config = CefgConfig
     config: CefgConfig

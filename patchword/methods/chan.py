@@ -25,11 +25,10 @@ from patchword.encoders.patches import PatchConfig, RegionsConfig, build_patches
 from patchword.encoders.text import TextConfig, build_text
 from patchword.layers.linear import xavier
 from patchword.layers.normalise import unit
-from patchword.methods.base import LossConfig, Method
+from patchword.methods.base import LossConfig, Method, Pooling
 from patchword.types import Alignment, Captions, Encoded, Images
 
 Coding = Literal["vha", "tha", "vsa"]
-Pooling = Literal["mean", "max", "sum", "lse", "softmax"]
 
 
 class ChanConfig(Config):
@@ -179,6 +178,14 @@ class Chan(Method):
         words, word_mask = captions.padded()
         cfg = self.config
         return code_pairs(patches, patch_mask, words, word_mask, cfg.coding, cfg.coding_temperature, cfg.score_padding)
+
+    @property
+    def best_patch_pooling(self) -> tuple[Pooling, float] | None:
+        """The pooling of the codes, where a code is the best cosine of a word and padding plays no part."""
+        config = self.config
+        if config.coding != "vha" or config.score_padding != "masked":
+            return None
+        return config.pooling, config.pooling_temperature
 
     @torch.no_grad()
     def explain(self, images: Images, captions: Captions) -> Alignment:

@@ -22,7 +22,7 @@ from patchword.config import Config
 from patchword.encoders.clip_towers import ClipImageConfig, ClipTextConfig, ImageTower, TextTower, build_clip
 from patchword.encoders.token_shares import image_shares, text_shares
 from patchword.layers.normalise import unit
-from patchword.methods.base import LossConfig, Method, lengths_of
+from patchword.methods.base import LossConfig, Method, Pooling, lengths_of
 from patchword.types import Alignment, Captions, Encoded, Images
 
 Interaction = Literal["global", "patches"]
@@ -125,6 +125,11 @@ class Clip(Method):
         whose scores the scale was not trained for.
         """
         return torch.sigmoid(self.logits(scores)) if self.logit_bias is not None and self.is_global else None
+
+    @property
+    def best_patch_pooling(self) -> tuple[Pooling, float] | None:
+        """The mean over words, for ``patches``."""
+        return None if self.is_global else ("mean", 1.0)
 
     def freeze_blocks(self, blocks: int) -> None:
         """Freeze all of the vision model (blocks >= 4) or nothing."""

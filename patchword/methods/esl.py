@@ -103,6 +103,7 @@ class Esl(Method):
     """
 
     name = "esl"
+    shortlist_sample = 384
     title = "ESL"
     Config = EslConfig
     config: EslConfig

@@ -124,6 +124,7 @@ class Scta(Method):
     """Patches are chosen for each caption; mixtures of patches meet mixtures of words."""
 
     name = "scta"
+    shortlist_sample = 256
     title = "SCTA"
     shortlist = "anchors"
     Config = SctaConfig
@@ -287,6 +288,7 @@ class Laps(Scta):
     """LAPS: the same model with all words and, in the published setting, more mixtures per image."""
 
     name = "laps"
+    shortlist_sample = 256
     title = "LAPS"
     Config = LapsConfig
 

@@ -22,8 +22,6 @@ from patchword.model import Model, load
 from patchword.report.curves import RunLog, read_log
 from patchword.types import Alignment
 
-PLAIN_NAMES = {"chan": "CHAN", "vse_inf": "VSE-infinity"}
-
 
 @dataclass(frozen=True)
 class ReportRun:
@@ -80,7 +78,7 @@ def report_run(run: Path | str | Model, split: Split, *, name: str = "", console
     model = run if isinstance(run, Model) else load(run)
     evaluation, scores = evaluate_model(model, split, console=console)
     folder = None if isinstance(run, Model) or not (Path(run) / "config.yaml").is_file() else Path(run)
-    return ReportRun(name or PLAIN_NAMES.get(model.method.name, model.method.name), model, evaluation, scores, folder)
+    return ReportRun(name or model.method.title or model.method.name, model, evaluation, scores, folder)
 
 
 def report_row(member: Member, evaluation: Evaluation, *, name: str = "") -> ReportRun:

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from patchword.methods.chan import Pooling
+from patchword.methods.base import Pooling
 from patchword.scoring.hard_assignment import max_over_patches
 from patchword.scoring.short_vectors import Shortening, shorten
 from patchword.types import Encoded

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patchword.methods.base import Method
-from patchword.methods.chan import Chan, Pooling
+from patchword.methods.base import Method, Pooling
+from patchword.methods.chan import Chan
 from patchword.methods.clip import Clip
 from patchword.scoring.hard_assignment import ON_A_DEVICE, PATCHES, WORDS, max_over_patches
 from patchword.scoring.pooled_words import WordSlots, pool_words

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patchword.methods.chan import Pooling
+from patchword.methods.base import Pooling
 
 
 @dataclass(frozen=True)

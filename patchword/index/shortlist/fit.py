@@ -26,7 +26,6 @@ from patchword.types import Encoded
 
 FILE = "fit.safetensors"
 WIDTH, OWN_WIDTH = 128, 256  # coordinates of a fitted and of a computed query
-SAMPLE = 512  # items that every query is scored against
 _RIDGE = 1e-4  # relative to the mean square of the coordinates
 
 

@@ -18,12 +18,12 @@ from patchword.index.shortlist import backend_class
 from patchword.index.shortlist.base import NONE, GlobalIndex, Ids
 from patchword.index.shortlist.exact import ExactIndex
 from patchword.index.shortlist.files import Saved, open_saved, read_saved
-from patchword.index.shortlist.fit import OWN_WIDTH, SAMPLE, WIDTH, Fit, learn
+from patchword.index.shortlist.fit import OWN_WIDTH, WIDTH, Fit, learn
 from patchword.index.snapshot import Snapshot
+from patchword.methods import method_class
 
 _LEARNT_FROM = 20_000  # items whose shortlist vectors the directions are computed from
 _SAMPLE_BYTES = 128 << 20  # of the sample's vectors
-_SLOW = {"esl": 384, "cefg": 256, "scta": 256, "laps": 256}  # sample of methods that score fewer pairs a second
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def learn_fit(snapshot: Snapshot, method: str, kind: PoolKind, seed: int = 0) ->
     if kind == "own":
         return learn(pooled, None, None, len(snapshot), OWN_WIDTH)
     room = _SAMPLE_BYTES // max(1, 2 * snapshot.width * int(snapshot.lengths.max(initial=1)))
-    chosen = np.sort(order[: max(1, min(_SLOW.get(method, SAMPLE), room))])
+    chosen = np.sort(order[: max(1, min(method_class(method).shortlist_sample, room))])
     return learn(pooled, snapshot.sets(chosen), pooled_rows(snapshot, chosen), len(snapshot), WIDTH)
 
 
