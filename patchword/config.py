@@ -7,6 +7,7 @@ silently ignored: an unknown key is refused with its file, line and the nearest 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -40,6 +41,8 @@ class DataConfig(Config):
         name: data set name (``f30k``, ``coco``, ``flickr8k``, ``scenes``); None takes the folder's name.
         images: ``features``, ``pictures``, or ``auto`` (features when there are any).
         train, dev, test: names of the splits.
+        columns: rows of a table whose columns have other names: ours (``image``, ``caption``, ``id``, ``split``) to
+            the file's.
         limit_dev: use only the first images of dev (1,000 reproduces the authors' validation curves on Flickr30K).
         limit_train: use only the first images of train, for trials.
         captions_per_image: keep the first k captions of each image; None keeps all.
@@ -58,6 +61,7 @@ class DataConfig(Config):
     train: str = "train"
     dev: str = "dev"
     test: str = "test"
+    columns: dict[str, str] = Field(default_factory=dict)
     limit_dev: int | None = Field(None, gt=0)
     limit_train: int | None = Field(None, gt=0)
     captions_per_image: int | None = Field(None, gt=0)
@@ -243,6 +247,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+_NUMBERS = re.compile(r"[-+.e0-9]+( *, *[-+.e0-9]+)+")  # a list without its brackets, which YAML reads as a text
+
+
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """Nested mapping of ``--a.b value`` and ``--a.b=value`` arguments; values are read as YAML scalars.
 
@@ -251,7 +258,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         {'train': {'lr': '1e-4'}, 'data': {'name': 'coco'}}
 
     Raises:
-        ConfigError: an argument is not of this form, or is given twice.
+        ConfigError: an argument is not of this form, is given twice, or is a list of numbers without brackets.
     """
     result: dict[str, Any] = {}
     rest = list(arguments)
@@ -264,6 +271,10 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"option '--{name}' has no value. Write --{name} VALUE.")
             value = rest.pop(0)
+        if _NUMBERS.fullmatch(value):
+            raise ConfigError(
+                f"option '--{name}' is '{value}'. To give a list, write \"[{', '.join(re.split(' *, *', value))}]\"."
+            )
         here = result
         *parents, leaf = name.replace("-", "_").split(".")
         for parent in parents:

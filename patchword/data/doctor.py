@@ -24,17 +24,28 @@ from patchword.data.doctor_checks import (
     check_unused_pictures,
     check_vocabulary,
     first_few,
+    problem_of,
 )
 from patchword.data.doctor_expect import Counts, archive_of, expected_counts
 from patchword.data.extras import KNOWN
 from patchword.data.find_pictures import pictures_of_ids
-from patchword.data.open import Place, find_places, guess_name, nothing_found, place_splits, read_place
+from patchword.data.open import (
+    ADD_SPLITS,
+    Place,
+    find_places,
+    guess_name,
+    layouts_tried,
+    nothing_found,
+    place_splits,
+    read_place,
+)
+from patchword.data.split_names import role_of, splits_meant
 from patchword.data.table import Split
 from patchword.data.text_files import in_split_order
 from patchword.errors import PatchwordError
 
 _SPLIT_FILES = ("_caps.txt", "_ids.txt", "_ims.npy", "_boxes.npy", "_offsets.npy", "_ims_bbx.npy", "_ims_size.npy")
-_DEV_NAMES = {"dev", "val", "validation", "valid"}
+_FOR_TRAINING = ("train", "dev")
 
 
 @dataclass
@@ -46,16 +57,18 @@ class DataReport:
         name: short name of the data set, given or guessed.
         layout: the layout that was recognised; empty when none was.
         findings: one row each, in the order of the checks.
+        lacks_for_training: ``train`` and ``dev``, where no split is clearly meant by the name.
     """
 
     root: str
     name: str
     layout: str = ""
+    lacks_for_training: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def usable(self) -> bool:
-        """Whether nothing stands in the way of training or evaluating with this folder."""
+        """Whether nothing stands in the way of searching and evaluating with the splits of this folder."""
         return bool(self.layout) and all(finding.level != "error" for finding in self.findings)
 
     def to_json(self) -> str:
@@ -72,7 +85,10 @@ class DataReport:
             shown += text.split("\n")
         wrong = sum(finding.level == "error" for finding in self.findings)
         odd = sum(finding.level == "warning" for finding in self.findings)
-        return [*shown, f"usable: {'yes' if self.usable else 'no'} ({wrong} errors, {odd} warnings)"]
+        answer = "yes" if self.usable else "no"
+        if self.usable and self.lacks_for_training:
+            answer = f"for search and evaluation; not for training (no {', no '.join(self.lacks_for_training)})"
+        return [*shown, f"usable: {answer} ({wrong} errors, {odd} warnings)"]
 
 
 def check_data(
@@ -93,7 +109,11 @@ def check_data(
     place, there = recognised
     add, tell = report.findings, progress or (lambda _: None)
     expected = expected_counts(report.name, place.layout.name)
-    add += _missing_splits(place, report.name, expected, there)
+    report.lacks_for_training = [role for role in _FOR_TRAINING if len(splits_meant(role, there)) != 1]
+    missing = _missing_splits(place, report.name, expected, there)
+    told = [role_of(finding.what) for finding in missing]
+    add += missing
+    add += [_not_trainable(role, there) for role in report.lacks_for_training if role not in told]
     if place.layout.name in ("precomp", "raw_tree"):
         add += _half_present(place.path, there)
     splits: list[Split] = []
@@ -134,7 +154,8 @@ def _recognise(report: DataReport, base: Path, name: str | None) -> tuple[Place,
     try:
         places = find_places(base, name=name)
         if not places:
-            add.append(Finding("error", "layout", str(nothing_found(base, name, None))))
+            said = [problem_of(nothing_found(base, name, None)), "What is read:", *layouts_tried(base, name)]
+            add.append(Finding("error", "layout", "\n".join(said)))
             return None
         place = places[0]
         report.layout = place.layout.name
@@ -146,7 +167,7 @@ def _recognise(report: DataReport, base: Path, name: str | None) -> tuple[Place,
         add += check_lfs_pointers(_folder_of(place))
         return place, place_splits(place)
     except (PatchwordError, OSError) as error:
-        add.append(Finding("error", "layout", str(error)))
+        add.append(Finding("error", "layout", problem_of(error)))
         return None
 
 
@@ -154,12 +175,28 @@ def _missing_splits(place: Place, name: str, expected: dict[str, Counts], there:
     """Splits that a known data set has and this folder has not."""
     archive = archive_of(name, place.layout.name)
     fix = f"it is normally in {archive}" if archive else "get the complete data set"
-    has_dev = bool(_DEV_NAMES & set(there))
     return [
         Finding("warning", split, "missing", f"{counts.images:,} images", fix)
         for split, counts in expected.items()
-        if split not in there and not (split in _DEV_NAMES and has_dev)
+        if split not in there and not (role_of(split) and role_of(split) in map(role_of, there))
     ]
+
+
+def _not_trainable(role: str, there: list[str]) -> Finding:
+    """The warning for a split that training asks for and that is not clearly there."""
+    alike = splits_meant(role, there)
+    found, expected = (f"may be any of {', '.join(alike)}" if alike else "missing"), f"one split that is clearly {role}"
+    if alike:
+        fix = f"name it: --data.{role} {alike[0]}"
+    elif role == "dev":
+        fix = "add one, or train with --train.select_on none"
+    else:
+        fix = (
+            f"{ADD_SPLITS[0].lower()}{ADD_SPLITS[1:]}"
+            if there == ["all"]
+            else f"name one that is there: --data.train {there[0]}"
+        )
+    return Finding("warning", role, found, expected, fix)
 
 
 def _half_present(folder: Path, there: list[str]) -> list[Finding]:
@@ -203,7 +240,7 @@ def _read_split(place: Place, split: str, name: str) -> tuple[Split | None, list
         return read_place(place, split, dataset=name), found
     except (PatchwordError, OSError) as error:
         if all(finding.level != "error" for finding in found):
-            found.append(Finding("error", split, str(error)))
+            found.append(Finding("error", split, problem_of(error)))
         return None, found
 
 
@@ -221,7 +258,7 @@ def _check_split(
         try:  # the reader leaves incomplete pictures out; here they are counted
             files, _ = pictures_of_ids(place.path, split.image_ids)
         except PatchwordError as error:
-            found.append(Finding("warning", split.name, str(error)))
+            found.append(Finding("warning", split.name, problem_of(error)))
     if files is not None:
         files_of[split.name] = files
     return found + check_pictures(split, files)
@@ -229,7 +266,7 @@ def _check_split(
 
 def _compare(split: Split, expected: dict[str, Counts], *, is_named: bool) -> list[Finding]:
     """The counts of a split against those of the data set it says it is."""
-    same = [known for known in expected if known == split.name or {known, split.name} <= _DEV_NAMES]
+    same = [known for known in expected if known == split.name or role_of(known) == role_of(split.name) != ""]
     if not same:
         return []
     counts = expected[same[0]]

@@ -19,7 +19,7 @@ from patchword.data.features import RegionFeatures, open_array, read_header, sca
 from patchword.data.find_pictures import is_picture_name
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import Split
-from patchword.data.text_files import LFS_MARK, is_bytes_literal, read_json, read_lines
+from patchword.data.text_files import ASK_DOCTOR, LFS_MARK, is_bytes_literal, read_json, read_lines
 from patchword.errors import DataError
 
 Level = Literal["ok", "warning", "error"]
@@ -46,6 +46,11 @@ class Finding:
     fix: str = ""
 
 
+def problem_of(error: Exception) -> str:
+    """What an error says, without the advice to ask the doctor."""
+    return str(error).partition(f" {ASK_DOCTOR}")[0]
+
+
 def first_few(items: Sequence[object], count: int = 5) -> str:
     """The first items of a list and how many there are in all.
 
@@ -62,7 +67,7 @@ def check_captions_file(path: Path) -> list[Finding]:
     try:
         lines = read_lines(path)
     except DataError as error:
-        return [Finding("error", path.name, str(error))]
+        return [Finding("error", path.name, problem_of(error))]
     empty = [number for number, line in enumerate(lines, start=1) if not line.strip()]
     literal = [number for number, line in enumerate(lines, start=1) if is_bytes_literal(line)]
     found = [Finding("ok", path.name, f"{len(lines):,} lines")]
@@ -106,7 +111,7 @@ def check_array_file(path: Path) -> list[Finding]:
             ]
         open_array(path)
     except (DataError, OSError) as error:
-        return [Finding("error", path.name, str(error))]
+        return [Finding("error", path.name, problem_of(error))]
     extra = [] if size == expected else [
         Finding("warning", path.name, f"{size - expected:,} bytes after the data", "none", "check where it comes from")
     ]  # fmt: skip
@@ -267,7 +272,7 @@ def check_pictures(split: Split, files: Sequence[Path] | None) -> list[Finding]:
         try:
             source.picture(i)
         except DataError as error:
-            problems.append(str(error))
+            problems.append(problem_of(error))
     share = f"all {len(sample):,}" if len(sample) == len(there) else f"a sample of {len(sample):,} of {len(there):,}"
     if problems:
         found.append(
@@ -307,8 +312,8 @@ def check_unused_pictures(files_of: Mapping[str, Sequence[Path]]) -> list[Findin
 def check_overlap(splits: Sequence[Split]) -> list[Finding]:
     """Images that are in the training split and in another one."""
     found = []
-    for train in (split for split in splits if split.name.startswith("train")):
-        for other in (split for split in splits if not split.name.startswith("train")):
+    for train in (split for split in splits if split.name.lower().startswith("train")):
+        for other in (split for split in splits if not split.name.lower().startswith("train")):
             both = sorted(set(train.image_ids) & set(other.image_ids))
             numbered = other.image_ids == [str(i) for i in range(other.n_images)]
             if both and not numbered:
@@ -341,7 +346,7 @@ def check_vocabulary(path: Path, splits: Sequence[Split]) -> list[Finding]:
     try:
         content = read_json(path)
     except DataError as error:
-        return [Finding("error", path.name, str(error))]
+        return [Finding("error", path.name, problem_of(error))]
     words = content.get("word2idx") if isinstance(content, dict) else None
     if not isinstance(words, dict) or not words:
         return [

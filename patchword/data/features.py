@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from patchword.data.table import Split
-from patchword.data.text_files import LFS_MARK
+from patchword.data.text_files import ASK_DOCTOR, LFS_MARK
 from patchword.errors import DataError
 from patchword.types import Images
 
@@ -38,7 +38,7 @@ def open_array(path: Path) -> NDArray[np.generic]:
         DataError: the file is missing, truncated, not a ``.npy`` file, or holds something else than numbers.
     """
     if not path.is_file():
-        raise DataError(f"'{path}' is missing. Check the folder with: patchword doctor data {path.parent}")
+        raise DataError(f"'{path}' is missing. {ASK_DOCTOR} {path.parent}")
     shape, dtype, start, order = read_header(path)
     if dtype.hasobject:
         raise DataError(

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from patchword.data.find_pictures import is_picture_name
+from patchword.data.split_names import is_split_name
 from patchword.data.table import Split
 from patchword.data.text_files import in_split_order, missing_split, read_captions
 from patchword.errors import DataError
 
-SPLIT_NAMES = ("train", "dev", "val", "validation", "valid", "test", "testall")
 NO_SPLIT = "all"
 
 
@@ -43,7 +43,8 @@ def _has_pair(folder: Path) -> bool:
 
 def splits(place: Path) -> list[str]:
     """Names of the sub-folders called like splits that hold pairs, or ``all``."""
-    named = {split for split in SPLIT_NAMES if (place / split).is_dir() and _has_pair(place / split)}
+    called = (path for path in place.iterdir() if is_split_name(path.name))
+    named = {path.name for path in called if path.is_dir() and _has_pair(path)}
     return in_split_order(named) or [NO_SPLIT]
 
 

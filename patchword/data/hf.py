@@ -13,6 +13,7 @@ from typing import Any
 
 from patchword.data.find_pictures import expected_files, picture_folders
 from patchword.data.pictures import Picture, PictureFiles, decode, decode_bytes
+from patchword.data.split_names import is_split_name
 from patchword.data.table import Split, group_by_image
 from patchword.data.tabular import KNOWN_COLUMNS, pick_columns
 from patchword.data.text_files import in_split_order, missing_split, require_caption
@@ -109,7 +110,7 @@ def _open_tables(place: Path) -> dict[str, Any]:
     try:
         if parquet:
             return {
-                split if len(parquet) > 1 or split in ("train", "dev", "val", "validation", "test") else NO_SPLIT: (
+                split if len(parquet) > 1 or is_split_name(split) else NO_SPLIT: (
                     datasets.Dataset.from_parquet([str(path) for path in paths])
                 )
                 for split, paths in parquet.items()

@@ -11,8 +11,10 @@ from types import ModuleType
 import numpy as np
 
 from patchword.data.pictures import PictureFiles
+from patchword.data.split_names import splits_meant
 from patchword.data.table import Split
-from patchword.data.text_files import in_split_order, missing_split
+from patchword.data.text_files import ASK_DOCTOR, in_split_order, missing_split
+from patchword.data.unrecognised import contents_of, likely_fix
 from patchword.errors import ConfigError, DataError
 
 
@@ -68,8 +70,8 @@ LAYOUTS = (
     ),
     Layout("folder", "patchword.data.folder", "pictures, each with a .txt of the same name that holds its captions"),
 )
+ADD_SPLITS = "Add a split column or one file per split (a column of another name: --data.columns '{split: NAME}')"
 _SYNONYMS = {"flickr30k": "f30k", "mscoco": "coco", "coco2014": "coco", "f8k": "flickr8k"}
-_DEV_NAMES = ("dev", "val", "validation", "valid")
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,21 @@ def find_layout(root: Path | str, *, name: str | None = None) -> Layout | None:
 
 
 def nothing_found(root: Path, name: str | None, layout: str | None) -> DataError:
-    """The error that lists every path tried and what each layout looks like."""
-    wanted = LAYOUTS if layout is None else (layout_named(layout),)
-    lines = [f"'{root}' holds no data set that is recognised" + (f" under the name {name!r}." if name else ".")]
-    for entry in wanted:
+    """The error for a place in which no data set is recognised: what is there, and the most likely fix."""
+    wanted = "known data set" if layout is None else f"data set of layout {layout}: {layout_named(layout).looks_like}"
+    wanted += f" called {name!r}" if name else ""
+    if root.is_file():
+        return DataError(f"'{root}' is no {wanted}. Expected a folder, or a file of captions (.jsonl, .csv, .tsv).")
+    contents = contents_of(root)
+    fix = likely_fix(contents, root) if layout is None else "Leave out `layout` to try the others."
+    found = f"holds {contents}, but" if str(contents) else "is empty:"
+    return DataError(f"'{root}' {found} no {wanted}. {fix} {ASK_DOCTOR} {root}")
+
+
+def layouts_tried(root: Path, name: str | None) -> list[str]:
+    """One line for each layout: what it looks like, and every path at which it was looked for."""
+    lines = []
+    for entry in LAYOUTS:
         names_in: dict[Path, list[str]] = {}
         for path in entry.reader().candidates(root, name):
             names_in.setdefault(path.parent, []).append(path.name)
@@ -148,8 +161,7 @@ def nothing_found(root: Path, name: str | None, layout: str | None) -> DataError
             folders_with.setdefault(", ".join(dict.fromkeys(names)), []).append(f"'{folder}'")
         tried = "; ".join(f"{names} in {', '.join(folders)}" for names, folders in folders_with.items())
         lines.append(f"  {entry.name} is {entry.looks_like}. Tried {tried}.")
-    lines.append("Check the folder with: patchword doctor data DIR")
-    return DataError("\n".join(lines))
+    return lines
 
 
 def require_place(root: Path, name: str | None, layout: str | None) -> tuple[Place, list[Place]]:
@@ -201,21 +213,17 @@ def splits_of(
 def resolve_split(place: Path, split: str, there: list[str]) -> tuple[str, str]:
     """The split on disk that is meant, and a note when it has another name.
 
-    ``dev`` and ``val`` are one when only one of them exists; ``train`` means the only split whose name begins so.
+    Where no split has the name itself, other letter cases and other names of its role are taken (``training``,
+    ``valid`` ...), then the only split whose name begins like it (``train2014``).
 
     Raises:
         DataError: there is no such split, or it is not clear which is meant.
     """
-    if split in there:
-        return split, ""
-    if split in _DEV_NAMES:
-        alike = [name for name in there if name in _DEV_NAMES] or [name for name in there if name.startswith("val")]
-    else:
-        alike = [name for name in there if split == "train" and name.startswith("train")]
+    alike = splits_meant(split, there)
     if len(alike) != 1:
-        hint = " Add a split column or one file per split." if there == ["all"] else ""
+        hint = f" {ADD_SPLITS}." if there == ["all"] else ""
         raise missing_split(place, split, in_split_order(there), hint=hint)
-    return alike[0], f"split '{alike[0]}' was read for '{split}'"
+    return alike[0], "" if alike[0] == split else f"split '{alike[0]}' was read for '{split}'"
 
 
 def open_split(

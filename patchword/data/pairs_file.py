@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from patchword.data.find_pictures import expected_files, picture_folders
+from patchword.data.split_names import is_split_name
 from patchword.data.table import Split, group_by_image
 from patchword.data.tabular import Row, name_columns, read_rows
 from patchword.data.text_files import in_split_order, missing_split, require_caption
@@ -18,7 +19,6 @@ from patchword.errors import DataError
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
 SINGLE_FILES = ("captions.jsonl", "captions.json", "captions.csv", "captions.tsv", "captions.txt",
                 "metadata.jsonl", "metadata.csv", "metadata.tsv", "pairs.jsonl", "pairs.csv", "pairs.tsv")  # fmt: skip
-SPLIT_NAMES = ("train", "dev", "val", "validation", "valid", "test", "testall")
 NO_SPLIT = "all"
 
 
@@ -38,7 +38,8 @@ def candidates(root: Path, name: str | None) -> list[Path]:
 def split_files(folder: Path) -> dict[str, Path]:
     """Files that hold one split each: ``train.csv``, ``train/metadata.jsonl``, ``train/captions.csv`` ..."""
     found: dict[str, Path] = {}
-    for split in SPLIT_NAMES:
+    names_in = (path.name.partition(".")[0] for path in folder.iterdir()) if folder.is_dir() else ()
+    for split in in_split_order({name for name in names_in if is_split_name(name)}):
         names = [f"{split}{ending}" for ending in ENDINGS] + [f"{split}/{file}" for file in SINGLE_FILES]
         for file in names:
             if (folder / file).is_file():

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from patchword.data.text_files import ASK_DOCTOR
 from patchword.errors import DataError
 from patchword.types import Images
 
@@ -130,7 +131,7 @@ class Split:
         if self.images is None:
             raise DataError(
                 f"{self.dataset}/{self.name}: captions are here but neither features nor pictures were found "
-                f"({self.layout}). Check the folder with: patchword doctor data DIR"
+                f"({self.layout}). {ASK_DOCTOR} DIR"
             )
         return self.images
 

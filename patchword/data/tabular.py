@@ -74,9 +74,11 @@ def pick_columns(header: Sequence[str], columns: Mapping[str, str] | None, where
         chosen["caption"] = ""
     if "caption" not in chosen or not ("image" in chosen or "id" in chosen):
         lacking = "caption" if "caption" not in chosen else "image"
+        unnamed = [ours for ours in ("image", "caption") if ours == lacking or (ours not in chosen)]
+        form = ", ".join(f"{ours}: NAME" for ours in unnamed)
         raise DataError(
             f"{where} has no {lacking} column. Columns found: {', '.join(header) or 'none'}. "
-            f"Expected one of: {', '.join(KNOWN_COLUMNS[lacking])}; or name it with columns={{'{lacking}': ...}}."
+            f"Expected one of: {', '.join(KNOWN_COLUMNS[lacking])}; or say which it is: --data.columns '{{{form}}}'."
         )
     return chosen
 

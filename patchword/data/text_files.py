@@ -9,10 +9,12 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from patchword.data.split_names import role_of
 from patchword.errors import DataError
 
+ASK_DOCTOR = "Check the folder with: patchword doctor data"
 LFS_MARK = b"version https://git-lfs"
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".jpe")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -24,7 +26,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"'{path}' is missing. Check the folder with: patchword doctor data {path.parent}") from None
+        raise DataError(f"'{path}' is missing. {ASK_DOCTOR} {path.parent}") from None
     except OSError as error:
         raise DataError(f"'{path}' can not be read: {error.strerror}.") from None
     if raw.startswith(LFS_MARK):
@@ -162,7 +164,12 @@ SPLIT_ORDER = ("train", "restval", "dev", "val", "test", "testall")
 def in_split_order(names: Iterator[str] | set[str] | list[str]) -> list[str]:
     """Unique split names: the usual ones first and in their usual order, the others by name."""
     rank = {name: k for k, name in enumerate(SPLIT_ORDER)}
-    return sorted(set(names), key=lambda name: (rank[name] if name in rank else len(rank), name))
+
+    def place_of(name: str) -> tuple[int, str]:
+        known = name.lower() if name.lower() in rank else role_of(name)
+        return rank.get(known, len(rank)), name
+
+    return sorted(set(names), key=place_of)
 
 
 def missing_split(place: Path, split: str, there: list[str], *, hint: str = "") -> DataError:

@@ -60,6 +60,7 @@ def open_named(data: DataConfig, split: str, *, pictures: bool) -> Split:
         images=kind,
         captions_per_image=data.captions_per_image,
         skip_broken=data.skip_broken,
+        columns=data.columns,
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from patchword.data.doctor import DataReport, check_data, find_vocabulary
 from patchword.data.doctor_checks import first_few
 from patchword.data.doctor_expect import expected_counts
+from patchword.data.open import LAYOUTS
 
 
 def build(folder: Path, split: str = "train", images: int = 4, *, repeat: int = 1) -> Path:
@@ -53,14 +54,39 @@ def test_healthy_folder_is_usable(tmp_path: Path) -> None:
 
 
 def test_nothing_and_nowhere_are_not_usable(tmp_path: Path) -> None:
-    for root, text in ((tmp_path, "no data set that is recognised"), (tmp_path / "no", "is missing")):
+    for root, text in ((tmp_path, "is empty: no known data set"), (tmp_path / "no", "is missing")):
         report = check_data(root)
         assert not report.usable
         assert levels(report, text) == ["error"]
+        assert "patchword doctor" not in "\n".join(report.lines())
+    said = "\n".join(check_data(tmp_path, name="f30k").lines())
+    for text in (*(layout.looks_like for layout in LAYOUTS), "f30k_precomp", "dataset_flickr30k.json"):
+        assert text in said
     build(tmp_path / "a_precomp")
     build(tmp_path / "b_precomp")
     assert levels(check_data(tmp_path), "several data sets") == ["error"]
     assert check_data(tmp_path, name="a").usable
+
+
+def test_what_training_lacks_is_told(tmp_path: Path) -> None:
+    build(tmp_path, "train")
+    report = check_data(tmp_path)
+    assert report.usable
+    assert levels(report, "dev: missing") == ["warning"]
+    assert report.lines()[-1].startswith("usable: for search and evaluation; not for training (no dev)")
+    assert json.loads(report.to_json())["lacks_for_training"] == ["dev"]
+    build(tmp_path, "Valid")
+    assert check_data(tmp_path).lines()[-1] == "usable: yes (0 errors, 0 warnings)"
+    build(tmp_path, "validation")
+    report = check_data(tmp_path)
+    assert levels(report, "dev: may be any of") == ["warning"]
+    assert "--data.dev Valid" in "\n".join(report.lines())
+    (tmp_path / "rows").mkdir()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "rows" / "a.jpe", format="JPEG")
+    (tmp_path / "rows" / "captions.csv").write_text("image,caption\na.jpe,a dog\n")
+    report = check_data(tmp_path / "rows")
+    assert report.usable
+    assert "not for training (no train, no dev)" in report.lines()[-1]
 
 
 def test_all_empty_and_literal_lines_are_counted(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ def test_ids_and_names_find_their_picture(tmp_path: Path) -> None:
         images / "train2014" / "COCO_train2014_000000000007.jpg",
         images / "ein bild ü.JPEG",
         images / "0012.png",
+        images / "scan.jfif",
+        images / "old.JPE",
         images / "notes.txt",
     )
     index = index_pictures([images])
@@ -27,6 +29,8 @@ def test_ids_and_names_find_their_picture(tmp_path: Path) -> None:
     assert index.resolve("images/train2014/COCO_train2014_000000000007.jpg") == index.resolve("7")
     assert index.resolve("ein bild ü") == images / "ein bild ü.JPEG"
     assert index.resolve("0012") == index.resolve("12") == images / "0012.png"
+    assert index.resolve("scan") == images / "scan.jfif"
+    assert index.resolve("old") == images / "old.JPE"
     assert index.resolve("notes") is None
 
 

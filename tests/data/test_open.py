@@ -10,6 +10,7 @@ from PIL import Image
 from patchword.data.features import RegionFeatures
 from patchword.data.open import LAYOUTS, find_layout, first_captions, guess_name, open_split, splits_of
 from patchword.data.pictures import PictureFiles
+from patchword.data.split_names import splits_meant
 from patchword.data.table import Split
 from patchword.errors import ConfigError, DataError
 
@@ -87,18 +88,30 @@ def test_several_layouts_are_told_and_can_be_chosen(tmp_path: Path) -> None:
     assert open_split(root, "all", layout="pairs_file").n_images == 1
     with pytest.raises(ConfigError, match=r"no layout 'scan'\. Layouts: raw_tree, precomp"):
         open_split(root, "train", layout="scan")
-    with pytest.raises(DataError, match=r"karpathy is dataset_<name>\.json"):
+    with pytest.raises(DataError, match=r"no data set of layout karpathy: dataset_<name>\.json"):
         open_split(root, "train", layout="karpathy")
 
 
-def test_unknown_folder_lists_every_layout_and_path(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
+def test_unknown_folder_says_what_is_there_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is empty: no known data set called 'f30k'"):
         open_split(tmp_path, "train", name="f30k")
-    message = str(caught.value)
-    for layout in LAYOUTS:
-        assert layout.looks_like in message
-    assert "f30k_precomp" in message
-    assert "dataset_flickr30k.json" in message
+    root = tmp_path / "mine"
+    root.mkdir()
+    for k in range(4):
+        (root / f"{k}.jpg").touch()
+    (root / "my_captions.csv").write_text("image,caption\n0.jpg,a dog\n")
+    with pytest.raises(DataError) as caught:
+        open_split(root, "train")
+    message = str(caught.value).replace(str(root), "mine")
+    assert message.startswith("'mine' holds 4 pictures and my_captions.csv, but no known data set. ")
+    assert "rename it to captions.csv" in message
+    assert "patchword index build mine" in message
+    assert message.endswith("patchword doctor data mine")
+    assert len(message) < 300
+    with pytest.raises(DataError, match="Expected a folder, or a file of captions"):
+        open_split(root / "0.jpg", "train")
+    (root / "my_captions.csv").rename(root / "captions.csv")
+    assert open_split(root, "all").captions == ["a dog"]
     assert find_layout(tmp_path) is None
     with pytest.raises(DataError, match="is missing"):
         open_split(tmp_path / "nowhere", "train")
@@ -120,6 +133,41 @@ def test_missing_split_and_missing_images(tmp_path: Path) -> None:
     assert open_split(root, "train").images is None
     with pytest.raises(DataError, match="no pictures found"):
         open_split(root, "train", images="pictures")
+
+
+@pytest.mark.parametrize(("train", "dev"), [("training", "valid"), ("Train", "Validation"), ("TRAINING", "VAL")])
+def test_splits_are_found_under_other_names(tmp_path: Path, train: str, dev: str) -> None:
+    precomp = scenes(tmp_path / "a") / "scenes_precomp"
+    files, table, folders = (tmp_path / name for name in ("b", "c", "d"))
+    files.mkdir()
+    table.mkdir()
+    lines = ["image,caption,split"]
+    for role, name in (("train", train), ("dev", dev)):
+        for path in list(precomp.glob(f"{role}_*")):
+            path.rename(path.with_name(path.name.replace(role, name, 1)))
+        (files / f"{name}.csv").write_text(f"image,caption\n{name}.jpg,{role}\n")
+        lines.append(f"{name}.jpg,{role},{name}")
+        (folders / name).mkdir(parents=True)
+        (folders / name / "0.jpg").touch()
+        (folders / name / "0.txt").write_text(f"{role}\n")
+    (table / "captions.csv").write_text("\n".join(lines))
+    assert open_split(tmp_path / "a", "dev").name == dev
+    for root in (files, table, folders):
+        assert splits_of(root) == [train, dev]
+        for role, name in (("train", train), ("dev", dev)):
+            split = open_split(root, role)
+            assert (split.name, split.captions) == (name, [role])
+            assert f"split '{name}' was read for '{role}'" in split.notes
+    with pytest.raises(DataError, match="no split 'test'"):
+        open_split(table, "test")
+
+
+def test_the_exact_name_wins_and_two_others_are_unclear() -> None:
+    assert splits_meant("dev", ["validation", "dev", "Dev"]) == ["dev"]
+    assert splits_meant("dev", ["Dev", "val"]) == ["Dev"]
+    assert splits_meant("dev", ["val", "valid"]) == ["val", "valid"]
+    assert splits_meant("test", ["testall"]) == splits_meant("", ["train"]) == []
+    assert splits_meant("train", ["train2014", "val2014"]) == ["train2014"]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from small import recipe
 
+from patchword.config import merge, parse_overrides
 from patchword.data.open import open_split, splits_of
 from patchword.data.pictures import PictureFiles
 from patchword.errors import ConfigError, DataError
+from patchword.train.run import train
 
 
 def pictures(root: Path, *names: str) -> None:
@@ -97,6 +100,22 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         open_split(tmp_path, "train", columns={"picture": "bild"})
 
 
+def test_a_recipe_can_name_the_columns(tmp_path: Path) -> None:
+    rows = ["bild,beschreibung,teil"]
+    for split, count in (("train", 8), ("dev", 4)):
+        pictures(tmp_path, *(f"{split}{k}.png" for k in range(count)))
+        rows += [f"{split}{k}.png,ein Hund Nummer {k},{split}" for k in range(count)]
+    (tmp_path / "captions.csv").write_text("\n".join(rows), encoding="utf-8")
+    image = {"kind": "resnet", "layers": [1, 1, 1, 1], "base_width": 2, "image_size": 96}
+    short = {"train": {"epochs": 1, "batch_size": 8}}
+    form = r"--data\.columns '\{image: NAME, caption: NAME\}'"
+    with pytest.raises(DataError, match=form):
+        train(recipe("vse_inf", tmp_path, short, image=image), tmp_path / "run")
+    named = parse_overrides(["--data.columns", "{image: bild, caption: beschreibung, split: teil}"])
+    made = recipe("vse_inf", tmp_path, merge(short, named), image=image)
+    assert train(made, tmp_path / "run").position.step == 1
+
+
 def test_numbered_caption_columns(tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_text(
         "image,caption_10,caption_2,caption_1\n1.jpg,ten,two,one\n2.jpg,,,only\n", encoding="utf-8"
@@ -112,7 +131,7 @@ def test_kaggle_captions_txt(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "captions.txt").write_text("free text\n", encoding="utf-8")
     assert open_split(tmp_path, "all").captions_per_image() == {2: 1}
-    with pytest.raises(DataError, match="no data set that is recognised"):
+    with pytest.raises(DataError, match=r"holds captions\.txt, but no known data set"):
         splits_of(tmp_path / "notes")
 
 
