@@ -168,6 +168,7 @@ def search(
     image: str | None = None,
     k: int = 10,
     clip: Path | str | None = None,
+    device: str = "cpu",
 ) -> dict[str, list[Hit]]:
     """Answer queries over a split of a data folder: sentences find images, ``image`` finds captions.
 
@@ -179,11 +180,12 @@ def search(
         image: id or file of an image to find captions for.
         k: results per query.
         clip: CLIP model folder, for methods that read CLIP's vector of a sentence (AAHR).
+        device: where the weights of a run go, and scores are computed.
     """
     from patchword.evaluate.run import open_for
     from patchword.model import load
 
-    model = run if isinstance(run, Model) else load(run)
+    model = run if isinstance(run, Model) else load(run, device=device)
     for query in queries:
         check_query(model, query)
     opened = data if isinstance(data, Split) else open_for(model, data, split, name=name)

@@ -17,7 +17,7 @@ import transformers
 from clip_models import CONTEXT, FAMILIES, write_checkpoint
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small import write_bert, write_pictures
+from small import write_bert, write_pictures, write_precomp, write_recipe
 
 from patchword.cli import main
 from patchword.data.clip_files import FAMILIES as KNOWN
@@ -238,6 +238,29 @@ def test_names_on_the_hub_without_network(folders: dict[str, Path], tmp_path: Pa
     assert len(done.stderr.splitlines()) == 1, done.stderr
     said = "CheckpointError: 'openai/no-such-clip' is no folder here, and the hub can not be reached: "
     assert done.stderr.startswith(said)
+
+
+def test_pretrained_towers_by_their_names_on_the_hub(tmp_path: Path) -> None:
+    """As above: what was fetched before is found without network, anything else is one line."""
+    cached = tmp_path / "home" / "hub" / "models--someone--bert"
+    write_bert(cached / "snapshots" / ("0" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0" * 40)
+    data = write_precomp(tmp_path / "data")
+    recipe = write_recipe(tmp_path / "tiny.yaml", "vse_inf", data, bert=Path("someone/bert"))
+    code = (
+        "import sys; from patchword.cli import main; "
+        f"train = ['train', {str(recipe)!r}, '--train.epochs', '1', '--out']; "
+        f"assert main([*train, {str(tmp_path / 'run')!r}]) == 0; "
+        f"sys.exit(main([*train, {str(tmp_path / 'other')!r}, '--model.text.pretrained', 'someone/nobody']))"
+    )
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **offline}, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert load(tmp_path / "run").encode_captions(["a red dog"]).vectors.isfinite().all()
+    assert "CheckpointError: 'someone/nobody' is no folder here, and the hub can not be reached" in done.stderr
 
 
 def test_what_can_not_be_loaded_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

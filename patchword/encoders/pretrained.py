@@ -11,10 +11,11 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from patchword.data.clip_files import quiet
+from patchword.data.clip_files import quiet, reachable
 from patchword.errors import CheckpointError, ConfigError
 
 _CLASSES = {"bert": "BertConfig", "vit": "ViTConfig", "swin": "SwinConfig"}
+_FETCHED = ["config.json", "vocab.txt", "*.safetensors", "*.safetensors.index.json"]
 # Fields of a saved config that say how it was made, not what it is.
 _NOT_ARCHITECTURE = {
     "architectures",
@@ -36,6 +37,29 @@ def hf_config(kind: str, arch: Mapping[str, Any]) -> Any:
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"`arch` of the {kind} encoder does not describe one: {reason}.") from None
+
+
+def pretrained_folder(place: Path) -> Path:
+    """The folder of a pretrained model: the one named, or that of a name on the hub, whose files are fetched once.
+
+    Args:
+        place: local folder in the form of ``save_pretrained``, or a name such as ``bert-base-uncased``.
+
+    Raises:
+        CheckpointError: it is neither, or the hub can not be reached and the model was never fetched.
+    """
+    if place.exists():
+        return place
+    name = reachable(place)
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    with quiet():
+        folder = Path(snapshot_download(name, allow_patterns=_FETCHED))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=["pytorch_model.bin"]))
+    return folder
 
 
 def read_arch(kind: str, folder: Path) -> dict[str, Any]:

@@ -132,6 +132,7 @@ def evaluate_banks_of(
     name: str | None = None,
     protocol: str = "auto",
     limit: int | None = None,
+    device: str = "cpu",
 ) -> BankReport:
     """Evaluate one run with the random parts of the seeds 0 to ``banks`` - 1.
 
@@ -140,6 +141,6 @@ def evaluate_banks_of(
     """
     if banks < 2:
         raise ConfigError(f"`banks` is {banks}. Expected 2 or more: one draw has no deviation.")
-    model = run if isinstance(run, Model) else load(run)
+    model = run if isinstance(run, Model) else load(run, device=device)
     opened = data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
     return evaluate_banks(model, opened, seeds=range(banks), protocol=protocol)

@@ -54,6 +54,7 @@ def evaluate_benchmark(
     intra: How = "auto",
     how: str = "mean",
     weights: Sequence[float] | None = None,
+    device: str = "cpu",
     console: Console | None = None,
 ) -> Benchmark:
     """Evaluate on one of the benchmarks.
@@ -67,6 +68,7 @@ def evaluate_benchmark(
         caption_ids: COCO's number of every caption (``cxc`` and ``eccv``), see ``gallery.make_gallery``.
         intra: how images and captions are compared among themselves (``cxc``), see ``intra.intra_scores``.
         how, weights: of an ensemble.
+        device: where the weights of runs go.
         console: where progress goes.
 
     Raises:
@@ -89,8 +91,13 @@ def evaluate_benchmark(
             and len(sources) == 1
             and not (isinstance(sources[0], SavedScores) or is_score_file(sources[0]))
         ):
-            return _cxc_of_model(sources[0], data, folder, split, dataset, limit, caption_ids, intra, console)
-        members = open_members(sources, data, split=split, name=dataset, limit=limit, console=console)
+            if data is None:
+                shown = getattr(sources[0], "label", sources[0])
+                raise ConfigError(f"'{shown}' is a run and needs its data. Add --data DIR.")
+            model = _load(sources[0], device)
+            opened = _open(model, data, split, dataset, limit)
+            return _cxc_of_model(model, opened, folder, caption_ids, intra, console)
+        members = open_members(sources, data, split=split, name=dataset, limit=limit, device=device, console=console)
         member = members[0] if len(members) == 1 else join_members(members, how, weights)
         return _of_scores(name, member, folder, split, caption_ids)
     if len(sources) != 1 or isinstance(sources[0], SavedScores) or is_score_file(sources[0]) or data is None:
@@ -99,12 +106,15 @@ def evaluate_benchmark(
             f"images (patchword evaluate RUN --data DIR --protocol {name}"
             f"{'' if name in NEED_NO_FILES else ' --annotations PATH'})."
         )
-    source = sources[0]
-    model = source if isinstance(source, Model) else load(source)
+    model = _load(sources[0], device)
     opened = _open(model, data, split, dataset, limit)
     scorer = ModelOnSplit(model, opened, console or Console(quiet=True))
     found = evaluate_mixed(scorer).report() if folder is None else _of_model(name, scorer, folder)
     return replace(found, model=model.label)
+
+
+def _load(source: Source, device: str) -> Model:
+    return source if isinstance(source, Model) else load(source, device=device)  # type: ignore[arg-type]
 
 
 def _open(model: Model, data: Path | str | Split, split: str, name: str | None, limit: int | None) -> Split:
@@ -167,21 +177,14 @@ def _of_scores(
 
 
 def _cxc_of_model(
-    source: Source,
-    data: Path | str | Split | None,
+    model: Model,
+    opened: Split,
     folder: Path | None,
-    split: str,
-    dataset: str | None,
-    limit: int | None,
     caption_ids: Path | Sequence[str] | None,
     intra: How,
     console: Console | None,
 ) -> Benchmark:
     """CxC with scores among images and among captions. Everything that can be refused is, before anything is scored."""
-    if data is None:
-        raise ConfigError(f"'{getattr(source, 'label', source)}' is a run and needs its data. Add --data DIR.")
-    model = source if isinstance(source, Model) else load(source)  # type: ignore[arg-type]
-    opened = _open(model, data, split, dataset, limit)
     lists = read_cxc(folder or Path(), images=opened.image_ids)
     gallery = make_gallery(
         np.asarray(opened.owner), opened.n_images, image_ids=opened.image_ids, caption_ids=caption_ids,

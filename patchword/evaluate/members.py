@@ -66,6 +66,7 @@ def open_member(
     split: str = "test",
     name: str | None = None,
     limit: int | None = None,
+    device: str = "cpu",
     label: str = "",
     console: Console | None = None,
 ) -> Member:
@@ -75,6 +76,7 @@ def open_member(
         source: run folder, checkpoint folder, loaded model, score file, or scores that were read.
         data: data folder or open split; a saved matrix does not need it.
         split, name, limit: as for ``evaluate``, when ``data`` is a folder.
+        device: where a run's weights go.
         label: in tables; by default the path.
         console: where progress goes.
 
@@ -87,7 +89,7 @@ def open_member(
         return Member(label or saved.path, saved, opened)
     if data is None:
         raise ConfigError(f"'{getattr(source, 'label', source)}' is a run and needs its data. Add --data DIR.")
-    model = source if isinstance(source, Model) else load(source)
+    model = source if isinstance(source, Model) else load(source, device=device)
     opened = data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
     scores, encode_s, score_s = score_split(model, opened, console=console)
     provenance = provenance_of(model, opened, encode_s, score_s)
@@ -111,6 +113,7 @@ def open_members(
     split: str = "test",
     name: str | None = None,
     limit: int | None = None,
+    device: str = "cpu",
     console: Console | None = None,
 ) -> list[Member]:
     """Several of them, one after the other, under short names.
@@ -120,7 +123,10 @@ def open_members(
     """
     if not sources:
         raise ConfigError("nothing to evaluate. Give at least one run or score file.")
-    opened = [open_member(source, data, split=split, name=name, limit=limit, console=console) for source in sources]
+    opened = [
+        open_member(source, data, split=split, name=name, limit=limit, device=device, console=console)
+        for source in sources
+    ]
     names = short_names([member.name for member in opened])
     return [Member(shown, *_rest(member)) for shown, member in zip(names, opened, strict=True)]
 

@@ -97,7 +97,8 @@ class ModelOnSplit:
     def listed(self, images: Encoded, captions: Encoded, pairs: Sequence[tuple[int, int]]) -> Float[np.ndarray, " P"]:
         """Scores of listed pairs (position of the image, position of the caption)."""
         a, b = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        return listed_scores(self.model.method, images, captions, a, b)
+        device = self.model.device
+        return listed_scores(self.model.method, images.to(device), captions.to(device), a, b)
 
     def blocks(self, images: Encoded, captions: Encoded) -> Iterator[tuple[slice, np.ndarray]]:
         """Scores of all images against all captions, some rows at a time, so that no whole matrix is held."""

@@ -108,6 +108,7 @@ def evaluate(
     how: str = "mean",
     weights: Sequence[float] | None = None,
     ranks: Literal["matrix", "streamed", "certified"] = "matrix",
+    device: str = "cpu",
     console: Console | None = None,
 ) -> Evaluation:
     """Evaluate a run or checkpoint, or the ensemble of several, on a split of a data folder.
@@ -124,6 +125,7 @@ def evaluate(
         weights: one for each of several runs.
         ranks: from the whole score ``matrix``; ``streamed`` or ``certified``: the same ranks without holding one, see
             ``evaluate_streamed``.
+        device: where the weights of a run that is loaded here go, and its scores are computed.
         console: where progress goes.
 
     Raises:
@@ -135,12 +137,12 @@ def evaluate(
     if not isinstance(run, Path | str | Model):
         from patchword.evaluate.members import join_members, open_members
 
-        members = open_members(list(run), data, split=split, name=name, limit=limit, console=console)
+        members = open_members(list(run), data, split=split, name=name, limit=limit, device=device, console=console)
         one = join_members(members, how, weights) if len(members) > 1 else members[0]
         if save_to is not None:
             write_scores(save_to, one.saved)
         return one.evaluate(protocol)
-    model = run if isinstance(run, Model) else load(run)
+    model = run if isinstance(run, Model) else load(run, device=device)
     opened = data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
     if ranks != "matrix":
         from patchword.evaluate.streamed import evaluate_streamed
@@ -158,6 +160,14 @@ def open_for(
     limit: int | None = None,
     skip_broken: bool = False,
 ) -> Split:
-    """Open a split with the kind of images that a model reads."""
+    """Open a split with the kind of images that a model reads, and the column names that it was trained with."""
     images = "features" if model.method.reads == "regions" else "pictures"
+    columns = model.about.get("columns")
+    if columns:
+        try:
+            return open_split(
+                data, split, name=name, images=images, columns=columns, limit=limit, skip_broken=skip_broken
+            )
+        except ConfigError:
+            pass  # data of another form, which has no such columns
     return open_split(data, split, name=name, images=images, limit=limit, skip_broken=skip_broken)

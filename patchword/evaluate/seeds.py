@@ -13,8 +13,10 @@ from rich.console import Console
 from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.evaluate.benchmark import aligned
-from patchword.evaluate.members import Member, Source, open_member
+from patchword.evaluate.members import Source, open_member
 from patchword.evaluate.repeats import Repeats
+from patchword.evaluate.scores_file import SavedScores
+from patchword.model import Model
 
 _SHOWN = (
     ("image -> text", ("i2t_r1", "i2t_r5", "i2t_r10")),
@@ -77,55 +79,91 @@ def evaluate_seeds(
     name: str | None = None,
     protocol: str = "auto",
     limit: int | None = None,
+    device: str = "cpu",
     console: Console | None = None,
 ) -> SeedReport:
     """Evaluate several runs of one recipe; only one score matrix is held at a time.
 
     Args:
         runs: two or more run folders, models or score files.
-        data, split, name, protocol, limit, console: as for ``evaluate``.
+        data, split, name, protocol, limit, device, console: as for ``evaluate``.
 
     Raises:
-        ConfigError: fewer than two runs.
+        ConfigError: fewer than two runs, a run or a seed that comes twice, or runs that differ in their method, its
+            options, the loss or the data. Other differences become notes.
     """
     if len(runs) < 2:
         raise ConfigError(f"{len(runs)} run was given with --seeds. Expected two or more runs of one recipe.")
-    names, seeds, each, recipes = [], [], [], []
+    recipes = [dict(_flat(recipe_of(run))) for run in runs]
+    seeds = [recipe.get("train.seed") for recipe in recipes]
+    notes = tuple(_compare([_label(run) for run in runs], recipes, seeds))
+    names, each = [], []
     for run in runs:
-        member = open_member(run, data, split=split, name=name, limit=limit, console=console)
+        member = open_member(run, data, split=split, name=name, limit=limit, device=device, console=console)
         each.append(member.evaluate(protocol))
         names.append(member.name)
-        recipes.append(recipe_of(member))
         del member  # its scores, before the next ones are made
-        seed = recipes[-1].get("train", {}).get("seed")
-        seeds.append(seed if isinstance(seed, int) else None)
-    notes = tuple(_differences(recipes, names, seeds))
+        first, last = each[0].provenance.method, each[-1].provenance.method
+        if first and last and first != last:
+            raise ConfigError(
+                f"'{names[0]}' is {first} and '{names[-1]}' is {last}. --seeds needs runs of one recipe: "
+                "use patchword compare for others."
+            )
     return SeedReport(tuple(each), tuple(names), tuple(seeds), notes)
 
 
-def recipe_of(member: Member) -> dict[str, Any]:
+def recipe_of(run: Source) -> dict[str, Any]:
     """The recipe in a run folder's ``config.yaml``; empty without one."""
-    if member.folder is None:
+    file = Path(run) / "config.yaml" if isinstance(run, Path | str) else None
+    if file is None or not file.is_file():
         return {}
-    values = yaml.safe_load((member.folder / "config.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
     recipe = values.get("recipe", {}) if isinstance(values, dict) else {}
     return recipe if isinstance(recipe, dict) else {}
 
 
-def _differences(recipes: Sequence[dict[str, Any]], names: Sequence[str], seeds: Sequence[int | None]) -> Iterator[str]:
-    """Notes about runs that are no repetitions of one recipe."""
-    known = [seed for seed in seeds if seed is not None]
-    if len(set(known)) < len(known):
-        yield f"the seeds {', '.join(map(str, known))} repeat: runs with the same seed are no repetitions"
-    first = dict(_flat(recipes[0]))
-    for name, recipe in zip(names[1:], recipes[1:], strict=True):
-        if not recipe or not first:
+def _label(run: Source) -> str:
+    return run.label if isinstance(run, Model) else run.path if isinstance(run, SavedScores) else str(run)
+
+
+def _compare(names: Sequence[str], recipes: Sequence[Mapping[str, Any]], seeds: Sequence[int | None]) -> Iterator[str]:
+    """Notes about recipes that differ in how they were trained.
+
+    Raises:
+        ConfigError: they differ in more, or their seeds do not.
+    """
+    places = [str(Path(name).resolve()) for name in names if Path(name).exists()]
+    for k, place in enumerate(places):
+        if place in places[:k]:
+            raise ConfigError(f"'{place}' was given twice. --seeds needs different runs of one recipe.")
+    first = recipes[0]
+    for name, other in zip(names[1:], recipes[1:], strict=True):
+        if not other or not first:
             yield f"the recipe of {names[0] if not first else name} is not known, so it was not compared"
             continue
-        other = dict(_flat(recipe))
         keys = sorted(key for key in {*first, *other} if first.get(key) != other.get(key) and key != "train.seed")
+        changed = [key for key in keys if _is_another(key, first.get(key), other.get(key))]
+        if changed:
+            shown = ", ".join(f"{key} ({first.get(key)}, {other.get(key)})" for key in changed[:3])
+            raise ConfigError(
+                f"'{names[0]}' and '{name}' are no runs of one recipe: they differ in {shown}"
+                f"{'' if len(changed) <= 3 else f' and {len(changed) - 3} more'}. Use patchword compare for them."
+            )
         if keys:
             yield f"the recipe of {name} differs from that of {names[0]} in {', '.join(keys)}"
+    for k, seed in enumerate(seeds):
+        if seed is not None and seed in seeds[:k]:
+            raise ConfigError(
+                f"'{names[seeds.index(seed)]}' and '{names[k]}' have the same seed, {seed}: they are no repetitions. "
+                "Leave one of them out."
+            )
+
+
+def _is_another(key: str, one: Any, other: Any) -> bool:
+    """Whether recipes that differ in ``key`` are two recipes, rather than one that was trained otherwise."""
+    if key == "data.root":  # the folder may have moved; its name says which data it holds
+        return Path(str(one)).name != Path(str(other)).name
+    return key != "data.workers" and not key.startswith("train.")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

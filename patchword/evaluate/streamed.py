@@ -56,6 +56,8 @@ def evaluate_streamed(
     where = provenance_of(model, split)
     chosen = choose_protocol(protocol, where, split.n_images, split.n_captions)
     images, captions = encode_split(model, split, batch=batch, console=console)
+    if how == "streamed":  # bounds are for the CPU
+        images, captions = images.to(model.device), captions.to(model.device)
     encoded = time.monotonic()
     owner = np.asarray(split.owner)
     found: list[StreamedRanks] = []
@@ -91,7 +93,7 @@ def evaluate_streamed(
 def _select(captions: Encoded, columns: slice | Int[np.ndarray, " m"]) -> Encoded:
     if isinstance(columns, slice):
         return captions.slice(columns.start, columns.stop)
-    return captions.select(torch.from_numpy(columns))
+    return captions.select(torch.from_numpy(columns).to(captions.lengths.device))
 
 
 def _constant(found: StreamedRanks) -> tuple[int, int]:

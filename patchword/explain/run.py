@@ -126,6 +126,7 @@ def explain(
     split: str = "test",
     name: str | None = None,
     picture: Path | str | None = None,
+    device: str = "cpu",
 ) -> Explanation:
     """Explain the score of one image and one caption.
 
@@ -136,16 +137,15 @@ def explain(
         data: data folder or open split; needed by models that read features.
         split, name: which split of which data set.
         picture: file to draw on, when the data do not name it.
+        device: where the weights of a run go.
 
     Raises:
         DataError: there is no such image, the caption has no known word, or a side input is missing.
         CheckpointError: the model holds no vocabulary.
     """
-    model = run if isinstance(run, Model) else load(run)
+    model = run if isinstance(run, Model) else load(run, device=device)
     check_query(model, caption)
-    drawn = None if picture is None else Path(picture)
-    if drawn is not None and not drawn.is_file():
-        raise DataError(f"'{drawn}' is missing. Expected the picture file to draw on.")
+    drawn = drawn_on(picture)
     if data is None:
         return _explain_file(model, image, caption, drawn)
     opened = data if isinstance(data, Split) else open_for(model, data, split, name=name)
@@ -181,6 +181,18 @@ def _explain_file(model: Model, image: Path | str | int, caption: str, drawn: Pa
     if not path.is_file():
         raise DataError(f"'{path}' is missing. Expected a picture file, or --data DIR with an image of a split.")
     return Explanation(explain_picture(model, path, caption), caption, str(image), model.label, drawn or path)
+
+
+def drawn_on(picture: Path | str | None) -> Path | None:
+    """The picture file that was named to draw on.
+
+    Raises:
+        DataError: it is missing.
+    """
+    drawn = None if picture is None else Path(picture)
+    if drawn is not None and not drawn.is_file():
+        raise DataError(f"'{drawn}' is missing. Expected the picture file to draw on.")
+    return drawn
 
 
 def _reads_pictures(model: Model) -> bool:

@@ -21,7 +21,7 @@ from patchword.data.text_files import LFS_MARK
 from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer
 from patchword.data.vocab import MASK, Vocabulary
 from patchword.data.wordpiece import WordPieces
-from patchword.encoders.pretrained import read_arch
+from patchword.encoders.pretrained import pretrained_folder, read_arch
 from patchword.errors import CheckpointError, ConfigError
 from patchword.importers.keys import Imported, without_prefix
 from patchword.methods.base import Method
@@ -174,7 +174,7 @@ def import_checkpoint(
         file: the authors' ``model_best.pth`` or ``checkpoint.pth``.
         out: folder to write; an existing checkpoint there is replaced only by a complete one.
         vocab: SCAN vocabulary JSON of a BiGRU model (CHAN's GloVe runs store theirs in the file).
-        bert: local BERT folder, for its vocabulary and its number of attention heads.
+        bert: local BERT folder or its name on the hub, for its vocabulary and its number of attention heads.
 
     Raises:
         CheckpointError: unsafe or truncated file, missing or unknown keys, another method's checkpoint.
@@ -187,7 +187,8 @@ def import_checkpoint(
     content = read_authors_file(path)
     options = options_of(content)
     if bert is not None:
-        options["bert_config"] = read_arch("bert", Path(bert))
+        bert = pretrained_folder(Path(bert))
+        options["bert_config"] = read_arch("bert", bert)
     state = joined_state(content["model"], module.ITEMS, path)
     try:
         imported: Imported = module.import_state(state, options)

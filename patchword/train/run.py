@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,13 @@ class TrainResult:
         run: the run folder.
         position: where it stands.
         peak_memory_gib: largest resident memory of this process.
+        recipe: what was trained.
     """
 
     run: Path
     position: Position
     peak_memory_gib: float
+    recipe: Recipe
 
     def model(self) -> Model:
         """The best model of the run."""
@@ -77,15 +79,48 @@ def train(
     run = RunFolder(folder)
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
-        return TrainResult(folder, _fit(loaded, accelerator, run, shown), peak_memory_gib())
+        return TrainResult(folder, _fit(loaded, accelerator, run, shown), peak_memory_gib(), loaded)
     with run:
         shown.print(f"{loaded.method} from {loaded.source} into {folder}", highlight=False)
+        if overrides and not isinstance(recipe, Recipe) and (changed := _changes(recipe, loaded)):
+            shown.print(f"changed from the recipe: {', '.join(changed)}", highlight=False)
         parts = prepare(loaded)
         run.write_config(loaded)
         run.recover()
         accelerator.wait_for_everyone()
         position = _fit(loaded, accelerator, run, shown, parts)
-    return TrainResult(folder, position, peak_memory_gib())
+    return TrainResult(folder, position, peak_memory_gib(), loaded)
+
+
+_OF_A_RUN = ("data.root", "data.name", "train.seed")  # differ between runs of one recipe
+
+
+def _changes(name: str | Path, trained: Recipe) -> list[str]:
+    """What a run does otherwise than the recipe of that name: ``["train.epochs 25 -> 1"]``.
+
+    Of a part that became one of another kind (``model.text.kind bigru -> bert``) only what both have is compared.
+    """
+    try:
+        published = load_recipe(name)
+    except ConfigError:  # a recipe that is none without the overrides
+        return []
+    new = dict(_flat(trained.dump()))
+    return [
+        f"{key} {_shown(value)} -> {_shown(new[key])}"
+        for key, value in _flat(published.dump())
+        if key in new and new[key] != value and key not in _OF_A_RUN
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of the sections of a recipe; tables without known keys (``lr_factors``) stay whole."""
+    for key, value in values.items():
+        is_part = isinstance(value, Mapping) and (not prefix or "kind" in value)
+        yield from _flat(value, f"{prefix}{key}.") if is_part else [(f"{prefix}{key}", value)]
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _fit(
@@ -93,7 +128,8 @@ def _fit(
 ) -> Position:
     parts = parts if parts is not None else prepare(recipe)
     method = parts.method.to(accelerator.device)
-    model = Model(method, parts.tokenizer, {"recipe": Path(recipe.source).stem}, max_words=recipe.data.max_words)
+    about = {"recipe": Path(recipe.source).stem, "columns": recipe.data.columns}
+    model = Model(method, parts.tokenizer, about, max_words=recipe.data.max_words)
     if parts.select is not None:  # a caption too long for the encoder must not stop the run at its first evaluation
         model.tokenize(parts.select.captions, where=f"{parts.select.dataset}/{parts.select.name}")
     optimizer = build_optimizer(method, recipe.train)

@@ -20,7 +20,7 @@ from patchword.data.wordpiece import WordPieces
 from patchword.encoders.bert import Bert, BertConfig
 from patchword.encoders.bigru import Bigru, BigruConfig, set_embedding_rows
 from patchword.encoders.patches import RegionsConfig, TransformerPatches, VitConfig
-from patchword.encoders.pretrained import read_arch
+from patchword.encoders.pretrained import pretrained_folder, read_arch
 from patchword.encoders.resnet import ResnetConfig, grid_cells
 from patchword.errors import ConfigError
 from patchword.methods import method_class
@@ -122,10 +122,12 @@ def resolve_text(
         if text.pretrained is None:
             raise ConfigError(
                 "a BERT text encoder needs its vocabulary. Add --model.text.pretrained DIR, "
-                "a local folder of a BERT model."
+                "a local folder of a BERT model, or its name on the hub."
             )
-        arch = {**read_arch("bert", text.pretrained), **text.arch}
-        return text.model_copy(update={"arch": arch}), PieceTokenizer(WordPieces.read(text.pretrained))
+        folder = pretrained_folder(text.pretrained)
+        arch = {**read_arch("bert", folder), **text.arch}
+        found = text.model_copy(update={"arch": arch, "pretrained": folder})
+        return found, PieceTokenizer(WordPieces.read(folder))
     if data.vocabulary is not None:
         vocabulary = Vocabulary.read(data.vocabulary)
     else:
@@ -136,7 +138,9 @@ def resolve_text(
 def resolve_image(image: Any) -> Any:
     """The image configuration with the architecture of its pretrained folder filled in."""
     if isinstance(image, VitConfig) and image.pretrained is not None:
-        return image.model_copy(update={"arch": {**read_arch(image.kind, image.pretrained), **image.arch}})
+        folder = pretrained_folder(image.pretrained)
+        arch = {**read_arch(image.kind, folder), **image.arch}
+        return image.model_copy(update={"arch": arch, "pretrained": folder})
     return image
 
 

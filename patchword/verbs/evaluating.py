@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from patchword.errors import ConfigError
 from patchword.verbs.options import (
+    Device,
     Directory,
     File,
     Flag,
@@ -21,8 +22,9 @@ from patchword.verbs.options import (
     OptionalText,
     ProtocolName,
     Weights,
+    device_of,
 )
-from patchword.verbs.output import say, say_json, show
+from patchword.verbs.output import say, say_json, show, wrote
 
 if TYPE_CHECKING:
     from patchword.data.table import Split
@@ -57,6 +59,7 @@ class Options:
         slices: also show recall over parts of the queries.
         compat_fold_adjacency: the authors' 5-fold mistake (CEFG).
         limit: only the first images.
+        device: auto, cpu or cuda:0.
         json: print JSON.
     """
 
@@ -80,6 +83,7 @@ class Options:
     slices: Flag = False
     compat_fold_adjacency: Flag = False
     limit: OptionalCount = None
+    device: Device = "auto"
     json: Flag = False
 
     def evaluate(self) -> int:
@@ -89,12 +93,17 @@ class Options:
             ConfigError: nothing was named, or options contradict each other.
         """
         from patchword.evaluate.benchmarks import BENCHMARKS
+        from patchword.evaluate.scores_file import load_scores
 
         if self.run and self.scores is not None:
             raise ConfigError(
                 f"'{self.run[0]}' and --scores '{self.scores}' were given. Evaluate a run or a saved matrix, not both."
             )
-        if not self.sources or (self.data is None and self.runs):
+        if self.scores is not None and self.runs:
+            load_scores(self.scores)  # refuses it: its name is that of no score file
+        if self.runs and self.data is None:
+            raise ConfigError(f"'{self.runs[0]}' is a run and needs its data. Add --data DIR.")
+        if not self.sources:
             raise ConfigError(
                 "nothing to evaluate. Give a run and its data (patchword evaluate RUN --data DIR), or --scores FILE."
             )
@@ -146,11 +155,13 @@ class Options:
             intra=self.intra,
             how=self.how,
             weights=list(self.weights) or None,
+            device=device_of(self.device),
             console=Console(stderr=True),
         )
         if self.html is not None:
             write_benchmark(self.html, found)
-        return show(found.to_json(), found.table(), json=self.json)
+        show(found.to_json(), found.table(), json=self.json)
+        return wrote(self.html)
 
     def _seeds(self) -> int:
         from patchword.evaluate.seeds import evaluate_seeds
@@ -163,6 +174,7 @@ class Options:
             name=self.name,
             protocol=self.protocol,
             limit=self.limit,
+            device=device_of(self.device),
             console=Console(stderr=True),
         )
         return show(report.to_json(), report.table(), json=self.json)
@@ -173,7 +185,14 @@ class Options:
         self._refuse("--banks", *MATRIX_OUTPUTS, "slices", "html", "ranks")
         run, data = self._one_run("--banks")
         spread = evaluate_banks_of(
-            run, data, count, split=self.split, name=self.name, protocol=self.protocol, limit=self.limit
+            run,
+            data,
+            count,
+            split=self.split,
+            name=self.name,
+            protocol=self.protocol,
+            limit=self.limit,
+            device=device_of(self.device),
         )
         return show(spread.to_json(), spread.table(), json=self.json)
 
@@ -184,7 +203,7 @@ class Options:
 
         self._refuse(f"--ranks {how}", *MATRIX_OUTPUTS, "html", "compat_fold_adjacency")
         run, data = self._one_run("--ranks")
-        model = load(run)
+        model = load(run, device=device_of(self.device))
         split = open_for(model, data, self.split, name=self.name, limit=self.limit)
         result = evaluate_streamed(model, split, how=how, protocol=self.protocol, console=Console(stderr=True))
         return self._say(result, split)
@@ -205,6 +224,7 @@ class Options:
             split=self.split,
             name=self.name,
             limit=self.limit,
+            device=device_of(self.device),
             console=Console(stderr=True),
         )
         one = members[0] if len(members) == 1 else join_members(members, self.how, list(self.weights) or None)
@@ -223,7 +243,8 @@ class Options:
             rows = [report_row(member, found) for member, found in zip(members, each, strict=False)]
             write_report(self.html, runs=[*rows, report_row(one, result)], split=one.split)
         names = [member.name for member in members]
-        return self._say(result, one.split, list(zip(names, each, strict=False)))
+        self._say(result, one.split, list(zip(names, each, strict=False)))
+        return wrote(self.save_scores, self.per_query, self.html)
 
     def _say(self, result: Evaluation, split: Split | None, members: Sequence[tuple[str, Evaluation]] = ()) -> int:
         """Print an evaluation, with its slices and the members of an ensemble."""

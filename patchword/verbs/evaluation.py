@@ -10,6 +10,7 @@ from tyro.conf import arg
 
 from patchword.errors import ConfigError
 from patchword.verbs.options import (
+    Device,
     Directory,
     File,
     Flag,
@@ -19,8 +20,9 @@ from patchword.verbs.options import (
     ProtocolName,
     Strings,
     Weights,
+    device_of,
 )
-from patchword.verbs.output import say, say_json, show
+from patchword.verbs.output import say, say_json, show, wrote
 
 
 def compare(
@@ -31,6 +33,7 @@ def compare(
     protocol: ProtocolName = "auto",
     most: Annotated[int, arg(metavar="N")] = 10,
     limit: OptionalCount = None,
+    device: Device = "auto",
     html: File = None,
     json: Flag = False,
 ) -> int:
@@ -44,6 +47,7 @@ def compare(
         protocol: as for evaluate.
         most: queries listed for each direction.
         limit: only the first images.
+        device: auto, cpu or cuda:0.
         html: also write a report that is read offline.
         json: print JSON.
     """
@@ -57,14 +61,21 @@ def compare(
     if html is not None and data is None:
         raise ConfigError("--html shows captions and pictures, which a score file does not hold. Add --data DIR.")
     members = open_members(
-        [Path(run) for run in runs], data, split=split, name=name, limit=limit, console=Console(stderr=True)
+        [Path(run) for run in runs],
+        data,
+        split=split,
+        name=name,
+        limit=limit,
+        device=device_of(device),
+        console=Console(stderr=True),
     )
     found = compare_members(members, protocol=protocol, most=most)
     opened = next((member.split for member in members if member.split is not None), None)
     if html is not None and opened is not None:
         rows = [report_row(member, one) for member, one in zip(members, found.evaluations, strict=True)]
         write_report(html, runs=rows, split=opened)
-    return show(found.to_json(), found.table(), json=json)
+    show(found.to_json(), found.table(), json=json)
+    return wrote(html)
 
 
 def ensemble(
@@ -98,11 +109,11 @@ def ensemble(
     results = [evaluate_scores(one, protocol=protocol) for one in (*members, joined)]
     if json:
         say_json({"members": [r.to_json() for r in results[:-1]], "ensemble": results[-1].to_json()})
-        return 0
+        return wrote(save_scores)
     for path, result in zip(scores, results[:-1], strict=True):
         say(f"{path}: rsum {result.headline.rsum:.1f}")
     say(f"\nensemble ({how}) of {len(members)}:\n{results[-1].table()}")
-    return 0
+    return wrote(save_scores)
 
 
 def parity(folders: Strings, json: bool = False, verbose: bool = False) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from tyro.conf import Positional, arg
+
+from patchword.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,7 +24,31 @@ Flag = Annotated[bool, arg(help_behavior_hint="")]
 ProtocolName = Annotated[str, arg(metavar="P", help_behavior_hint="")]
 Fusion = Annotated[Literal["mean", "zscore", "rank"], arg(metavar="HOW", help_behavior_hint="")]
 Weights = Annotated[tuple[float, ...], arg(metavar="W", help_behavior_hint="")]
+Device = Annotated[str, arg(metavar="DEVICE", help_behavior_hint="")]
 OutPath = Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")]
+
+
+def device_of(name: str) -> str:
+    """Where torch computes, for ``--device``: ``auto`` is CUDA when torch finds it, else the CPU.
+
+    Raises:
+        ConfigError: the name is none of ``auto``, ``cpu``, ``cuda`` and ``cuda:N``, or there is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return name
+    asked = re.fullmatch(r"cuda(?::([0-9]+))?", name)
+    if asked is None:
+        raise ConfigError(f"unknown device '{name}'. Expected auto, cpu, or a CUDA device such as cuda:0.")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(asked[1] or 0) >= found:
+        raise ConfigError(
+            f"there is no device '{name}': torch finds {found} CUDA devices. Use --device auto, or --device cpu."
+        )
+    return name
 
 
 def takes_overrides(function: F) -> F:

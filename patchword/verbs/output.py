@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -20,6 +21,14 @@ def say_json(value: Any) -> None:
 def note(text: str) -> None:
     """Print something beside the result."""
     sys.stderr.write(text + "\n")
+
+
+def wrote(*files: Path | None) -> int:
+    """Name the files that were written beside the result; returns the exit code."""
+    for file in files:
+        if file is not None:
+            note(f"wrote '{file}'")
+    return 0
 
 
 def json_line(value: Any) -> str:

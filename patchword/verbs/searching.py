@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from patchword.errors import ConfigError, DataError
-from patchword.verbs.options import OptionalCount, OptionalNumber, OptionalPath, OptionalText, Strings
+from patchword.verbs.options import (
+    Device,
+    OptionalCount,
+    OptionalNumber,
+    OptionalPath,
+    OptionalText,
+    Strings,
+    device_of,
+)
 from patchword.verbs.output import say, say_json
 
 if TYPE_CHECKING:
     from patchword.index.engine import Index
     from patchword.index.query import Answer, FoundCaption, Query
+    from patchword.search import Hit
 
 _MINUS = re.compile(r"-[^\W\d_][^=]+")  # a part to avoid; -k and -h are options
 
@@ -39,6 +48,7 @@ def search(
     split: str = "test",
     name: OptionalText = None,
     clip: OptionalPath = None,
+    device: Device = "auto",
     json: bool = False,
 ) -> int:
     """Search an index: weighted words and pictures find images. Or a split of a data folder, with a run and --data.
@@ -60,9 +70,11 @@ def search(
         split: which one.
         name: data set name, when the folder does not say it.
         clip: CLIP model folder, for models that read it.
+        device: auto (in an index the CPU), cpu or cuda:0.
         json: print JSON.
     """
     from patchword.index.layout import is_index
+    from patchword.search import search as run_search
 
     if k < 1:
         raise ConfigError(f"`k` is {k}. Expected 1 or more.")
@@ -71,6 +83,8 @@ def search(
     lines = [] if file is None else _lines(file)
     in_index = is_index(place)
     if not in_index and data is None:
+        if not place.exists():
+            raise ConfigError(f"'{place}' does not exist. Expected an index, or a run and its data (--data DIR).")
         raise ConfigError(
             f"'{place}' is no index. Make one with: patchword index build; or name a data folder with --data DIR, to "
             "search a split with a run."
@@ -81,13 +95,26 @@ def search(
         assert data is not None
         if where or without or captions or len(image) > 1 or threshold is not None or mode != "auto":
             raise ConfigError("filters, modes and composed queries need an index. Make one with: patchword index build")
-        return _search_split(place, (*query, *lines), data, split, name, image[0] if image else None, k, clip, json)
+        _refuse_weights((*query, *lines))
+        found = run_search(
+            place,
+            (*query, *lines),
+            data=data,
+            split=split,
+            name=name,
+            image=image[0] if image else None,
+            k=k,
+            clip=clip,
+            device=device_of(device),
+        )
+        return _say_hits(found, json)
     if data is not None:
         raise ConfigError(f"'{place}' is an index, which holds its images itself. Leave out --data.")
     from patchword.index.engine import Index
     from patchword.index.query import parse_query
 
-    with Index.open(place, model=model, clip=clip) as index:
+    computes = "cpu" if device == "auto" else device_of(device)  # where an index scores, and a query is soon encoded
+    with Index.open(place, model=model, clip=clip, device=computes) as index:
         pictures = [_picture(index, one) for one in image]
         if captions:
             if len(pictures) != 1 or query or without:
@@ -174,21 +201,23 @@ def _say_captions(found: Sequence[FoundCaption], json: bool) -> int:
     return 0
 
 
-def _search_split(
-    run: Path,
-    queries: Sequence[str],
-    data: Path,
-    split: str,
-    name: str | None,
-    image: str | None,
-    k: int,
-    clip: Path | None,
-    json: bool,
-) -> int:
-    """Sentences find images of a split, an image finds captions."""
-    from patchword.search import search as run_search
+def _refuse_weights(queries: Sequence[str]) -> None:
+    """Refuse sentences for a split that only an index would read as they are meant.
 
-    found = run_search(run, list(queries), data=data, split=split, name=name, image=image, k=k, clip=clip)
+    Raises:
+        ConfigError: one has a weight, or a minus.
+    """
+    from patchword.index.query import parse_part
+
+    for query in queries:
+        if parse_part(query).text != query.strip():
+            raise ConfigError(
+                f"weights need an index, and {query!r} has one. Make one with: patchword index build; or leave it out."
+            )
+
+
+def _say_hits(found: Mapping[str, Sequence[Hit]], json: bool) -> int:
+    """Print what was found in a split: images for sentences, captions for an image."""
     if json:
         say_json({q: [asdict(hit) for hit in hits] for q, hits in found.items()})
         return 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from tyro.conf import Positional, Suppress, arg
 
 from patchword.verbs.options import OptionalPath, takes_overrides
 from patchword.verbs.output import note, say, say_json
+
+if TYPE_CHECKING:
+    from patchword.train.run import TrainResult
 
 
 def demo(
@@ -38,7 +42,10 @@ def demo(
 
 @takes_overrides
 def train(
-    recipe: Positional[str], out: OptionalPath = None, json: bool = False, overrides: Suppress[tuple[str, ...]] = ()
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")],
+    out: OptionalPath = None,
+    json: bool = False,
+    overrides: Suppress[tuple[str, ...]] = (),
 ) -> int:
     """Train a recipe. Any setting of it can be changed with a dotted option, such as --train.lr 1e-4.
 
@@ -68,8 +75,19 @@ def train(
         chosen = f"best epoch {place.best_epoch + 1}, rsum {place.best_rsum:.1f}"
         if place.best_rsum < 0:
             chosen = f"last epoch {place.epoch}, not selected"
-        say(f"{chosen}, in '{result.run}/best'. Next: patchword evaluate {result.run} --data DIR")
+        say(f"{chosen}, in '{result.run}/best'. Next: {shlex.join(_evaluation(result))}")
     return 0
+
+
+def _evaluation(result: TrainResult) -> list[str]:
+    """The command that evaluates a run on the data it was trained on."""
+    data = result.recipe.data
+    words = ["patchword", "evaluate", str(result.run), "--data", str(data.root)]
+    if data.test != "test":
+        words += ["--split", data.test]
+    if data.name is not None and data.root is not None and data.name != data.root.name:
+        words += ["--name", data.name]
+    return words
 
 
 def import_(

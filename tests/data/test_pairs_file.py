@@ -11,6 +11,7 @@ from patchword.config import merge, parse_overrides
 from patchword.data.open import open_split, splits_of
 from patchword.data.pictures import PictureFiles
 from patchword.errors import ConfigError, DataError
+from patchword.evaluate.run import evaluate
 from patchword.train.run import train
 
 
@@ -113,7 +114,9 @@ def test_a_recipe_can_name_the_columns(tmp_path: Path) -> None:
         train(recipe("vse_inf", tmp_path, short, image=image), tmp_path / "run")
     named = parse_overrides(["--data.columns", "{image: bild, caption: beschreibung, split: teil}"])
     made = recipe("vse_inf", tmp_path, merge(short, named), image=image)
-    assert train(made, tmp_path / "run").position.step == 1
+    result = train(made, tmp_path / "run")
+    assert result.position.step == 1
+    assert evaluate(result.run, tmp_path, split="dev").n_images == 4  # the run knows the names
 
 
 def test_numbered_caption_columns(tmp_path: Path) -> None:

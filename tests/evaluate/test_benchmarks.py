@@ -147,7 +147,9 @@ def test_runs_together_from_the_command_line(place: Path, tmp_path: Path, capsys
     a, b, data = place / "vse_inf", place / "chan", ["--data", place / "coco_precomp"]
     page, lines, both = tmp_path / "r.html", tmp_path / "q.jsonl", tmp_path / "both.safetensors"
     outputs = ["--html", page, "--per-query", lines, "--slices", "--save-scores", both]
-    said = says(["evaluate", a, b, *data, *outputs], capsys)
+    assert main([str(word) for word in ["evaluate", a, b, *data, *outputs]]) == 0
+    said, noted = capsys.readouterr()
+    assert [f"wrote '{file}'" for file in (both, lines, page)] == noted.splitlines()[-3:]
     assert "ensemble (mean) of 2:" in said
     assert "vse_inf: rsum" in said
     assert "words in the caption: " in said or "all queries are of one kind" in said or "text of the caption" in said
@@ -160,8 +162,11 @@ def test_runs_together_from_the_command_line(place: Path, tmp_path: Path, capsys
     assert len(content["members"]) == 2
     assert "slices" in content
     assert content["rsum"] == json.loads(says(["evaluate", both, *data, "--json"], capsys))["rsum"]
-    seeds = json.loads(says(["evaluate", a, b, *data, "--seeds", "--json"], capsys))
+    toy_model("chan", seed=7, width=8).save(tmp_path / "again")
+    seeds = json.loads(says(["evaluate", b, tmp_path / "again", *data, "--seeds", "--json"], capsys))
     assert len(seeds["runs"]) == 2
+    line = refused(["evaluate", a, b, *data, "--seeds"], capsys, kind="ConfigError")
+    assert "is vse_inf and" in line
     compared = says(["compare", a, b, both, *data, "--html", tmp_path / "c.html"], capsys)
     assert "both minus vse_inf" in compared
     assert "chan" in (tmp_path / "c.html").read_text(encoding="utf-8")
@@ -179,7 +184,7 @@ def test_one_run_makes_a_report_with_lit_words(place: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{a}"], "nothing to evaluate"),
+        (["{a}"], "is a run and needs its data. Add --data DIR."),
         (["{a}", "--data", "{d}", "--annotations", "x"], "--annotations does not go with a named protocol"),
         (["{a}", "--data", "{d}", "--protocol", "cxc"], "--protocol cxc needs its files"),
         (["{a}", "--data", "{d}", "--protocol", "cxc", "--slices"], "--slices does not go with --protocol cxc"),

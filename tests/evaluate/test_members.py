@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,19 +87,53 @@ def test_seeds_give_mean_and_deviation(files: list[Path]) -> None:
         evaluate_seeds(files[:1])
 
 
-def test_runs_of_other_recipes_are_no_repetitions(tmp_path: Path) -> None:
-    folders = []
-    for k, (seed, lr) in enumerate([(1, 0.1), (2, 0.1), (2, 0.2)]):
-        folder = tmp_path / f"run{k}"
-        toy_model(seed=k).save(folder / "best")
-        recipe = {"method": "vse_inf", "train": {"seed": seed, "lr": lr}}
-        (folder / "config.yaml").write_text(yaml.safe_dump({"recipe": recipe}), encoding="utf-8")
-        folders.append(folder)
-    report = evaluate_seeds(folders, SPLIT)
-    assert report.seeds == (1, 2, 2)
-    assert "note: the seeds 1, 2, 2 repeat" in report.table()
-    assert f"the recipe of {folders[2]} differs from that of {folders[0]} in train.lr" in report.table()
-    assert not any(str(folders[1]) in note for note in report.notes)
+def write_runs(folder: Path, *recipes: dict[str, Any]) -> list[Path]:
+    """Run folders with these recipes."""
+    runs = []
+    for k, recipe in enumerate(recipes):
+        run = folder / f"run{k}"
+        toy_model(seed=k).save(run / "best")
+        (run / "config.yaml").write_text(yaml.safe_dump({"recipe": recipe}), encoding="utf-8")
+        runs.append(run)
+    return runs
+
+
+def recipe(seed: int, **other: Any) -> dict[str, Any]:
+    """A recipe, with other values in some of its sections."""
+    made: dict[str, Any] = {"method": "vse_inf", "data": {"root": "a/data", "workers": 0}, "model": {"joint_dim": 8}}
+    made |= {"loss": {"margin": 0.2}, "train": {"seed": seed, "lr": 0.1}}
+    return {key: {**value, **other[key]} if key in other else value for key, value in made.items()}
+
+
+def test_runs_that_were_trained_otherwise_are_noted(tmp_path: Path) -> None:
+    moved = recipe(2, data={"root": "b/data", "workers": 2})
+    runs = write_runs(tmp_path, recipe(1), moved, recipe(3, train={"lr": 0.2, "seed": 3}))
+    report = evaluate_seeds(runs, SPLIT, device="cpu")
+    assert report.seeds == (1, 2, 3)
+    assert f"the recipe of {runs[2]} differs from that of {runs[0]} in train.lr" in report.table()
+    assert f"the recipe of {runs[1]} differs from that of {runs[0]} in data.root, data.workers" in report.table()
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (recipe(2, model={"joint_dim": 4}), r"differ in model\.joint_dim \(8, 4\)\."),
+        (recipe(2, loss={"margin": 0.1}), r"differ in loss\.margin"),
+        (recipe(2, data={"root": "a/others"}), r"differ in data\.root"),
+        ({**recipe(2), "method": "chan"}, r"differ in method \(vse_inf, chan\)"),
+        (recipe(1), "have the same seed, 1"),
+    ],
+)
+def test_runs_of_other_recipes_are_no_repetitions(tmp_path: Path, other: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        evaluate_seeds(write_runs(tmp_path, recipe(1), other), SPLIT)
+
+
+def test_repetitions_are_of_one_method_and_come_once(files: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="was given twice"):
+        evaluate_seeds([files[0], files[1], files[0]])
+    with pytest.raises(ConfigError, match="--seeds needs runs of one recipe"):
+        evaluate_seeds([toy_model("vse_inf"), toy_model("chan")], SPLIT)
 
 
 def test_banks_need_something_random() -> None:
