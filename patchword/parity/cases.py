@@ -70,16 +70,29 @@ def read_case(path: Path) -> Case:
     listed = fields.get("tensors")
     if isinstance(listed, dict):
         for name, about in listed.items():
-            if not isinstance(about, dict) or "shape" not in about:
+            shape = shape_of(about)
+            if shape is None:
                 continue
             if name not in tensors:
                 raise DataError(f"'{beside}' lacks the tensor `{name}` that '{path.name}' lists.")
-            if list(tensors[name].shape) != list(about["shape"]):
+            if list(tensors[name].shape) != shape:
                 raise DataError(
-                    f"'{beside}' tensor `{name}` has shape {list(tensors[name].shape)}, "
-                    f"'{path.name}' says {about['shape']}."
+                    f"'{beside}' tensor `{name}` has shape {list(tensors[name].shape)}, '{path.name}' says {shape}."
                 )
     return Case(path, fields, tensors)
+
+
+def shape_of(about: Any) -> list[int] | None:
+    """The shape in a JSON entry about a tensor: ``{"shape": [2, 3]}``, or a list of dtype and shape; None without one.
+
+    Example:
+        >>> [shape_of(about) for about in ({"shape": [2, 3]}, ["float32", [6, 16]], [[5], "torch.int64"], "text")]
+        [[2, 3], [6, 16], [5], None]
+    """
+    if isinstance(about, dict):
+        return list(about["shape"]) if "shape" in about else None
+    shapes = [part for part in about if isinstance(part, list)] if isinstance(about, list) else []
+    return shapes[0] if len(shapes) == 1 else None
 
 
 def find_cases(folders: Iterable[Path]) -> list[Path]:
@@ -204,7 +217,11 @@ class Ledger:
         for key, value in self.case.fields.items():
             if key not in DESCRIPTIVE:
                 quantities += [path for path, _ in leaves(value, key) if path.rsplit(".", 1)[-1] not in DESCRIPTIVE]
-        left = [q for q in quantities if not any(q == u or q.startswith(f"{u}.") for u in self.used)]
+        left = [
+            q
+            for q in quantities  # a field stands for all below it; tensors have names only
+            if q not in self.used and (q in self.case.tensors or not any(q.startswith(f"{u}.") for u in self.used))
+        ]
         return [f"{q} ({self.excused[q]})" if q in self.excused else q for q in left]
 
     @property

@@ -228,7 +228,7 @@ class Comparison:
             # itself), so a large one is compared after scaling it down to 20.
             norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
             expected = self.tensors["grad_norm.total"]
-            scale = (20 / expected.abs()).clamp_max(1.0)
+            scale = (20 / expected.abs()).clamp_max(1.0).nan_to_num(1.0)  # NaN must stay what it is
             note = f"times {float(scale):.3g}"
             close = tolerance(self.case, "grad")
             self.ledger.close("grad_norm.total", norm * scale, expected * scale, note=note, **close)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from patchword.importers.chan import CODINGS, POOLINGS
 from patchword.importers.keys import Imported
 from patchword.layers.normalise import unit
 from patchword.methods.base import Method
-from patchword.methods.chan import Chan, code_pairs, pool_codes
+from patchword.methods.chan import Chan, ChanConfig, code_pairs, pool_codes
 from patchword.parity.cases import Case, Ledger
 from patchword.parity.towers import Runner, compare_case, near, read_captions, read_images
 from patchword.types import Captions, Images
@@ -27,6 +29,13 @@ def _import_reference(state: dict[str, Tensor], options: dict[str, object]) -> I
     assert isinstance(imported.method, Chan)
     imported.method.config = imported.method.config.model_copy(update={"score_padding": "reference"})
     return imported
+
+
+def _with_config(method: Chan, config: ChanConfig) -> Chan:
+    """The same weights under another configuration."""
+    other = copy(method)
+    other.config = config
+    return other
 
 
 def _slots(method: Method, images: Images, captions: Captions) -> tuple[Tensor, Tensor]:
@@ -48,7 +57,12 @@ def _forward(ledger: Ledger, method: Method) -> None:
     patches, words = method.encode_images(images), method.encode_captions(captions)
     for name, found in zip(("img_emb", "cap_emb"), _slots(method, images, captions), strict=True):
         near(ledger, name, found, tensors[name])
-    near(ledger, "sims/selected", method.score(patches, words), tensors["sims/selected"])
+    selected, expected = method.score(patches, words), tensors["sims/selected"]
+    if method.config.pooling == "softmax":  # measured pair by pair without padding, because the padded form is NaN
+        masked = method.config.model_copy(update={"score_padding": "masked"})
+        clean = Chan.score(_with_config(method, masked), patches, words)
+        selected = torch.where(expected.isnan(), selected, clean)
+    near(ledger, "sims/selected", selected, expected)
     unit = method.config.unit_patches and method.config.unit_words
     for authors_coding, coding in CODINGS.items():
         if f"coding/{authors_coding}" not in tensors:

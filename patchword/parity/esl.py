@@ -159,6 +159,7 @@ def compare_phase(ledger: Ledger, method: Esl, state: dict[str, Tensor], phase: 
     for name, found, exact in (("sims", made.scores, twin.scores), ("loss", made.loss, twin.loss)):
         compare_rounded(ledger, prefix + name, found, exact, tensors[prefix + name], ATOL, RTOL_LARGE)
     our_key = partial(esl.our_key, rules=esl.rules_of(state))
+    steepest = max((float(g.abs().max()) for g in case.state(f"{prefix}grad.").values()), default=0.0)
     for key, expected in case.state(f"{prefix}grad.").items():
         ours = our_key(key)  # a dead one here is multiplied by 0 there
         found, exact = (torch.zeros_like(expected) if ours is None else m.grads[ours] for m in (made, twin))
@@ -170,6 +171,7 @@ def compare_phase(ledger: Ledger, method: Esl, state: dict[str, Tensor], phase: 
             expected,
             RTOL_GRADIENT * float(expected.abs().max()),
             RTOL_GRADIENT,
+            steepest,
         )
     if "params_without_grad" in case.fields:
         compare_gradient_free(ledger, state, made.grads)
@@ -179,7 +181,11 @@ def compare_phase(ledger: Ledger, method: Esl, state: dict[str, Tensor], phase: 
             near(ledger, prefix + name, buffers[f"image.mlp.norm.{buffer}"], tensors[prefix + name])
     if f"{prefix}grad_norm" in tensors:
         found, exact = (torch.tensor([one.norm], dtype=torch.float64) for one in (made, twin))
-        compare_rounded(ledger, f"{prefix}grad_norm", found, exact, tensors[f"{prefix}grad_norm"], ATOL, RTOL_GRADIENT)
+        expected = tensors[f"{prefix}grad_norm"]
+        # Float32 leaves 2e-5 of a norm of hundreds open, so such a one is compared after scaling it down to 20.
+        scale = float(20 / expected) if bool(expected > 100) else 1.0
+        values = (found * scale, exact * scale, expected * scale)
+        compare_rounded(ledger, f"{prefix}grad_norm", *values, ATOL, RTOL_GRADIENT, steepest * scale)
     free = case.fields.get("params_without_grad", [])
     for key, expected in case.state(f"{prefix}after_step.").items():
         ours = our_key(key)
@@ -226,19 +232,30 @@ def one_step(case: Case, method: Esl, phase: str, settings: TrainConfig) -> OneS
 
 
 def compare_rounded(
-    ledger: Ledger, name: str, found: Tensor, exact: Tensor, expected: Tensor, atol: float, rtol: float
+    ledger: Ledger,
+    name: str,
+    found: Tensor,
+    exact: Tensor,
+    expected: Tensor,
+    atol: float,
+    rtol: float,
+    steepest: float = 0.0,
 ) -> None:
-    """Compare where small differences of large numbers are taken: ``atol``, or four times our own rounding error.
+    """Compare where small differences of large numbers are taken: ``atol``, or a few times our own rounding error.
 
     The error is measured against the same computation in float64. Attention weights depend on scores divided by their
     length, which may be small, and the gradient of a filter on what its level's normalisation leaves: the authors' own
-    float32 values are up to 7e-4 of their size off. No tolerance reaches 1e-3.
+    float32 values are up to 7e-4 of their size off. No tolerance of values reaches 1e-3.
+
+    Gradients may be off by a millionth of the largest of them, ``steepest``, and by eight times our own rounding where
+    that is more: another processor adds in another order.
     """
     found = found.reshape(expected.shape)
     rounding = float((found.double() - exact.reshape(expected.shape)).abs().max())
-    atol = max(1e-7, atol, 4 * rounding)
+    atol = max(1e-7, atol, (8 if steepest else 4) * rounding, 1e-6 * steepest)
     difference = (found.double() - expected.double()).abs()
-    cap = min(CAP_LARGE, max(CAP, 1e-5 * float(expected.abs().max())))
+    largest = float(expected.abs().max())
+    cap = max(min(CAP_LARGE, max(CAP, 1e-5 * largest)), 8 * rounding if steepest else 0.0)
     passed = bool((difference <= (atol + rtol * expected.double().abs()).clamp_max(cap)).all())  # False for NaN
     relative = torch.where(difference == 0, 0.0, difference / expected.double().abs().clamp_min(1e-30))
     ledger.use(name)

@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from patchword.errors import DataError
-from patchword.parity.cases import Case, Ledger, find_cases, read_case
+from patchword.errors import DataError, PatchwordError
+from patchword.parity.cases import Case, Ledger, Row, find_cases, read_case
 
 
 def runner_of(case: Case) -> Callable[[Case], Ledger] | None:
@@ -63,10 +63,24 @@ def compare_path(path: Path) -> Ledger:
 def parity(folders: Sequence[Path]) -> list[Ledger]:
     """Compare every case in the folders.
 
+    A case that can not be compared fails, with the reason, and the others go on.
+
     Raises:
-        DataError: a folder holds no case, or a case is unreadable.
+        DataError: a folder holds no case, or the only case is unreadable.
     """
-    return [compare_path(path) for path in find_cases(folders)]
+    paths = find_cases(folders)
+    if len(paths) == 1:
+        return [compare_path(paths[0])]
+    return [_compared_or_failed(path) for path in paths]
+
+
+def _compared_or_failed(path: Path) -> Ledger:
+    try:
+        return compare_path(path)
+    except Exception as error:  # noqa: BLE001 - a damaged case may fail anywhere; it must not hide the others
+        named = "" if isinstance(error, PatchwordError) else f"{type(error).__name__}: "
+        reason = " ".join(f"{named}{error}".split())
+        return Ledger(Case(path, {}, {}), [Row("case", float("inf"), float("inf"), "readable", False, reason)])
 
 
 def report(ledgers: Sequence[Ledger]) -> list[dict[str, Any]]:

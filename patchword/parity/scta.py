@@ -289,7 +289,8 @@ def _compare_run(ledger: Ledger, method: Scta, state: dict[str, Tensor], k: int)
             gradient = None if ours is None else parameters[ours].grad
             found = torch.zeros_like(expected) if gradient is None else gradient
             near_gradient(ledger, f"{name}grad.{key}", found, expected)
-        norm = torch.stack([p.grad.norm() for p in parameters.values() if p.grad is not None]).norm()
+        slopes = [p.grad.norm() for p in parameters.values() if p.grad is not None]
+        norm = torch.stack(slopes).norm() if slopes else torch.tensor(torch.nan)
         ledger.close(f"{name}grad_norm", norm, tensors[f"{name}grad_norm"], atol=1e-7, rtol=1e-4, note=f"{form} form")
         _compare_gradient_free(ledger, parameters, state, k)
     torch.manual_seed(int(run["rng_seed"]))

@@ -124,10 +124,10 @@ def parity(folders: Strings, json: bool = False, verbose: bool = False) -> int:
         json: print JSON.
         verbose: print every quantity, not only the misses.
     """
-    from patchword.parity.cases import find_cases
-    from patchword.parity.run import compare_path, report
+    from patchword.parity.run import parity as run_cases
+    from patchword.parity.run import report
 
-    ledgers = [compare_path(path) for path in find_cases([Path(f) for f in folders])]
+    ledgers = run_cases([Path(folder) for folder in folders])
     passed = all(ledger.passed for ledger in ledgers)
     if json:
         say_json({"passed": passed, "cases": report(ledgers)})

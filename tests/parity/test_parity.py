@@ -329,3 +329,47 @@ def test_nothing_compared_is_not_passed_and_leftovers_are_listed() -> None:
     assert made.not_compared == ["b", "c (never used)"]
     with pytest.raises(DataError, match="has no tensor `d`"):
         made.input("d")
+
+
+# ------------------------------------------------------------------ a folder of cases, some of them damaged
+
+
+def copy_of_case(source: Path, target: Path, drop: str | None = None) -> Path:
+    """A case under another name, without one of its tensors."""
+    tensors = load_file(source.with_suffix(".safetensors"))
+    save_file({name: value for name, value in tensors.items() if name != drop}, target.with_suffix(".safetensors"))
+    target.with_suffix(".json").write_bytes(source.with_suffix(".json").read_bytes())
+    return target.with_suffix(".json")
+
+
+def test_a_damaged_case_fails_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = GOLDEN / "chan" / "case2"
+    copy_of_case(source, tmp_path / "a_broken", drop="sims/selected")
+    copy_of_case(source, tmp_path / "b_whole")
+    (tmp_path / "c_text.json").write_text("no JSON", encoding="utf-8")
+    assert main(["parity", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "a_broken: FAILED" in said
+    assert "lacks the tensor `sims/selected` that 'a_broken.json' lists" in said
+    assert "b_whole: passed" in said
+    assert "is not a readable golden case" in said
+    assert "1 of 3 cases passed" in said
+
+
+@pytest.mark.parametrize("about", [{"shape": [2, 3]}, ["float32", [2, 3]], [[2, 3], "torch.float32"]])
+def test_a_tensor_that_the_case_lists_may_not_be_missing(about: Any, tmp_path: Path) -> None:
+    (tmp_path / "case.json").write_text(json.dumps({"method": "hrem", "tensors": {"a": about, "b": about}}))
+    save_file({"a": torch.zeros(2, 3)}, tmp_path / "case.safetensors")
+    with pytest.raises(DataError, match="lacks the tensor `b`"):
+        read_case(tmp_path / "case.json")
+    save_file({"a": torch.zeros(2, 3), "b": torch.zeros(3, 2)}, tmp_path / "case.safetensors")
+    with pytest.raises(DataError, match=r"`b` has shape \[3, 2\], 'case.json' says \[2, 3\]"):
+        read_case(tmp_path / "case.json")
+
+
+def test_a_tensor_below_a_used_name_is_listed_as_not_compared(tmp_path: Path) -> None:
+    source = GOLDEN / "chan" / "case2"
+    tensors = load_file(source.with_suffix(".safetensors"))
+    save_file({**tensors, "images.extra": torch.ones(2)}, tmp_path / "case.safetensors")
+    (tmp_path / "case.json").write_bytes(source.with_suffix(".json").read_bytes())
+    assert "images.extra" in compare_path(tmp_path / "case.json").not_compared
