@@ -25,10 +25,12 @@ from patchword.data.clip_files import quiet, read_tokenizer
 from patchword.data.clip_pixels import split_shapes
 from patchword.data.open import open_split
 from patchword.data.pictures import PictureFiles, decode
-from patchword.errors import CheckpointError, ConfigError
+from patchword.errors import CheckpointError, ConfigError, ScoreError
 from patchword.explain.run import explain
 from patchword.model import Model, load, prepare_source
+from patchword.scoring.ranks import ranks
 from patchword.search import Searcher
+from patchword.types import Encoded
 from patchword.zero_shot import fingerprint, is_zero_shot
 
 SENTENCES = [
@@ -209,6 +211,27 @@ def test_what_a_name_means(folders: dict[str, Path], tmp_path: Path, monkeypatch
     load(folders["clip"]).save(tmp_path / "saved")
     for name in ("saved", "runs", "runs/typo", "../runs/demo", "demo", "/no/such"):
         assert not is_zero_shot(name), name
+
+
+def test_late_interaction_is_ranked_by_bounds_as_by_scores(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(folders["clip"], interaction="patches")
+    draw = torch.Generator().manual_seed(0)
+    width = model.encode_captions(["a dog"]).vectors.shape[1]
+    images, captions = (
+        Encoded(torch.nn.functional.normalize(torch.randn(n * size, width, generator=draw)), torch.full((n,), size))
+        for n, size in ((30, 5), (90, 4))
+    )
+    monkeypatch.setattr("patchword.scoring.hard_screen._WORTH", 1e9)  # these sets are too small for it to pay
+    owner = torch.arange(90) // 3
+    exact, found = ranks(model, images, captions, owner), ranks(model, images, captions, owner, precision="certified")
+    assert found.screened is not None
+    for side in ("i2t", "t2i"):
+        for part in ("greater", "equal", "positives"):
+            assert (getattr(getattr(found, side), part) == getattr(getattr(exact, side), part)).all()
+    with pytest.raises(ScoreError, match="one matrix product"):
+        ranks(load(folders["clip"]), images, captions, owner, precision="certified")
 
 
 def test_names_on_the_hub_without_network(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -141,14 +141,14 @@ def strip_suffix(name: str) -> str:
     return stem if dot and f".{ending.lower()}" in PICTURE_SUFFIXES else name
 
 
-_COCO_NAME = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d+)")
+_COCO_NAME = re.compile(r"(?:COCO_[a-z]+\d{4}_|coco[:_])?(\d+)")
 
 
 def canonical_id(name: str) -> str:
     """The one spelling in which image ids are compared; ids stay as written everywhere else.
 
     Example:
-        >>> [canonical_id(x) for x in ("val2014/COCO_val2014_000000391895.jpg", "000000391895.jpg", "391895")]
+        >>> [canonical_id(x) for x in ("val2014/COCO_val2014_000000391895.jpg", "000000391895.jpg", "coco:391895")]
         ['391895', '391895', '391895']
         >>> canonical_id("images/1000268201_693b08cb0e.jpg")
         '1000268201_693b08cb0e'

@@ -38,6 +38,8 @@ BENCHMARKS = {
     "rococo-images": False,
     "choices": False,
 }
+# Names of splits whose rows CxC rates under `val`; without ids, a matrix is taken for the test split.
+CXC_SPLIT = {"dev": "val", "val": "val"}
 NEED_NO_FILES = ("eccv", "rococo-images")  # a package holds them, or there are none
 
 
@@ -153,7 +155,7 @@ def _of_scores(
         return replace(found, model=label)
     n_images = int(matrix.shape[0])
     if name == "cxc":
-        lists = read_cxc(folder or Path(), images=names or ())
+        lists = read_cxc(folder or Path(), images=names or (), split=None if names else CXC_SPLIT.get(where, "test"))
         gallery = make_gallery(
             saved.owner, n_images, image_ids=names, caption_ids=caption_ids, image_of=lists.image_of, folder=folder,
             split=where,
@@ -192,8 +194,16 @@ def _cxc_of_model(
     )  # fmt: skip
     images, captions = encode_split(model, opened, console=console)
     console = console if console is not None else Console(quiet=True)
-    among_images, among_captions = intra_scores(model.method, images, captions, intra, console=console)
+    among_images = among_captions = None
+    note = ""
+    try:
+        among_images, among_captions = intra_scores(model.method, images, captions, intra, console=console)
+    except ConfigError as error:
+        if intra != "auto":
+            raise
+        note = str(error)  # the directions between images and captions need no such scores
     with Report(len(images) * len(captions), "scoring", "pairs", console) as shown:
         scores = model.score(images, captions, progress=shown.advance)
     result = evaluate_cxc(scores, gallery, lists, among_images=among_images, among_captions=among_captions)
-    return replace(result.report(), model=model.label)
+    report = result.report()
+    return replace(report, model=model.label, notes=(*report.notes, *([note] if note else [])))

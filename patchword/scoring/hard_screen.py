@@ -180,6 +180,19 @@ def chan_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge
         return "bounds are known for coding vha with masked padding only"
     if config.pooling == "softmax":
         return "with softmax pooling a score may fall when a word's score rises, so bounds of the words do not bound it"
+    return _screen(Pool(config.pooling, config.pooling_temperature), images, captions, judge)
+
+
+def late_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge) -> Screen | NoScreen | str:
+    """Bounds for the late interaction of a ready-made model: the mean over words of the best cosine."""
+    pooling = method.best_patch_pooling
+    if pooling is None:
+        return "scoring is one matrix product, and settling near ties would compute most of its tiles anyway"
+    return _screen(Pool(*pooling), images, captions, judge)
+
+
+def _screen(pool: Pool, images: Encoded, captions: Encoded, judge: Judge) -> Screen | NoScreen:
+    """The screen of a pooling, where the sets allow one."""
     if images.vectors.device.type != "cpu":
         return NoScreen("every pair: screening is written for the CPU")
     if torch.get_float32_matmul_precision() != "highest":
@@ -189,7 +202,7 @@ def chan_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge
     largest = torch.cat([torch.maximum(-low, high) for low, high in ends])  # not norms: they could underflow to 0
     if not bool(((largest == 0) | ((largest >= _SAFE[0]) & (largest <= _SAFE[1]))).all()):
         return NoScreen(f"every pair: the largest number of a vector is not within {_SAFE[0]:g} .. {_SAFE[1]:g}")
-    return choose_screen(images, captions, Pool(config.pooling, config.pooling_temperature), judge)
+    return choose_screen(images, captions, pool, judge)
 
 
 def choose_screen(images: Encoded, captions: Encoded, pool: Pool, judge: Judge) -> Screen | NoScreen:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _MINUS = re.compile(r"-[^\W\d_][^=]+")  # a part to avoid; -k and -h are options
 
 
+FEW = 5  # results for each query, unless said otherwise
+
+
 def search(
     place: Annotated[Positional[Path], arg(metavar="INDEX|RUN")],
     query: Strings = (),
@@ -38,7 +41,7 @@ def search(
     without: UseAppendAction[tuple[str, ...]] = (),
     captions: bool = False,
     file: OptionalPath = None,
-    k: Annotated[int, arg(aliases=["-k"])] = 5,
+    k: Annotated[int | None, arg(aliases=["-k"], metavar="INT", help_behavior_hint="(default: 5)")] = None,
     where: Annotated[str | None, arg(metavar="FILTER", help_behavior_hint="")] = None,
     threshold: OptionalNumber = None,
     mode: Literal["auto", "exact", "fast"] = "auto",
@@ -62,7 +65,7 @@ def search(
         file: a query on each line.
         k: results for each query.
         where: filter, such as "width > 1000 and tag = 'beach'".
-        threshold: least score.
+        threshold: least score; all images that have it, unless -k says fewer.
         mode: all images, or a shortlist's.
         candidates: of the shortlist.
         model: of the index, where it is now.
@@ -76,7 +79,7 @@ def search(
     from patchword.index.layout import is_index
     from patchword.search import search as run_search
 
-    if k < 1:
+    if k is not None and k < 1:
         raise ConfigError(f"`k` is {k}. Expected 1 or more.")
     if file is not None and (query or image or without):
         raise ConfigError("--file holds the queries. Leave out the others.")
@@ -103,7 +106,7 @@ def search(
             split=split,
             name=name,
             image=image[0] if image else None,
-            k=k,
+            k=FEW if k is None else k,
             clip=clip,
             device=device_of(device),
         )
@@ -119,13 +122,18 @@ def search(
         if captions:
             if len(pictures) != 1 or query or without:
                 raise ConfigError("--captions finds the captions of one picture. Give one --image and nothing else.")
-            return _say_captions(index.captions_for(pictures[0], k, mode=mode, threshold=threshold), json)
+            if where:
+                raise ConfigError("--where filters images, and --captions finds captions. Leave one of them out.")
+            count = FEW if k is None else k
+            return _say_captions(index.captions_for(pictures[0], count, mode=mode, threshold=threshold), json)
         if lines:
             queries: list[Query] = [parse_query(line) for line in lines]
         else:
             queries = [parse_query(query, pictures, without=without)]
+        if k is None and threshold is not None:
+            k, mode = max(1, len(index)), "exact" if mode == "auto" else mode
         answers = index.search_batch(
-            queries, k, mode=mode, where=where, threshold=threshold, candidates=candidates
+            queries, FEW if k is None else k, mode=mode, where=where, threshold=threshold, candidates=candidates
         )  # fmt: skip
         labels = lines or [" ".join([*query, *(f"-{one}" for one in without), *image])]
         return _say_answers(index, labels, answers, json)

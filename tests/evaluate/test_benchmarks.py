@@ -1,6 +1,7 @@
 """Benchmarks by name, from Python and from the command line, on a model and on saved scores."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,24 @@ class Refusing(Chan):
     intra_modal = ""
 
 
-def test_a_method_without_scores_among_captions_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_method_without_scores_among_captions_keeps_the_other_directions(tmp_path: Path) -> None:
     model = toy_model("chan")
     model.method.__class__ = Refusing
-    with pytest.raises(ConfigError, match=r"refusing does not say how two images .* --intra pooled"):
-        evaluate_benchmark("cxc", model, SPLIT, annotations=write_cxc(tmp_path), caption_ids=CAPTIONS)
+    folder = write_cxc(tmp_path)
+    found = evaluate_benchmark("cxc", model, SPLIT, annotations=folder, caption_ids=CAPTIONS)
+    assert set(found.numbers["retrieval"]) == {"t2i", "i2t"}
+    assert any("refusing does not say how two images" in note and "--intra pooled" in note for note in found.notes)
+    with pytest.raises(ConfigError, match=r"refusing does not say how two images"):
+        evaluate_benchmark("cxc", model, SPLIT, annotations=folder, caption_ids=CAPTIONS, intra="score")
+
+
+def test_a_matrix_without_ids_is_rated_by_its_caption_ids(tmp_path: Path) -> None:
+    saved = saved_scores(SPLIT)
+    bare = replace(saved, image_ids=None, caption_digests=None)
+    folder = write_cxc(tmp_path)
+    with_ids = evaluate_benchmark("cxc", saved, annotations=folder, caption_ids=CAPTIONS)
+    found = evaluate_benchmark("cxc", bare, annotations=folder, caption_ids=CAPTIONS)
+    assert found.numbers["retrieval"]["t2i"] == with_ids.numbers["retrieval"]["t2i"]
 
 
 def test_several_score_files_are_fused(tmp_path: Path) -> None:

@@ -57,6 +57,18 @@ def test_the_words_are_readable(folder: Path, capsys: pytest.CaptureFixture[str]
     assert second.split()[0] == "1"
 
 
+def test_a_threshold_alone_finds_all_that_reach_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    everything = said(capsys, folder, "a dog", "--threshold", "-99")
+    assert len(everything["hits"]) == 12
+    few = said(capsys, folder, "a dog", "--threshold", "-99", "-k", "2")
+    assert len(few["hits"]) == 2
+    least = everything["hits"][6]["score"]
+    some = said(capsys, folder, "a dog", "--threshold", str(least))
+    assert len(some["hits"]) == 7
+    words = ["search", folder, "--image", "1", "--captions", "--where", "id > 3"]
+    assert "--where filters images" in refused(words, capsys, kind="ConfigError")
+
+
 def test_captions_of_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = said(capsys, folder, "--image", "2", "--captions", "-k", "2")
     assert [one["rank"] for one in found] == [1, 2]
