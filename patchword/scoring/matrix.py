@@ -61,9 +61,7 @@ _FAST: dict[str, str | Forms] = {
         tiles="patchword.scoring.hard_tiles:chan_tiles",
         screen="patchword.scoring.hard_screen:chan_screen",
     ),
-    "clip": Forms(
-        tiles="patchword.scoring.hard_tiles:late_tiles", screen="patchword.scoring.hard_screen:late_screen"
-    ),
+    "clip": Forms(tiles="patchword.scoring.hard_tiles:late_tiles", screen="patchword.scoring.hard_screen:late_screen"),
     "vse_inf": _ONE_PRODUCT,
     "hrem": _ONE_PRODUCT,
     "aahr": _ONE_PRODUCT,
