@@ -7,6 +7,7 @@ nothing but the sets and the method decides (``tiles.py``). All agree (tests/sco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -141,6 +142,16 @@ def open_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge
     entry = _FAST.get(method.name)
     why = found or (entry if isinstance(entry, Forms) else Forms()).uncertified
     raise ScoreError(f"{method.name} has no certified mode: {why}. Use precision float32.")
+
+
+def require_one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a word that would be taken for another one.
+
+    Raises:
+        ScoreError: it is none of those that are known.
+    """
+    if value not in known:
+        raise ScoreError(f"`{name}` is {value!r}. Expected {' or '.join(map(repr, known))}.")
 
 
 def check_memory(tiles: Tiles, memory: int) -> int:

@@ -20,7 +20,16 @@ from patchword.scoring.cells import Cells
 from patchword.scoring.certified import count_screened
 from patchword.scoring.counts import count_tiles, refuse_odd
 from patchword.scoring.jobs import UNITS, Found, Job, Progress, digest, share
-from patchword.scoring.matrix import MEMORY, HasMethod, check_memory, method_of, open_job, open_screen, open_tiles
+from patchword.scoring.matrix import (
+    MEMORY,
+    HasMethod,
+    check_memory,
+    method_of,
+    open_job,
+    open_screen,
+    open_tiles,
+    require_one_of,
+)
 from patchword.scoring.query_ranks import QueryRanks
 from patchword.scoring.tiles import groups_of
 from patchword.scoring.truth import Boundaries, RightPairs, Truth
@@ -75,6 +84,7 @@ def ranks(
     Example:
         ``ranks(model, images, captions, split.owner, precision="certified").t2i.pessimistic``
     """
+    require_one_of("precision", precision, ("float32", "certified"))
     method = method_of(model)
     pairs = RightPairs.of(truth, len(images), len(captions))
     tiles = open_tiles(method, images, captions)

@@ -67,7 +67,9 @@ class PairTiles(Tiles):
     """Tiles of any method, from a function that scores all pairs of two collections.
 
     Captions of similar length share a tile, so that little is padded, but only captions that are near each other in
-    their order: then the right pairs lie in few tiles.
+    their order: then the right pairs lie in few tiles. The last row and column of tiles reach back into those before
+    them, so that all products have the same size: a product of another size rounds otherwise, and images or captions
+    that are equal would not score equally.
 
     Args:
         score: images and captions to their scores.
@@ -93,12 +95,15 @@ class PairTiles(Tiles):
 
     def tile(self, row: int, column: int) -> Float[Tensor, "n m"]:
         """Scores of one tile."""
-        block = self._images.slice(*_ends(self.images_of(row)))
-        return self._score(block, self._words(column)).float()
+        rows, places = self.images_of(row), self.places_of(column)
+        above, before = _reach(rows, self.image_cuts), _reach(places, self.caption_cuts)
+        block = self._images.slice(rows.start - above, rows.stop)
+        return self._score(block, self._words(column, before)).float()[above:, before:]
 
-    def _words(self, column: int) -> Encoded:
-        """The captions of a column; each thread remembers its last ones."""
+    def _words(self, column: int, before: int) -> Encoded:
+        """The captions of a column, after some of those before it; each thread remembers its last ones."""
         places = self.places_of(column)
+        places = slice(places.start - before, places.stop)
         if self._in_order:
             return self._sets.slice(*_ends(places))
         if getattr(self._last, "column", None) != column:
@@ -106,6 +111,12 @@ class PairTiles(Tiles):
             self._last.column = column
         words: Encoded = self._last.words
         return words
+
+
+def _reach(block: slice, cuts: Sequence[int]) -> int:
+    """How many items a block lacks to be as large as the first one, as far as there are that many before it."""
+    missing: int = cuts[1] - (block.stop - block.start)
+    return min(int(block.start), missing)
 
 
 def cuts_of(count: int, size: int) -> list[int]:

@@ -19,7 +19,16 @@ from patchword.scoring.cells import Cells
 from patchword.scoring.certified_top_k import open_share, top_screened
 from patchword.scoring.counts import note_odd, refuse_odd
 from patchword.scoring.jobs import UNITS, Found, Job, Progress, share
-from patchword.scoring.matrix import MEMORY, HasMethod, check_memory, method_of, open_job, open_screen, open_tiles
+from patchword.scoring.matrix import (
+    MEMORY,
+    HasMethod,
+    check_memory,
+    method_of,
+    open_job,
+    open_screen,
+    open_tiles,
+    require_one_of,
+)
 from patchword.scoring.tiles import Tiles, cuts_of, groups_of
 from patchword.types import Encoded
 
@@ -71,6 +80,8 @@ def top_k(
     """
     if k < 1:
         raise ScoreError(f"the best {k} were asked for. Expected at least 1.")
+    require_one_of("queries", queries, ("images", "captions"))
+    require_one_of("precision", precision, ("float32", "certified"))
     method, by_image = method_of(model), queries == "images"
     k = min(k, len(captions) if by_image else len(images))
     what: dict[str, str | int] = {"what": "top_k", "queries": queries, "precision": precision, "k": k}

@@ -166,3 +166,22 @@ def test_a_matrix_has_no_certified_mode() -> None:
     images, captions = sets_for(chan(), 6, 9)
     with pytest.raises(ScoreError, match="nothing can be left out"):
         score_matrix(chan(), images, captions, precision="certified")
+
+
+@pytest.mark.parametrize("n", [150, 333, 777])
+def test_equal_images_score_equally_wherever_they_lie(n: int) -> None:
+    """The last image is the first one again, in the last and smaller tile; so are their captions."""
+    draw = torch.Generator().manual_seed(n)
+    images = torch.nn.functional.normalize(torch.randn(n, 256, generator=draw))
+    images[-1] = images[0]
+    owner = torch.arange(5 * n) // 5
+    captions = torch.nn.functional.normalize(images[owner] + 0.02 * torch.randn(5 * n, 256, generator=draw))
+    captions[-1] = captions[0]
+    sets = [Encoded(vectors, torch.ones(len(vectors), dtype=torch.long)) for vectors in (images, captions)]
+    found = ranks(vse(), *sets, owner)
+    twins = [*range(5), *range(5 * n - 5, 5 * n)]
+    assert found.t2i.equal[twins].tolist() == [1] * 10
+    assert found.t2i.greater[twins].tolist() == [0] * 10
+    scores = score_matrix(vse(), *sets)
+    assert torch.equal(scores[0], scores[-1])
+    assert torch.equal(scores[:, 0], scores[:, -1])

@@ -109,3 +109,9 @@ def test_what_can_not_be_asked_is_refused() -> None:
     for queries in QUERIES:
         with pytest.raises(ScoreError, match="4 scores are not finite so far"):
             top_k(vse(), images, captions, 1, queries=queries)
+
+
+def test_words_that_mean_nothing_are_refused() -> None:
+    matrix.require_one_of("queries", "images", ("images", "captions"))
+    with pytest.raises(ScoreError, match=r"`queries` is 'image'\. Expected 'images' or 'captions'"):
+        matrix.require_one_of("queries", "image", ("images", "captions"))
