@@ -15,11 +15,12 @@ import numpy as np
 from rich.console import Console
 
 from patchword.errors import ConfigError, DataError
+from patchword.files import sync_folder
 from patchword.index.columns import read_columns, with_columns
 from patchword.index.encode import pixel_transform_of
 from patchword.index.estimate import bytes_per_image, require_space, size_text
 from patchword.index.features import FeatureFolder, Spot, feature_source
-from patchword.index.layout import IndexFolder, is_index, sync_folder
+from patchword.index.layout import IndexFolder, is_index
 from patchword.index.lock import writer_lock
 from patchword.index.manifest import BackendChoice, FeatureSource, Manifest, PoolKind, write_manifest
 from patchword.index.model_hash import open_model, stamp_of

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchword.errors import DataError
+from patchword.files import sync_folder
 
 FORMAT, VERSION = "patchword-index", 1
 
@@ -96,7 +97,10 @@ def is_index(folder: Path) -> bool:
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Put a text file in place under its name only once it is complete and on the disk."""
+    """Put a text file in place under its name only once it is complete and on the disk.
+
+    One writer holds the lock, so the draft has a fixed name: what a killed one left is written over by the next.
+    """
     fresh = path.with_name(f".{path.name}.new")
     with fresh.open("w", encoding="utf-8", newline="\n") as file:
         file.write(content)
@@ -104,17 +108,3 @@ def write_whole(path: Path, content: str) -> None:
         os.fsync(file.fileno())
     fresh.replace(path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power; where folders can not be opened, do nothing."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass  # some file systems refuse this, and then order names themselves
-    finally:
-        os.close(handle)

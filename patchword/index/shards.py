@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import DataError
-from patchword.index.layout import sync_folder
+from patchword.files import sync_folder
 
 _NAMES = {"I64": np.int64, "I32": np.int32, "F16": np.float16, "F32": np.float32}
 _CODES = {np.dtype(kind): name for name, kind in _NAMES.items()}

@@ -11,7 +11,8 @@ import numpy as np
 
 from patchword.config import Config
 from patchword.errors import DataError
-from patchword.index.layout import IndexFolder, sync_folder, write_whole
+from patchword.files import sync_folder
+from patchword.index.layout import IndexFolder, write_whole
 from patchword.index.manifest import Manifest, Pooling
 from patchword.index.shortlist import backend_class
 from patchword.index.shortlist.base import GlobalIndex, Ids
