@@ -20,7 +20,7 @@ from patchword.data.features import open_array, read_header, read_rows
 from patchword.data.table import Extra, Split
 from patchword.errors import DataError
 
-KNOWN = ("clip", "adjacency", "dir_selfadj4")  # what the methods of this library ask for
+KNOWN = ("clip", "adjacency", "dir_selfadj4", "objects")  # what the methods and the evaluation ask for
 SYNONYMS = {"dir_selfadj4": "adjacency"}  # names of the authors' files
 BOX_FILES = ("bbx", "size")  # {split}_ims_bbx.npy and {split}_ims_size.npy are pixel boxes, read as boxes
 
@@ -47,12 +47,12 @@ class ArrayExtra:
         return ArrayExtra(self.name, self.path, self.rows[np.asarray(items, dtype=np.int64)])
 
     def read(self, items: Sequence[int]) -> dict[str, Tensor]:
-        """The rows of a batch; numbers as float32, truth values as they are.
+        """The rows of a batch: an adjacency as truth values, everything else as float32.
 
         Raises:
             DataError: the file is damaged, too short, or holds NaN or an infinity.
         """
-        array = open_array(self.path)
+        array = open_array(self.path, truths=True)
         rows = self.rows[np.asarray(items, dtype=np.int64)]
         if len(rows) and rows.max() >= len(array):
             raise DataError(

@@ -31,8 +31,12 @@ _HEADER_ERRORS = (
 )  # fmt: skip
 
 
-def open_array(path: Path) -> NDArray[np.generic]:
+def open_array(path: Path, *, truths: bool = False) -> NDArray[np.generic]:
     """Memory-map a ``.npy`` file read-only.
+
+    Args:
+        path: the file.
+        truths: take truth values as well as numbers.
 
     Raises:
         DataError: the file is missing, truncated, not a ``.npy`` file, or holds something else than numbers.
@@ -44,7 +48,7 @@ def open_array(path: Path) -> NDArray[np.generic]:
         raise DataError(
             f"'{path}' holds pickled Python objects, which are never loaded. Convert it to a numeric array."
         )
-    if dtype.kind not in "fiu":
+    if dtype.kind not in ("fiub" if truths else "fiu"):
         raise DataError(f"'{path}' holds {dtype} values. Expected numbers (float32, float16 or integers).")
     size, expected = path.stat().st_size, start + dtype.itemsize * math.prod(shape)
     if size < expected:

@@ -74,6 +74,14 @@ def test_the_authors_name_of_an_adjacency_file_is_known(folder: Path) -> None:
     assert torch.equal(split.image_extras["adjacency"].read([2])["adjacency"], torch.eye(4, dtype=torch.bool)[None])
 
 
+def test_an_adjacency_may_hold_truth_values(folder: Path) -> None:
+    near = np.stack([np.eye(4, dtype=bool)] * 6)
+    np.save(folder / "train_ims_adjacency.npy", near)
+    found = open_split(folder, "train").image_extras["adjacency"].read([2])["adjacency"]
+    assert found.dtype == torch.bool
+    assert torch.equal(found[0], torch.eye(4).bool())
+
+
 def test_boxes_and_graph_files_become_side_inputs(folder: Path) -> None:
     left_right = [[0.6, 0.4, 0.8, 0.6], [0.1, 0.4, 0.3, 0.6]]
     np.save(folder / "train_boxes.npy", np.asarray([left_right * 2] * 6, dtype=np.float32))

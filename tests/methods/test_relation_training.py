@@ -1,8 +1,6 @@
 """HREM and AAHR through the trainer. Run as a program, this file is what each of two processes does."""
 
 import json
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pair import two_processes
 from safetensors.torch import load_file
-from small import effective, environment, recipe, same_tensors, training_state, weights, write_precomp, write_recipe
+from small import effective, recipe, same_tensors, training_state, weights, write_precomp, write_recipe
 
 import patchword
 from patchword.config import merge
@@ -54,12 +53,6 @@ def worker(folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The folder of the two processes, and what one process noted on the same recipes."""
@@ -67,16 +60,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     data = write_precomp(folder / "data", SIZES)
     for run, changes in RUNS.items():
         write_recipe(folder / f"{run}.yaml", run, data, changes)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--nnodes", "1"]
-    place = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    done = subprocess.run(
-        [*torchrun, *place, __file__, str(folder)],
-        capture_output=True,
-        text=True,
-        env={**environment(), "PYTHONPATH": str(Path(__file__).parent.parent)},
-        timeout=120,
-        check=False,
-    )
+    done = two_processes(Path(__file__), folder)
     assert done.returncode == 0, done.stderr
     noted: list[dict[str, Any]] = []
     with pytest.MonkeyPatch.context() as patch:

@@ -1,13 +1,7 @@
-"""Training of SCTA and LAPS: resuming, micro-batches, raw pictures, and two processes over gloo against one.
-
-The random layers of a step must be the same in all of them. Run as a program, this file is what each of the two
-processes does.
-"""
+"""Training of SCTA and LAPS: resuming, micro-batches, and raw pictures."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +15,19 @@ from small import (
     write_bert,
     write_pictures,
     write_precomp,
-    write_recipe,
 )
-from test_distributed import record_steps, two_processes
 
 from patchword.data.open import open_split
 from patchword.explain.lit_words import light_words
 from patchword.methods.scta import Scta
-from patchword.recipe import load_recipe
-from patchword.train.loop import Trainer
 from patchword.train.run import train
 
-RUNS = ("scta", "laps")
 # 45 captions in batches of 20: the last one has 5 pairs, 3 for one process and 2 for the other.
 CHANGES: dict[str, Any] = {
     "data": {"region_drop": 0.3},
     "loss": {"warmup_epochs": 1, "same_image": "ignored"},
     "train": {"drop_last": False, "epochs": 2, "lr": 1e-3, "select_on": "none"},
 }
-
-
-def worker(folder: Path) -> None:
-    """What each process does: both runs, one after the other in one process group."""
-    noted: list[dict[str, Any]] = []
-    record_steps(noted)
-    for run in RUNS:
-        train(load_recipe(folder / f"{run}.yaml"), folder / run)
-    rank = torch.distributed.get_rank()
-    torch.save([one["gradients"] for one in noted], folder / f"gradients{rank}.pt")
-    (folder / f"steps{rank}.json").write_text(json.dumps([one["steps"] for one in noted]), encoding="utf-8")
-    torch.distributed.destroy_process_group()
 
 
 def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -111,32 +88,3 @@ def test_raw_pictures_with_a_vision_transformer_and_bert(tmp_path: Path) -> None
     images, captions = model.encode_images(split.require_images()), model.encode_captions(["a red wall"])
     assert images.lengths.tolist() == [17] * 4
     assert float(model.score(images, captions)[1, 0]) == pytest.approx(found.score, abs=1e-5)
-
-
-@pytest.mark.integration
-def test_two_processes_train_like_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = write_precomp(tmp_path / "data", {"train": 9, "dev": 4})
-    for run in RUNS:
-        write_recipe(tmp_path / f"{run}.yaml", run, data, CHANGES)
-    done = two_processes(Path(__file__), tmp_path)
-    assert done.returncode == 0, done.stderr
-    alone: list[dict[str, Any]] = []
-    monkeypatch.setattr(Trainer, "train_step", Trainer.train_step)  # undone afterwards
-    record_steps(alone)
-    for k, run in enumerate(RUNS):
-        train(recipe(run, data, CHANGES), tmp_path / f"{run}_alone")
-        for rank in (0, 1):
-            steps = json.loads((tmp_path / f"steps{rank}.json").read_text(encoding="utf-8"))[k]
-            assert [one["pairs"] for one in steps] == [10, 10, 3 - rank] * 2
-            for what, rel in (("loss", 1e-5), ("grad_norm", 1e-4)):
-                assert [one[what] for one in steps] == pytest.approx([one[what] for one in alone[k]["steps"]], rel=rel)
-            gradients = torch.load(tmp_path / f"gradients{rank}.pt", weights_only=True)[k]
-            assert set(gradients) == set(alone[k]["gradients"])
-            for name, expected in alone[k]["gradients"].items():
-                scale = float(expected.abs().max())
-                torch.testing.assert_close(gradients[name], expected, rtol=1e-5, atol=1e-5 * scale + 1e-6, msg=name)
-        close(weights(tmp_path / run / "last"), weights(tmp_path / f"{run}_alone" / "last"))
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]))
