@@ -79,6 +79,8 @@ class TrainConfig(Config):
 
     Attributes:
         epochs, seed: as they say.
+        start_from: run or checkpoint of the same method whose weights and vocabulary are trained on, in place of fresh
+            or pretrained ones.
         batch_size: pairs in one loss, over all processes.
         micro_batch: pairs encoded at a time; smaller than the batch saves memory and gives the same loss and gradients
             (the score matrix is always that of the whole batch). None encodes the whole batch at once.
@@ -100,6 +102,7 @@ class TrainConfig(Config):
 
     epochs: int = Field(25, gt=0)
     seed: int = Field(2022, ge=0)
+    start_from: Path | None = None
     batch_size: int = Field(128, gt=1)
     micro_batch: int | None = Field(None, gt=0)
     lr: float = Field(5e-4, gt=0)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from patchword.config import DataConfig
 from patchword.data.features import RegionFeatures
@@ -15,17 +14,17 @@ from patchword.data.open import open_split
 from patchword.data.table import Split
 from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer
 from patchword.data.vocab import Vocabulary
-from patchword.data.word_vectors import read_vectors
 from patchword.data.wordpiece import WordPieces
-from patchword.encoders.bert import Bert, BertConfig
-from patchword.encoders.bigru import Bigru, BigruConfig, set_embedding_rows
-from patchword.encoders.patches import RegionsConfig, TransformerPatches, VitConfig
+from patchword.encoders.bert import BertConfig
+from patchword.encoders.bigru import BigruConfig
+from patchword.encoders.patches import RegionsConfig, VitConfig
 from patchword.encoders.pretrained import pretrained_folder, read_arch
 from patchword.encoders.resnet import ResnetConfig, grid_cells
 from patchword.errors import ConfigError
 from patchword.methods import method_class
 from patchword.methods.base import Method
 from patchword.recipe import Recipe
+from patchword.train.start import continued, copy_weights, load_starting_weights, open_start
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,19 @@ def prepare(recipe: Recipe) -> Parts:
             f"{train.dataset}/{train.name} has {train.n_captions} captions, "
             f"fewer than one batch of {recipe.train.batch_size}. Use a smaller --train.batch_size."
         )
-    text, tokenizer = resolve_text(config.text, data, [s for s in (train, select) if s is not None])
-    image = resolve_image(config.image)
+    start = None if recipe.train.start_from is None else open_start(recipe)
+    if start is None:
+        text, tokenizer = resolve_text(config.text, data, [s for s in (train, select) if s is not None])
+        image = resolve_image(config.image)
+    else:
+        text, tokenizer = continued(config.text, start, "text"), start.require_tokenizer()
+        image = continued(config.image, start, "image")
     torch.manual_seed(recipe.train.seed)
     method: Method = method_class(recipe.method)(config.model_copy(update={"text": text, "image": image}), recipe.loss)
-    load_starting_weights(method, tokenizer)
+    if start is None:
+        load_starting_weights(method, tokenizer)
+    else:
+        copy_weights(method, start)
     cells = grid_cells(image) if isinstance(image, ResnetConfig) else None
     return Parts(train, select, tokenizer, method, cells)
 
@@ -142,18 +149,3 @@ def resolve_image(image: Any) -> Any:
         arch = {**read_arch(image.kind, folder), **image.arch}
         return image.model_copy(update={"arch": arch, "pretrained": folder})
     return image
-
-
-def load_starting_weights(method: Method, tokenizer: Tokenizer) -> None:
-    """Pretrained towers and word vectors, where the configuration names local files."""
-    config: Any = method.config
-    text, patches = method.text, method.image.patches  # type: ignore[union-attr]
-    if isinstance(text, Bert) and config.text.pretrained is not None:
-        text.load_pretrained(config.text.pretrained)
-    if isinstance(text, Bigru) and config.text.vectors is not None and isinstance(tokenizer, WordTokenizer):
-        rows: dict[int, Tensor] = read_vectors(config.text.vectors, tokenizer.vocabulary.words, config.text.word_dim)
-        set_embedding_rows(text.embed, rows)
-    if isinstance(patches, TransformerPatches) and config.image.pretrained is not None:
-        patches.load_pretrained(config.image.pretrained)
-    if isinstance(config.image, ResnetConfig) and config.image.weights is not None:
-        patches.backbone.load_weights(config.image.weights)  # type: ignore[union-attr, operator]
