@@ -108,7 +108,7 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
     ),
     "index": (
         "patchword.verbs.indexing:index",
-        "index pictures on disk and keep the index up to date",
+        "index pictures on disk, keep the index up to date, export its vectors",
         ("patchword index build photos -o my.index --model runs/photos", "patchword index sync my.index"),
     ),
     "serve": (
@@ -118,10 +118,11 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
     ),
     "bench": (
         "patchword.verbs.measuring:bench",
-        "measure scoring, training and reading beside a matrix product",
+        "measure scoring, training, reading, search and the service beside a matrix product",
         ("patchword bench score --method chan", "patchword bench leaderboard --data scenes"),
     ),
 }  # fmt: skip
+INDEX_ACTIONS = ("build", "add", "remove", "sync", "compact", "verify", "export")  # that somebody may take for verbs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -171,7 +172,8 @@ def run_verb(verb: str, words: list[str]) -> int:
     if verb not in VERBS:
         from patchword.config import suggestion
 
-        raise ConfigError(f"unknown verb {verb!r}.{suggestion(verb, list(VERBS))} All verbs: patchword --help")
+        hint = f" It is an action: patchword index {verb}." if verb in INDEX_ACTIONS else suggestion(verb, list(VERBS))
+        raise ConfigError(f"unknown verb {verb!r}.{hint} All verbs: patchword --help")
     import tyro
 
     target, what, examples = VERBS[verb]

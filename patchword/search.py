@@ -95,14 +95,7 @@ class Searcher:
         ]
 
     def _one_query(self, query: str) -> Encoded:
-        extras: dict[str, Extra] = {}
-        if "clip" in self.model.method.caption_extras:
-            if self._clip is None:
-                raise ConfigError(
-                    "this model also reads CLIP's vector of the sentence. Name a CLIP folder with --clip."
-                )
-            extras["clip"] = MemoryExtra({"clip": self._clip.encode_texts([query])})
-        return self.model.encode_captions([query], extras=extras)
+        return self.model.encode_captions([query], extras=query_extras(self.model, [query], self._clip))
 
     def _one_image(self, image: str | Path) -> Encoded:
         wanted = str(image)
@@ -152,6 +145,33 @@ def check_query(model: Model, query: str) -> None:
         )
 
 
+def query_extras(model: Model, texts: Sequence[str], clip: ClipEncoder | None) -> dict[str, Extra]:
+    """The side inputs that a model reads of sentences nobody has prepared: only CLIP's vector can be made of them.
+
+    Args:
+        model: that encodes the sentences.
+        texts: the sentences.
+        clip: what makes that vector; None when no CLIP was named.
+
+    Raises:
+        ConfigError: it is needed, and no CLIP was named.
+        DataError: the model reads another side input, which a query does not have.
+    """
+    needed = model.method.caption_extras
+    extras: dict[str, Extra] = {}
+    if "clip" in needed:
+        if clip is None:
+            raise ConfigError("this model also reads CLIP's vector of the sentence. Name a CLIP folder with --clip.")
+        extras["clip"] = MemoryExtra({"clip": clip.encode_texts(list(texts))})
+    missing = [name for name in needed if name not in extras]
+    if missing:
+        raise DataError(
+            f"this {model.method.name} also reads `{missing[0]}` of a caption, which no query has. "
+            "Ask with an image, or use another model."
+        )
+    return extras
+
+
 def search_split(model: Model, query: str | Path, split: Split, k: int = 10) -> list[Hit]:
     """One query against a split: a string is a sentence, a ``Path`` is an image."""
     searcher = Searcher(model, split)
@@ -181,16 +201,54 @@ def search(
         k: results per query.
         clip: CLIP model folder, for methods that read CLIP's vector of a sentence (AAHR).
         device: where the weights of a run go, and scores are computed.
-    """
-    from patchword.evaluate.run import open_for
-    from patchword.model import load
 
-    model = run if isinstance(run, Model) else load(run, device=device)
+    Raises:
+        DataError: a query is empty or unknown to the model, or the image can not be encoded.
+    """
+    model = _model_of(run, device)
     for query in queries:
         check_query(model, query)
-    opened = data if isinstance(data, Split) else open_for(model, data, split, name=name)
-    searcher = Searcher(model, opened, clip=clip)
+    searcher = _searcher(model, data, split, name, clip)
     found = {query: searcher.by_text(query, k) for query in queries}
     if image is not None:
         found[image] = searcher.by_image(image, k)
     return found
+
+
+def search_each(
+    run: Path | str | Model,
+    queries: Sequence[str],
+    *,
+    data: Path | str | Split,
+    split: str = "test",
+    name: str | None = None,
+    k: int = 10,
+    clip: Path | str | None = None,
+    device: str = "cpu",
+) -> list[list[Hit] | DataError]:
+    """Like `search`, but a sentence that can not be answered does not stop the others: its place holds the reason."""
+    searcher = _searcher(_model_of(run, device), data, split, name, clip)
+    found: list[list[Hit] | DataError] = []
+    for query in queries:
+        try:
+            found.append(searcher.by_text(query, k))
+        except DataError as error:
+            found.append(error)
+    return found
+
+
+def _model_of(run: Path | str | Model, device: str) -> Model:
+    """A loaded model."""
+    from patchword.model import load
+
+    return run if isinstance(run, Model) else load(run, device=device)
+
+
+def _searcher(
+    model: Model, data: Path | str | Split, split: str, name: str | None, clip: Path | str | None
+) -> Searcher:
+    """A split, encoded."""
+    from patchword.evaluate.run import open_for
+
+    opened = data if isinstance(data, Split) else open_for(model, data, split, name=name)
+    return Searcher(model, opened, clip=clip)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ from small import one_line, recipe, refused, write_bert, write_pictures, write_p
 from patchword.cli import main
 from patchword.data.open import open_split
 from patchword.data.table import Split
-from patchword.errors import DataError
+from patchword.errors import ConfigError, DataError
+from patchword.index.inputs import encode_texts
 from patchword.model import Model, load
-from patchword.search import Searcher, best, search
+from patchword.search import Searcher, best, query_extras, search
 from patchword.train.run import train
 
 
@@ -96,6 +98,29 @@ def test_a_chinese_query_on_latin_word_pieces_is_refused(tmp_path: Path, capsys:
     assert "word pieces, but the text encoder reads at most 64" in one_line(capsys.readouterr().err)
 
 
+def test_a_bad_line_of_a_file_does_not_stop_the_others(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "queries.txt"
+    file.write_text("a boat\nqwertz\n\na dog:2\na cat\n", encoding="utf-8")
+    words = ["search", str(trained / "run"), "--data", str(trained / "data"), "-k", "2"]
+    assert main([*words, "--file", str(file), "--json"]) == 2
+    printed, told = capsys.readouterr()
+    found = json.loads(printed)
+    assert "none of the words" in found["qwertz"]["error"]
+    assert "weights need an index" in found["a dog:2"]["error"]
+    assert [line.partition(":")[0] for line in told.splitlines()[:2]] == [f"'{file}' line {k}" for k in (2, 4)]
+    assert told.splitlines()[2:] == ["2 of 4 queries could not be answered"]
+    assert main([*words, "a boat", "a cat", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {query: found[query] for query in ("a boat", "a cat")}
+    assert main([*words, "--file", str(file)]) == 2
+    assert [line for line in capsys.readouterr().out.splitlines() if line[0] != " "] == ["a boat", "a cat"]
+    file = file.rename(tmp_path / "queries.jsonl")
+    file.write_text('"a boat"\n{"parts": [{"text": "a boat"}]}\n', encoding="utf-8")
+    assert main([*words, "--file", str(file)]) == 2
+    assert "line 2: queries of several parts need an index" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("image", ["absent", "absent.jpg", ""])
 def test_an_unknown_image_is_refused(image: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["search", trained / "run", "--image", image, "--data", trained / "data"]
@@ -127,3 +152,16 @@ def test_a_raw_image_model_answers_by_id_by_file_and_by_new_file(tmp_path: Path)
     new.write_bytes(b"not a picture")
     with pytest.raises(DataError, match="not a decodable picture"):
         searcher.by_image(new)
+
+
+def test_side_inputs_that_a_query_does_not_have_are_refused_alike_everywhere(
+    model: Model, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for needed, kind, says in (("clip", ConfigError, "Name a CLIP folder"), ("graph", DataError, "also reads `graph`")):
+        monkeypatch.setattr(type(model.method), "caption_extras", (needed,))
+        with pytest.raises(kind, match=says):
+            Searcher(model, split).by_text("a boat")
+        with pytest.raises(kind, match=says):
+            encode_texts(model, ["a boat"], None)
+    monkeypatch.setattr(type(model.method), "caption_extras", ())
+    assert query_extras(model, ["a boat"], None) == {}

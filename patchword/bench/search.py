@@ -36,13 +36,14 @@ from patchword.index.manifest import BackendChoice, Manifest, Pooling, write_man
 from patchword.index.model_hash import stamp_of
 from patchword.index.parallel import Cores, one_core
 from patchword.index.pooled import ANCHORS, PoolSpec, pool_kind
+from patchword.index.records import NewItem
 from patchword.index.scan import Seen
 from patchword.index.schema import connect_to_write, create
 from patchword.index.shards import Array
 from patchword.index.shortlist.build import update_shortlist
 from patchword.index.shortlist.view import open_shortlist
 from patchword.index.snapshot import open_snapshot
-from patchword.index.writer import NewItem, Writer
+from patchword.index.writer import Writer
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.model import Model
 from patchword.types import Encoded

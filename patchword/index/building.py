@@ -24,12 +24,13 @@ from patchword.index.layout import IndexFolder, is_index
 from patchword.index.lock import writer_lock
 from patchword.index.manifest import BackendChoice, FeatureSource, Manifest, PoolKind, write_manifest
 from patchword.index.model_hash import open_model, stamp_of
+from patchword.index.options import THREADS, EncodeOptions
 from patchword.index.pooled import pool_kind
 from patchword.index.results import Changes
 from patchword.index.roots import locate, root_for
 from patchword.index.scan import scan_folder
 from patchword.index.schema import connect_to_write, count_items, create
-from patchword.index.syncing import THREADS, EncodeOptions, sync_locked
+from patchword.index.syncing import sync_locked
 from patchword.index.writer import Writer, write_locked
 from patchword.methods.clip import Interaction
 from patchword.model import Model, load

@@ -18,13 +18,19 @@ from patchword.data.tabular import read_rows
 from patchword.data.text_files import canonical_id, read_captions, read_lines, require_caption, strip_suffix
 from patchword.errors import ConfigError, DataError
 from patchword.index.compacting import join_small
-from patchword.index.encode import Encoder, Pending, to_rows
+from patchword.index.damage import lost_ids, runs
+from patchword.index.encode import Encoder, to_rows
 from patchword.index.estimate import require_space, set_bytes
 from patchword.index.model_hash import ModelGiven
+from patchword.index.options import EncodeOptions
+from patchword.index.pending import Pending
+from patchword.index.records import NewCaption
+from patchword.index.restoring import NOT_FINITE
 from patchword.index.results import CaptionChanges
 from patchword.index.schema import generation
+from patchword.index.sources import open_encoder
 from patchword.index.update import SAVE_EVERY_S
-from patchword.index.writer import NewCaption, Writer, open_writer
+from patchword.index.writer import Writer, open_writer
 from patchword.model import Model
 
 BLOCK = 2048
@@ -178,6 +184,39 @@ def add_captions(
         )
 
 
+def restore_captions(writer: Writer, lost: Sequence[int], options: EncodeOptions) -> tuple[int, int]:
+    """Encode captions that are in the catalog and have no vectors, under their ids.
+
+    Those of a model that reads side inputs of a caption are taken out: the catalog does not hold these.
+
+    Args:
+        writer: of the index.
+        lost: their ids, ascending.
+        options: how to encode.
+
+    Returns:
+        The number of captions that have vectors again, and of those that were taken out.
+    """
+    encoder = open_encoder(writer, options)
+    if encoder.model.method.caption_extras:
+        writer.remove_captions(lost)
+        return 0, len(lost)
+    done, texts = 0, dict(writer.connection.execute("SELECT id, text FROM captions"))
+    for ids in list(runs(writer, "caption", lost, BLOCK)):
+        with torch.no_grad():
+            sets = encoder.model.encode_captions([texts[one] for one in ids], batch=options.batch)
+        pending = Pending()
+        pending.add(ids, to_rows(sets, encoder.pool.pool_captions))
+        if len(pending):
+            writer.restore("caption", pending.items, pending.tensors())
+        done += len(pending)
+    left = lost_ids(writer, "caption")
+    if left:
+        writer.remove_captions(left)
+    join_small(writer)
+    return done, len(left)
+
+
 class _Images:
     """The indexed images by what a file of captions may call them; read when the first caption names one."""
 
@@ -244,7 +283,7 @@ def _encode(
                     [(said, NewCaption(said.text, image)) for said, image in chosen],
                     to_rows(sets, encoder.pool.pool_captions),
                 )
-                skipped += [(said.line, "the model gives no finite numbers for it") for said, _ in bad]
+                skipped += [(said.line, NOT_FINITE) for said, _ in bad]
                 if pending.bytes >= manifest.shard_mb * 1e6 or time.monotonic() - saved > SAVE_EVERY_S:
                     _save(writer, pending)
                     pending, saved = Pending(), time.monotonic()

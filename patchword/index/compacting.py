@@ -11,10 +11,10 @@ from rich.console import Console
 
 from patchword.console import Report
 from patchword.index.estimate import require_space
+from patchword.index.live import live_places
 from patchword.index.results import Compacted
-from patchword.index.schema import bump_generation, generation, meta, register_shard, set_meta, transaction
-from patchword.index.shards import Array, Shard, open_shard, write_shard
-from patchword.index.snapshot import KINDS, live_places
+from patchword.index.schema import KINDS, bump_generation, generation, meta, register_shard, set_meta, transaction
+from patchword.index.shards import Array, Shard, write_shard
 from patchword.index.writer import Writer, open_writer, whole_shard
 
 MANY = 8  # small shards from which on they are joined after a change
@@ -105,7 +105,7 @@ def _rewrite(writer: Writer, kind: str, group: Sequence[_Part]) -> None:
     folder = writer.folder
     require_space(folder.path, int(sum(part.alive_bytes for part in group)))
     number = meta(writer.connection, "next_shard")
-    shards = [open_shard(folder.shard(part.number)) for part in group]
+    shards = [writer.shard(part.number) for part in group]
     places = [live_places(part.live, part.count) for part in group]
     ids = np.concatenate([shard.ids[alive] for shard, alive in zip(shards, places, strict=True)])
     lengths = np.concatenate([shard.lengths[alive] for shard, alive in zip(shards, places, strict=True)])

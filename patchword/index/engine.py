@@ -18,6 +18,7 @@ from patchword.data.clip_features import ClipEncoder
 from patchword.errors import ConfigError, DataError
 from patchword.index.about import info as folder_info
 from patchword.index.asked import Asked, CaptionQueries
+from patchword.index.batch import answer_each
 from patchword.index.calibrate import Calibration, read_calibration
 from patchword.index.candidates import candidates_for
 from patchword.index.catalog import Catalog, Item
@@ -195,6 +196,30 @@ class Index:
             Answer(self._found(images, query, one, items), done, searched, one.rescored, took)
             for query, one in zip(asked_for, hits, strict=True)
         ]
+
+    def search_each(
+        self,
+        queries: Sequence[str | Query],
+        k: int = 10,
+        *,
+        mode: Mode = "auto",
+        where: str | None = None,
+        threshold: float | None = None,
+        candidates: int | None = None,
+    ) -> list[Answer | DataError]:
+        """Like `search_batch`, but a query that can not be answered does not stop the others: its place holds the
+        reason.
+
+        Raises:
+            ConfigError: what is wrong for all of them: the filter, or k.
+        """
+
+        def ask(some: Sequence[str | Query]) -> list[Answer]:
+            return self.search_batch(
+                some, k, mode=mode, where=where, threshold=threshold, candidates=candidates
+            )  # fmt: skip
+
+        return answer_each(ask, queries)
 
     def _hits(
         self,

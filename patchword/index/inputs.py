@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.data.clip_features import ClipEncoder
-from patchword.data.extras import MemoryExtra
 from patchword.data.pictures import Picture, PictureFiles
-from patchword.data.table import Extra
-from patchword.errors import ConfigError, DataError
+from patchword.errors import DataError
 from patchword.index.asked import ImageQueries
 from patchword.index.collection import Collection
 from patchword.index.query import Query
 from patchword.model import Model
-from patchword.search import check_query
+from patchword.search import check_query, query_extras
 from patchword.types import Encoded
 
 
@@ -66,19 +64,12 @@ def encode_queries(
 
 
 def encode_texts(model: Model, texts: Sequence[str], clip: ClipEncoder | None) -> Encoded:
-    """Encode texts, each as if it stood alone."""
-    extras: dict[str, Extra] = {}
-    needed = model.method.caption_extras
-    if "clip" in needed:
-        if clip is None:
-            raise ConfigError("this model also reads CLIP's vector of the sentence. Name a CLIP folder with --clip.")
-        extras["clip"] = MemoryExtra({"clip": clip.encode_texts(list(texts))})
-    missing = [name for name in needed if name not in extras]
-    if missing:
-        raise DataError(
-            f"this {model.method.name} also reads `{missing[0]}` of a caption, which no query has. "
-            "Ask with an image of the index, or use another model."
-        )
+    """Encode texts, each as if it stood alone.
+
+    Raises:
+        DataError, ConfigError: see `patchword.search.query_extras`.
+    """
+    extras = query_extras(model, texts, clip)
     if model.method.reads_padding:
         alone = [{name: extra.select([k]) for name, extra in extras.items()} for k in range(len(texts))]
         return Encoded.concat(

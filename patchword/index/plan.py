@@ -6,11 +6,11 @@ some item that lost its place has the same size: its content may just have moved
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from patchword.index.records import Known
 from patchword.index.scan import Scan, Seen, Skip
-from patchword.index.writer import Known
 
 Place = tuple[int, str]
 Hashed = tuple[str, Seen, int]  # hash, the file when it was opened, time of opening in ns
@@ -26,6 +26,8 @@ class Plan:
         moved: the same at another path.
         gone: ids of items whose file is not there any more.
         encode: files to be read and encoded.
+        restore: id and file of items that lost their vectors, to be encoded again as they are; the moved and touched
+            ones are in their lists as well.
         skips: files that can not be indexed, as far as known without reading.
         unskip: places that are not skipped any more.
     """
@@ -35,6 +37,7 @@ class Plan:
     moved: list[tuple[int, Seen, int]] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
     encode: list[Seen] = field(default_factory=list)
+    restore: list[tuple[int, Seen]] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     unskip: list[Place] = field(default_factory=list)
 
@@ -48,6 +51,7 @@ def make_plan(
     removes: bool,
     moves: bool,
     retry: bool = False,
+    lost: Collection[int] = (),
 ) -> Plan:
     """Compare the files that are there with the items that are known.
 
@@ -59,6 +63,7 @@ def make_plan(
         removes: whether items without a file are removed.
         moves: whether files at new places are recognised by their content.
         retry: look again at skipped files that have not changed, and take back what was removed on purpose.
+        lost: ids of items that lost their vectors.
     """
     plan = Plan(skips=list(scan.skips))
     todo = list[Seen]()
@@ -66,7 +71,10 @@ def make_plan(
         place = (seen.root, seen.path)
         item, skip = known.get(place), skipped.get(place)
         if item is not None and item.is_same(seen):
-            plan.unchanged += 1
+            if item.id in lost:
+                plan.restore.append((item.id, seen))
+            else:
+                plan.unchanged += 1
         elif item is None and skip is not None and not retry and _still(skip, seen):
             plan.skips.append(skip)
         else:
@@ -74,6 +82,7 @@ def make_plan(
     there = {(seen.root, seen.path) for seen in scan.files}
     vanished = [item for place, item in known.items() if place not in there and not _hidden(scan, place)]
     _settle(plan, todo, known, vanished if removes else [], hashes, moves=moves)
+    plan.restore += [(one, seen) for one, seen, _ in (*plan.touched, *plan.moved) if one in lost]
     kept = {(skip.root, skip.path) for skip in plan.skips}
     plan.unskip = [place for place in skipped if place not in kept and not _hidden(scan, place)]
     return plan

@@ -7,9 +7,10 @@ sum of weight * score of the part / sum of |weight|.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,10 @@ from patchword.index.catalog import CaptionItem, Item
 
 Mode = Literal["auto", "exact", "fast"]
 Picture = Path | str | int | NDArray[np.uint8]
-_WEIGHTED = re.compile(r"(?P<minus>-)?(?P<text>.*?)(?:(?<![0-9]):(?P<weight>[0-9]*\.?[0-9]+))?\s*", re.DOTALL)
+_ID = re.compile(r"[0-9]{1,18}")
+_NUMBER = r"-?[0-9]*\.?[0-9]+"
+_WEIGHTED = re.compile(rf"(?P<minus>-)?(?P<text>.*?)(?:(?<![0-9]):(?P<weight>{_NUMBER}))?\s*", re.DOTALL)
+_WEIGHTED_IMAGE = re.compile(rf"(?P<image>.+):(?P<weight>{_NUMBER})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class Query:
 
 
 def parse_part(written: str) -> Part:
-    """A part written as words: ``a dog``, ``a dog:1.5`` (its weight), ``-grass`` or ``-grass:0.5`` (unlike).
+    """A part written as words: ``a dog``, ``a dog:1.5`` (its weight), ``-grass``, ``-grass:0.5`` or ``grass:-0.5``
+    (unlike).
 
     A colon after a digit is none of these: ``a clock at 10:30``.
 
@@ -98,24 +103,53 @@ def parse_part(written: str) -> Part:
     return Part(text=found["text"].strip(), weight=-weight if found["minus"] else weight)
 
 
+def parse_image(written: str) -> Part:
+    """A part written as a picture file or the id of an indexed image: ``cat.jpg``, ``12``, and with a weight
+    ``cat.jpg:0.5`` or ``12:-0.5`` (unlike).
+
+    A file that has the whole of it as its name is that file, without a weight; so is a file whose name is a number.
+
+    Raises:
+        DataError: there is no such file, and it is no id.
+        ConfigError: the weight is zero.
+    """
+    picture = _picture(written)
+    if picture is not None:
+        return Part(image=picture)
+    found = _WEIGHTED_IMAGE.fullmatch(written)
+    picture = None if found is None else _picture(found["image"])
+    if found is None or picture is None:
+        raise DataError(
+            f"{written!r} is neither a picture file nor the id of an image. Expected such as cat.jpg or 12, and with a "
+            "weight cat.jpg:0.5 or 12:-0.5."
+        )
+    return Part(image=picture, weight=float(found["weight"]))
+
+
+def _picture(written: str) -> Path | int | None:
+    """The file or the id that a text names; None when it is neither."""
+    if os.path.isfile(written):
+        return Path(written)
+    return int(written) if _ID.fullmatch(written) else None
+
+
 def parse_query(
-    texts: str | Sequence[str], images: Iterable[Picture] = (), *, without: Sequence[str] = (), weight: float = 1.0
+    texts: str | Sequence[str], images: Iterable[Picture | Part] = (), *, without: Iterable[str | Part] = ()
 ) -> Query:
-    """A query of written parts and of images, each of which has ``weight``.
+    """A query of written parts and of images.
 
     Args:
         texts: see ``parse_part``.
-        images: pictures to be alike.
-        without: texts that push away, with or without a weight.
-        weight: of each image.
+        images: pictures to be alike, or parts of them: see ``parse_image``.
+        without: written parts, or parts, that push away, whatever the sign of their weight.
 
     Raises:
         DataError: there is nothing in it.
     """
     parts = [parse_part(text) for text in ([texts] if isinstance(texts, str) else texts)]
-    turned = [parse_part(text) for text in without]
-    parts += [Part(text=part.text, weight=-abs(part.weight)) for part in turned]
-    return Query((*parts, *(Part(image=image, weight=weight) for image in images)))
+    turned = [one if isinstance(one, Part) else parse_part(one) for one in without]
+    parts += [replace(part, weight=-abs(part.weight)) for part in turned]
+    return Query((*parts, *(one if isinstance(one, Part) else Part(image=one) for one in images)))
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,13 @@
-"""Reading picture files for an index: bytes, hash, facts and pixels, several files at a time, in their order."""
+"""Reading picture files for an index: hash, facts and pixels."""
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -22,11 +16,8 @@ from patchword.data.pictures import Transform, decode_bytes
 from patchword.data.text_files import LFS_MARK
 from patchword.errors import DataError
 from patchword.index.exif import Facts, read_facts
+from patchword.index.file_bytes import hash_bytes, read_bytes
 from patchword.index.scan import Seen, Skip
-
-MAX_BYTES = 512 << 20  # of a picture file
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -46,28 +37,6 @@ class Read:
     checked: int
     facts: Facts
     pixels: Tensor | None
-
-
-def read_bytes(root: Path, seen: Seen, *, follow: bool = False) -> tuple[bytes, Seen] | Skip:
-    """The bytes of a file and its size and time when it was opened, or why it can not be read.
-
-    Neither a link nor a pipe that took the file's place meanwhile is opened.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
-    try:
-        handle = os.open(os.path.join(root, seen.path), flags)
-        with open(handle, "rb") as file:
-            about = os.fstat(handle)
-            now = replace(seen, size=about.st_size, mtime=about.st_mtime_ns)
-            if not stat.S_ISREG(about.st_mode):
-                return Skip(seen.root, seen.path, "not a regular file")
-            if about.st_size > MAX_BYTES:
-                reason = f"{about.st_size:,} bytes are more than a picture has (at most {MAX_BYTES:,})"
-                return Skip(seen.root, seen.path, reason, now.size, now.mtime)
-            return file.read(MAX_BYTES), now
-    except OSError as error:
-        return Skip(seen.root, seen.path, f"can not be read: {error.strerror}")
 
 
 def read_picture(root: Path, seen: Seen, transform: Transform | None, *, follow: bool = False) -> Read | Skip:
@@ -111,34 +80,6 @@ def _decode(raw: bytes, transform: Transform | None) -> tuple[Facts, Tensor | No
         raise DataError(f"not a decodable picture ({len(raw):,} bytes)")
     picture = decode_bytes(raw, "the file", coarse=transform is None)
     return facts, None if transform is None else transform(picture, None)
-
-
-def hash_bytes(raw: bytes) -> str:
-    """The blake2b hash of the bytes of a file."""
-    return blake2b(raw, digest_size=16).hexdigest()
-
-
-def hash_file(root: Path, seen: Seen, *, follow: bool = False) -> tuple[str, Seen, int] | None:
-    """Hash of a file, the file as it was when it was opened, and when; None when it can not be read."""
-    checked = time.time_ns()
-    found = read_bytes(root, seen, follow=follow)
-    return None if isinstance(found, Skip) else (hash_bytes(found[0]), found[1], checked)
-
-
-def in_order(work: Callable[[T], R], tasks: Iterable[T], *, threads: int, ahead: int) -> Iterator[R]:
-    """Do tasks in threads and give their results in order, at most ``ahead`` of them waiting to be taken."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="patchword-decode") as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(work, task))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 @contextmanager

@@ -23,6 +23,12 @@ class Changes:
         generation: of the catalog now.
         seconds: that it took.
         unknown_columns: paths in the table of columns that name no item.
+        damage: what was wrong with vector files that could not be read, a sentence each.
+        restored: of the indexed ones, those that had lost their vectors and keep their ids.
+        lost: of the removed ones, those of which neither vectors nor file are left.
+        without_vectors: images that can not be found until a sync looks through their folders.
+        restored_captions, lost_captions: captions that had lost their vectors: encoded again, or taken out because
+            what the model reads beside them is not kept.
     """
 
     found: int
@@ -38,6 +44,12 @@ class Changes:
     generation: int
     seconds: float
     unknown_columns: tuple[str, ...] = ()
+    damage: tuple[str, ...] = ()
+    restored: int = 0
+    lost: int = 0
+    without_vectors: int = 0
+    restored_captions: int = 0
+    lost_captions: int = 0
 
     def __post_init__(self) -> None:
         assert self.found == self.indexed + self.moved + self.unchanged + self.skipped, f"the counts differ: {self}"
@@ -52,6 +64,10 @@ class Changes:
             text += f"; {self.replaced:,} of the indexed replace older content"
         if self.removed:
             text += f"; {self.removed:,} removed, their files are gone"
+        if self.restored:
+            text += f"; {self.restored:,} of the indexed had lost their vectors and keep their ids"
+        if self.lost:
+            text += f"; {self.lost:,} of the removed are lost: neither vectors nor files are left"
         return text
 
 
@@ -131,6 +147,7 @@ class Verified:
         images, captions: items that were checked.
         shards: files that were read to the last byte.
         bytes: in them.
+        damaged: of them, missing or not as they were written; a sync encodes their items again.
     """
 
     problems: tuple[str, ...]
@@ -138,6 +155,7 @@ class Verified:
     captions: int
     shards: int
     bytes: int
+    damaged: int = 0
 
     @property
     def is_clean(self) -> bool:

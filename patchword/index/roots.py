@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from patchword.errors import ConfigError, DataError
+from patchword.index.records import Root
 from patchword.index.scan import show
 from patchword.index.schema import bump_generation, transaction
 from patchword.index.update import Scope
-from patchword.index.writer import Root, Writer
+from patchword.index.writer import Writer
 
 
 def locate(path: Path) -> Path:

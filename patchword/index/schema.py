@@ -38,6 +38,7 @@ CREATE TABLE skipped (
     root INTEGER NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, reason TEXT NOT NULL,
     sticky INTEGER NOT NULL, PRIMARY KEY (root, path)) WITHOUT ROWID;
 """
+KINDS = ("image", "caption")  # of items, each with shards of their own
 WAIT_S = 30.0
 
 

@@ -225,7 +225,7 @@ def _map(path: Path, handle: int) -> tuple[dict[str, Array], dict[str, int]]:
     """The tensors of a safetensors file as views of one private mapping, and where they begin."""
     size = os.fstat(handle).st_size
     damaged = DataError(
-        f"'{path}' is damaged ({size:,} bytes). Look at the index with: patchword index verify {path.parent.parent}"
+        f"'{path}' is damaged ({size:,} bytes). Encode its images again with: patchword index sync {path.parent.parent}"
     )
     head = os.read(handle, 8)
     length = int.from_bytes(head, "little")

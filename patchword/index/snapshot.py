@@ -18,11 +18,11 @@ from torch import Tensor
 
 from patchword.errors import DataError
 from patchword.index.layout import IndexFolder, open_folder
-from patchword.index.schema import connect_to_read, generation, one_view
+from patchword.index.live import live_places
+from patchword.index.schema import KINDS, connect_to_read, generation, one_view
 from patchword.index.shards import Shard, open_shard
 from patchword.types import Encoded
 
-KINDS = ("image", "caption")
 READERS = 8  # positioned reads that wait for the disk at the same time
 TOGETHER = 64  # runs of rows from which on the reads are shared among threads
 TRIES = 20
@@ -201,8 +201,8 @@ def open_snapshot(folder: Path | str | IndexFolder, kind: str = "image") -> Snap
         except FileNotFoundError as error:
             if newest == before:
                 raise DataError(
-                    f"'{error.filename}' is missing. Restore it, or list all damage with: "
-                    f"patchword index verify {place.path}"
+                    f"'{error.filename}' is missing. Restore it, or encode its images again with: "
+                    f"patchword index sync {place.path}"
                 ) from None
             before = newest
     raise DataError(f"'{place.path}' is rewritten faster than it can be opened. Try again.")
@@ -252,20 +252,6 @@ def _assemble(place: IndexFolder, kind: str, generation: int, rows: list[tuple[i
         _joined(shard_of, np.int32),
         _joined(place_of, np.int32),
     )
-
-
-def live_places(bits: bytes, count: int) -> NDArray[np.int64]:
-    """Positions of the items of a shard that are not removed."""
-    flags = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=count, bitorder="little")
-    return np.flatnonzero(flags).astype(np.int64)
-
-
-def live_bits(count: int, removed: NDArray[np.int64] | None = None) -> bytes:
-    """One bit per item, set but for the removed places."""
-    flags = np.ones(count, dtype=np.uint8)
-    if removed is not None:
-        flags[removed] = 0
-    return np.packbits(flags, bitorder="little").tobytes()
 
 
 def _joined(parts: list[NDArray[Any]], kind: type) -> NDArray[Any]:

@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
-from typing import Protocol, runtime_checkable
 
 from patchword.data.pictures import Transform
-from patchword.index.encode import Encoder, Rows
+from patchword.index.encode import Encoder
 from patchword.index.features import FeatureFolder, Spot
+from patchword.index.file_bytes import in_order
+from patchword.index.options import EncodeOptions
+from patchword.index.pending import Batch, Rows
 from patchword.index.plan import Hashed
-from patchword.index.reading import Read, hash_file, in_order, quiet_pictures, read_picture
+from patchword.index.reading import Read, quiet_pictures, read_picture
+from patchword.index.records import NewItem, Root
 from patchword.index.scan import Seen, Skip
 from patchword.index.shards import Array
-from patchword.index.writer import NewItem, Root
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some encoded items.
-
-    Attributes:
-        items: to be registered.
-        rows: their vector sets.
-        boxes: of the patches of each item, where they are known.
-    """
-
-    items: list[NewItem]
-    rows: Rows
-    boxes: list[Array | None] | None = None
-
-
-@runtime_checkable
-class Source(Protocol):
-    """What turns files into batches."""
-
-    def hashes(self, files: Sequence[Seen]) -> Iterable[Hashed | None]:
-        """Hash of each file, in order; None for one that can not be read."""
-        ...
-
-    def batches(self, files: Sequence[Seen]) -> Iterator[Batch | Skip]:
-        """Encode files; those that can not be indexed come out as skips."""
-        ...
+from patchword.index.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -62,14 +37,6 @@ class Pictures:
     roots: Mapping[int, Root]
     threads: int
     features: FeatureFolder | None = None
-
-    def hashes(self, files: Sequence[Seen]) -> Iterator[Hashed | None]:
-        """Hash of each file."""
-        return in_order(self._hash, files, threads=self.threads, ahead=4 * self.threads)
-
-    def _hash(self, seen: Seen) -> Hashed | None:
-        root = self.roots[seen.root]
-        return hash_file(root.path, seen, follow=root.follow)
 
     def _read(self, seen: Seen, transform: Transform | None) -> Read | Skip:
         root = self.roots[seen.root]
@@ -124,12 +91,22 @@ class FeaturesAlone:
     Attributes:
         encoder: of the index.
         features: where they are.
-        spots: by the name that stands for a path.
+        root: number of the root that stands for them.
     """
 
     encoder: Encoder
     features: FeatureFolder
-    spots: Mapping[str, Spot]
+    root: int
+
+    @cached_property
+    def seen(self) -> list[tuple[Seen, Spot]]:
+        """Every image as if it were a file."""
+        return self.features.seen(self.root)
+
+    @cached_property
+    def spots(self) -> dict[str, Spot]:
+        """Where the features are, by the name that stands for a path."""
+        return {seen.path: spot for seen, spot in self.seen}
 
     def hashes(self, files: Sequence[Seen]) -> Iterator[Hashed | None]:
         """Hash of each image's features."""
@@ -163,3 +140,22 @@ def _encode_spots(
     boxes = [features.boxes(spot, count) for spot, count in zip(spots, counts, strict=True)]
     hashes = [features.hash(images, row) for row in range(len(spots))]
     return encoder.encode_images(images), boxes, hashes
+
+
+def open_pictures(writer: Writer, options: EncodeOptions) -> Pictures:
+    """The source of an index of picture files."""
+    source = writer.manifest.features
+    roots = {root.id: root for root in writer.roots()}
+    features = None if source is None else FeatureFolder(source)
+    return Pictures(open_encoder(writer, options), roots, options.threads, features)
+
+
+def open_features(writer: Writer, root: int, options: EncodeOptions) -> FeaturesAlone:
+    """The source of an index of region features without pictures."""
+    assert writer.manifest.features is not None
+    return FeaturesAlone(open_encoder(writer, options), FeatureFolder(writer.manifest.features), root)
+
+
+def open_encoder(writer: Writer, options: EncodeOptions) -> Encoder:
+    """The model of an index, not loaded yet."""
+    return Encoder(writer.manifest, options.model, batch=options.batch, device=options.device)

@@ -3,50 +3,32 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from patchword.errors import ConfigError, DataError
 from patchword.index.columns import read_columns, with_columns
-from patchword.index.encode import Encoder
-from patchword.index.features import FeatureFolder
+from patchword.index.damage import drop_shards, find_damage, lost_ids
+from patchword.index.file_bytes import FileHashes
 from patchword.index.layout import open_folder
-from patchword.index.model_hash import ModelGiven
+from patchword.index.options import THREADS, EncodeOptions
+from patchword.index.pending import Source
+from patchword.index.records import Root
 from patchword.index.results import Changes
 from patchword.index.roots import root_for, scope_of
 from patchword.index.scan import Scan, Skip, ending, scan_folder, see
-from patchword.index.sources import FeaturesAlone, Pictures, Source
+from patchword.index.schema import generation
 from patchword.index.update import Scope, Update
-from patchword.index.writer import Root, Writer, open_writer
+from patchword.index.writer import Writer, open_writer
 
-THREADS = 2  # that decode: more gain nothing where encoding takes most of the time
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How to encode; nothing here changes what an index holds.
-
-    Attributes:
-        model: a loaded model or a folder, when it is not at the path in the manifest.
-        device: where it computes.
-        batch: images encoded at a time.
-        threads: that read and decode.
-        console: where progress goes.
-    """
-
-    model: ModelGiven = None
-    device: str = "cpu"
-    batch: int = 32
-    threads: int = THREADS
-    console: Console | None = None
-
-    def __post_init__(self) -> None:
-        for what, number in (("batch", self.batch), ("threads", self.threads)):
-            if number < 1:
-                raise ConfigError(f"`{what}` is {number}. Expected 1 or more.")
+if TYPE_CHECKING:
+    from patchword.index.model_hash import ModelGiven
+    from patchword.index.sources import FeaturesAlone
 
 
 def sync(
@@ -55,6 +37,7 @@ def sync(
     *,
     columns: Path | str | None = None,
     allow_empty: bool = False,
+    verify: bool = False,
     model: ModelGiven = None,
     device: str = "cpu",
     batch: int = 32,
@@ -66,11 +49,15 @@ def sync(
     A file whose size and time of change are as before is not read. Moved and renamed files keep their ids and are
     not encoded again. The model is loaded only when something is to be encoded.
 
+    Images whose vectors are lost, because a shard is missing or damaged, are encoded again from their files and keep
+    their ids; so are captions. Damage that leaves the size of a shard as it was is seen only with ``verify``.
+
     Args:
         index: index folder.
         folder: only this folder, one of the index's or in one; or where its only folder is now.
         columns: a CSV or JSON Lines file of the user's columns, keyed by path.
         allow_empty: accept that a folder that had pictures has none any more.
+        verify: read all shards to the last byte for damage.
         model, device, batch, threads, console: see `EncodeOptions`.
 
     Raises:
@@ -80,25 +67,47 @@ def sync(
     options = EncodeOptions(model, device, batch, threads, console)
     table = None if columns is None else read_columns(columns)
     with open_writer(open_folder(index), "sync") as writer:
-        return with_columns(writer, table, sync_locked(writer, folder, options, allow_empty=allow_empty))
+        changes = sync_locked(writer, folder, options, allow_empty=allow_empty, verify=verify)
+        return with_columns(writer, table, changes)
 
 
 def sync_locked(
-    writer: Writer, folder: Path | str | None, options: EncodeOptions, *, allow_empty: bool = False
+    writer: Writer,
+    folder: Path | str | None,
+    options: EncodeOptions,
+    *,
+    allow_empty: bool = False,
+    verify: bool = False,
 ) -> Changes:
     """Do what `sync` does, for a caller who holds the lock."""
+    started = time.monotonic()
     named = [] if folder is None else [scope_of(writer, Path(folder))]
     scopes = named or [Scope(root.id) for root in writer.roots()]
     roots = {root.id: root for root in writer.roots()}
-    features = _open_features(writer)
-    alone = [root for root in roots.values() if root.kind == "features" and root.id in {s.root for s in scopes}]
-    if alone:
-        return _sync_features(writer, alone[0], features, options)
-    scan = Scan()
-    for scope in scopes:
-        scan.join(_look(writer, roots[scope.root], scope, allow_empty=allow_empty))
-    source = _pictures(writer, roots, features, options)
-    return _update(writer, source, options).run(scan, scopes, removes=True, moves=features is None)
+    alone = next((root for root in roots.values() if root.kind == "features" and Scope(root.id) in scopes), None)
+    if alone is not None:
+        source = _open_features(writer, alone, options)
+        scan, scopes = Scan(files=[seen for seen, _ in source.seen]), [Scope(alone.id)]
+        update = Update(writer, source.hashes, lambda: source, _console(options), started=started)
+    else:
+        scan = Scan()
+        for scope in scopes:
+            scan.join(_look(writer, roots[scope.root], scope, allow_empty=allow_empty))
+        update = _of_pictures(writer, options, started)
+    damage = find_damage(writer, whole=verify)
+    if damage:
+        drop_shards(writer, damage)
+    update.lost = frozenset(lost_ids(writer, "image"))
+    changes = update.run(scan, scopes, removes=True, moves=writer.manifest.features is None)
+    captions = _restore_captions(writer, options)
+    return replace(
+        changes,
+        damage=tuple(f"{writer.folder.shard(one.number).name}: {one.reason}" for one in damage),
+        without_vectors=len(lost_ids(writer, "image")) if update.lost else 0,
+        restored_captions=captions[0],
+        lost_captions=captions[1],
+        generation=generation(writer.connection),
+    )
 
 
 def add(
@@ -146,37 +155,41 @@ def add(
         scan, whole = Scan(), _without_inner(scopes)
         for scope in whole:
             scan.join(_look(writer, roots[scope.root], scope, allow_empty=True, named=True))
-        source = _pictures(writer, roots, _open_features(writer) if whole else None, options)
-        changes = _update(writer, source, options).run(scan, whole, removes=False, moves=False, retry=True)
+        changes = _of_pictures(writer, options).run(scan, whole, removes=False, moves=False, retry=True)
         return with_columns(writer, table, changes)
 
 
-def _update(writer: Writer, source: Source, options: EncodeOptions) -> Update:
-    return Update(writer, source, options.console or Console(quiet=True))
+def _console(options: EncodeOptions) -> Console:
+    return options.console or Console(quiet=True)
 
 
-def _open_features(writer: Writer) -> FeatureFolder | None:
-    source = writer.manifest.features
-    return None if source is None else FeatureFolder(source)
+def _of_pictures(writer: Writer, options: EncodeOptions, started: float | None = None) -> Update:
+    """An update from picture files; what encodes, and with it torch, is imported when something is to be encoded."""
+
+    def open_source() -> Source:
+        from patchword.index.sources import open_pictures
+
+        return open_pictures(writer, options)
+
+    hashes = FileHashes({root.id: root for root in writer.roots()}, options.threads)
+    return Update(writer, hashes, open_source, _console(options), started=started or time.monotonic())
 
 
-def _encoder(writer: Writer, options: EncodeOptions) -> Encoder:
-    return Encoder(writer.manifest, options.model, batch=options.batch, device=options.device)
+def _open_features(writer: Writer, root: Root, options: EncodeOptions) -> FeaturesAlone:
+    """Region features as the items themselves; what is there can only be known with what reads them."""
+    from patchword.index.sources import open_features
+
+    return open_features(writer, root.id, options)
 
 
-def _pictures(
-    writer: Writer, roots: dict[int, Root], features: FeatureFolder | None, options: EncodeOptions
-) -> Pictures:
-    return Pictures(_encoder(writer, options), roots, options.threads, features)
+def _restore_captions(writer: Writer, options: EncodeOptions) -> tuple[int, int]:
+    """Encode captions that lost their vectors again; returns how many, and how many had to be taken out."""
+    lost = lost_ids(writer, "caption")
+    if not lost:
+        return 0, 0
+    from patchword.index.captions import restore_captions
 
-
-def _sync_features(writer: Writer, root: Root, features: FeatureFolder | None, options: EncodeOptions) -> Changes:
-    """Sync an index of features alone."""
-    assert features is not None
-    pairs = features.seen(root.id)
-    source = FeaturesAlone(_encoder(writer, options), features, {seen.path: spot for seen, spot in pairs})
-    scan = Scan(files=[seen for seen, _ in pairs])
-    return _update(writer, source, options).run(scan, [Scope(root.id)], removes=True, moves=False)
+    return restore_captions(writer, lost, options)
 
 
 def _look(writer: Writer, root: Root, scope: Scope, *, allow_empty: bool, named: bool = False) -> Scan:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rich.console import Console
 
 from patchword.console import Report
 from patchword.index.compacting import join_small
-from patchword.index.encode import Pending
 from patchword.index.estimate import bytes_per_image, require_space
 from patchword.index.layout import write_whole
-from patchword.index.plan import Place, Plan, make_plan
+from patchword.index.pending import Batch, Pending, Source
+from patchword.index.plan import Hashed, Place, Plan, make_plan
+from patchword.index.records import Known, NewItem
+from patchword.index.restoring import NOT_FINITE, Restored, restore_images
 from patchword.index.results import Changes
-from patchword.index.scan import Scan, Skip, show
+from patchword.index.scan import Scan, Seen, Skip, show
 from patchword.index.schema import count_items, generation
-from patchword.index.sources import Batch, Source
-from patchword.index.writer import Known, NewItem, Writer
+from patchword.index.writer import Writer
 
 SAVE_EVERY_S = 30.0  # a slow model's work is saved at least this often; small shards are joined later
 
@@ -47,18 +49,25 @@ class Update:
 
     Attributes:
         writer: of the index.
-        source: what turns files into batches.
+        hashes: reads files for their hash, in order; None for one that can not be read.
+        open_source: gives what turns files into batches; called when something is to be encoded.
         console: where progress goes.
+        lost: ids of images that lost their vectors.
         save_every_s: longest time between two shards.
+        started: when, on the monotonic clock.
     """
 
     writer: Writer
-    source: Source
+    hashes: Callable[[Sequence[Seen]], Iterable[Hashed | None]]
+    open_source: Callable[[], Source]
     console: Console
+    lost: frozenset[int] = frozenset()
     save_every_s: float = SAVE_EVERY_S
+    started: float = field(default_factory=time.monotonic)
     _indexed: int = field(default=0, init=False)
     _broken: int = field(default=0, init=False)
-    _lost: int = field(default=0, init=False)
+    _dropped: int = field(default=0, init=False)  # items whose file has changed and can not be indexed
+    _restored: Restored = field(default_factory=Restored, init=False)
 
     def run(self, scan: Scan, scopes: Sequence[Scope], *, removes: bool, moves: bool, retry: bool = False) -> Changes:
         """Bring the index up to date with the files of some scopes.
@@ -73,27 +82,33 @@ class Update:
         Raises:
             DataError: the disk is full; what is registered stays.
         """
-        started = time.monotonic()
         known, skipped = self._known(scopes)
-        plan = make_plan(scan, known, skipped, self.source.hashes, removes=removes, moves=moves, retry=retry)
+        plan = make_plan(
+            scan, known, skipped, self.hashes, removes=removes, moves=moves, retry=retry, lost=self.lost
+        )  # fmt: skip
         self._settle(plan, skipped)
+        self._restore(plan, {item.id: item.hash for item in known.values()})
         self._encode(plan, set(known))
         write_skipped(self.writer)
         dead = [skip for skip in plan.skips if (skip.root, skip.path) in known]
         changed = sum((seen.root, seen.path) in known for seen in plan.encode)
+        again, unreadable = self._restored.done, len(self._restored.skips)
+        gone = {*plan.gone, *(known[skip.root, skip.path].id for skip in dead)}
         return Changes(
             found=scan.found,
-            indexed=self._indexed,
-            moved=len(plan.moved),
-            unchanged=plan.unchanged + len(plan.touched),
-            skipped=len(plan.skips) + self._broken,
-            removed=len(plan.gone) + len(dead) + self._lost,
-            replaced=changed - self._lost,
+            indexed=self._indexed + again,
+            moved=sum(one not in self.lost for one, _, _ in plan.moved),
+            unchanged=plan.unchanged + sum(one not in self.lost for one, _, _ in plan.touched),
+            skipped=len(plan.skips) + self._broken + unreadable,
+            removed=len(gone) + self._dropped + unreadable,
+            replaced=changed - self._dropped,
             ignored=scan.ignored,
             unseen=len(scan.closed),
             images=count_items(self.writer.connection),
             generation=generation(self.writer.connection),
-            seconds=round(time.monotonic() - started, 3),
+            seconds=round(time.monotonic() - self.started, 3),
+            restored=again,
+            lost=len(gone & self.lost) + unreadable,
         )
 
     def _known(self, scopes: Sequence[Scope]) -> tuple[dict[Place, Known], dict[Place, Skip]]:
@@ -121,6 +136,18 @@ class Update:
             unskip=[place for place in plan.unskip if place not in encode],  # those go with their shard
         )
 
+    @cached_property
+    def _source(self) -> Source:
+        """What turns files into batches, opened when something is to be encoded."""
+        return self.open_source()
+
+    def _restore(self, plan: Plan, hashes: Mapping[int, str]) -> None:
+        """Encode again what lost its vectors; what proves to have changed is encoded with what is new."""
+        if plan.restore:
+            self._restored = restore_images(self.writer, self._source, dict(plan.restore), hashes, self.console)
+            plan.encode += self._restored.changed
+            join_small(self.writer)
+
     def _encode(self, plan: Plan, known: set[Place]) -> None:
         """Encode what is new, and register it shard by shard."""
         if not plan.encode:
@@ -130,11 +157,11 @@ class Update:
         pending, skips = Pending(), list[Skip]()
         saved = time.monotonic()
         with Report(len(plan.encode), "indexing", "images", self.console) as shown:
-            for found in self.source.batches(plan.encode):
+            for found in self._source.batches(plan.encode):
                 bad = [found] if isinstance(found, Skip) else self._take(pending, found)
                 skips += bad
                 self._broken += len(bad)
-                self._lost += sum((skip.root, skip.path) in known for skip in bad)
+                self._dropped += sum((skip.root, skip.path) in known for skip in bad)
                 shown.advance(1 if isinstance(found, Skip) else len(found.items), self._note())
                 if pending.bytes >= manifest.shard_mb * 1e6 or time.monotonic() - saved > self.save_every_s:
                     self._save(pending, skips)
@@ -145,8 +172,7 @@ class Update:
         """Put a batch into the shard under construction; returns what the model gave no numbers for."""
         bad: list[NewItem] = pending.add(batch.items, batch.rows, batch.boxes)
         self._indexed += len(batch.items) - len(bad)
-        reason = "the model gives no finite numbers for it"
-        return [Skip(b.seen.root, b.seen.path, reason, b.seen.size, b.seen.mtime) for b in bad]
+        return [Skip(b.seen.root, b.seen.path, NOT_FINITE, b.seen.size, b.seen.mtime) for b in bad]
 
     def _save(self, pending: Pending, skips: Sequence[Skip]) -> None:
         if len(pending):

@@ -13,15 +13,16 @@ from rich.console import Console
 from safetensors import SafetensorError, safe_open
 
 from patchword.console import Report
-from patchword.errors import CheckpointError, DataError
+from patchword.errors import CheckpointError
+from patchword.index.damage import shard_damage
 from patchword.index.layout import IndexFolder, open_folder
+from patchword.index.live import live_places
 from patchword.index.lock import writer_lock
 from patchword.index.manifest import Manifest, read_manifest
 from patchword.index.model_hash import hash_checkpoint
 from patchword.index.results import Verified
-from patchword.index.schema import connect_to_read, meta
-from patchword.index.shards import Array, Shard, hash_file, open_shard
-from patchword.index.snapshot import KINDS, live_places
+from patchword.index.schema import KINDS, connect_to_read, meta
+from patchword.index.shards import Array, Shard, open_shard
 
 SHOWN = 5  # ids named in one sentence
 BLOCK = 1 << 20  # numbers looked at together
@@ -55,7 +56,7 @@ class _Check:
     def __init__(self, place: IndexFolder, manifest: Manifest, connection: sqlite3.Connection) -> None:
         self.place, self.manifest, self.connection = place, manifest, connection
         self.problems: list[str] = []
-        self.shards = self.bytes = 0
+        self.shards = self.bytes = self.damaged = 0
 
     def run(self, console: Console) -> Verified:
         self.problems += [
@@ -72,7 +73,7 @@ class _Check:
         self._ids(np.concatenate(everything))
         self._rows()
         self._model()
-        return Verified(tuple(self.problems), counts["image"], counts["caption"], self.shards, self.bytes)
+        return Verified(tuple(self.problems), counts["image"], counts["caption"], self.shards, self.bytes, self.damaged)
 
     def _kind(self, kind: str, shown: Report) -> tuple[Array, Array]:
         """Check the shards of a kind; returns the live ids, and all ids."""
@@ -116,21 +117,16 @@ class _Check:
         """A shard whose file is as it was written, with numbers that make sense; None with a problem noted."""
         path = self.place.shard(number)
         try:
-            there = path.stat().st_size
-            if there != size:
-                self.problems.append(f"{path.name}: {there:,} bytes; {size:,} were written.")
-                return None
-            if hash_file(path) != digest:
-                self.problems.append(f"{path.name}: its content has changed since it was written.")
+            reason = shard_damage(path, digest, size, whole=True)
+            if reason is not None:
+                self.problems.append(f"{path.name}: {reason}")
+                self.damaged += 1
                 return None
             self.bytes += size
             with safe_open(path, framework="np") as file:
                 names = set(file.keys())
             shard = open_shard(path)
-        except FileNotFoundError:
-            self.problems.append(f"{path.name}: the file is missing.")
-            return None
-        except (OSError, SafetensorError, DataError) as error:
+        except (OSError, SafetensorError) as error:
             self.problems.append(f"{path.name}: {error}")
             return None
         self.problems += [f"{path.name}: {problem}" for problem in self._numbers(shard, names)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import DataError
-from patchword.index.exif import Facts
 from patchword.index.layout import IndexFolder, open_folder
+from patchword.index.live import live_bits, live_places
 from patchword.index.lock import writer_lock
 from patchword.index.manifest import Manifest, read_manifest
+from patchword.index.records import Known, NewCaption, NewItem, Root
 from patchword.index.scan import Seen, Skip
 from patchword.index.schema import (
+    KINDS,
     ShardRow,
     bump_generation,
     connect_to_write,
+    generation,
     meta,
     register_shard,
     set_meta,
     transaction,
 )
-from patchword.index.shards import Array, Written, open_shard, write_shard
-from patchword.index.snapshot import live_bits, live_places
-
-RACY_NS = 2_000_000_000  # a file that changed this shortly before it was read may have changed again unseen
-
-
-@dataclass(frozen=True)
-class Known:
-    """An item of the catalog, as far as finding changes needs it."""
-
-    id: int
-    root: int
-    path: str
-    hash: str
-    size: int
-    mtime: int
-    checked: int
-
-    def is_same(self, seen: Seen) -> bool:
-        """Whether size and time of change say that the content is the same."""
-        return (self.size, self.mtime) == (seen.size, seen.mtime) and self.checked - self.mtime > RACY_NS
-
-
-@dataclass(frozen=True)
-class Root:
-    """A folder that items come from; ``kind`` is ``folder``, ``files`` (only those named) or ``features``."""
-
-    id: int
-    path: Path
-    kind: str
-    follow: bool
-
-
-@dataclass(frozen=True)
-class NewItem:
-    """An image to be registered with the shard that holds its vectors. An item at the same path is replaced by it."""
-
-    seen: Seen
-    hash: str
-    checked: int
-    facts: Facts | None = None
-    feature: str | None = None
-
-
-@dataclass(frozen=True)
-class NewCaption:
-    """A caption to be registered with the shard that holds its vectors."""
-
-    text: str
-    image: int | None = None
+from patchword.index.shards import Array, Shard, Written, open_shard, write_shard
+from patchword.index.shortlist.saved import is_current, read_saved
 
 
 class Writer:
@@ -134,11 +89,9 @@ class Writer:
         Returns:
             The new ids.
         """
-        first, number = meta(self.connection, "next_id"), meta(self.connection, "next_shard")
+        first = meta(self.connection, "next_id")
         ids = np.arange(first, first + len(items), dtype=np.int64)
-        written = write_shard(self.folder.shard(number), {**tensors, "ids": [ids]})
-        with transaction(self.connection) as connection:
-            register_shard(connection, whole_shard(number, kind, ids, np.concatenate(tensors["lengths"]), written))
+        with self._new_shard(kind, ids, tensors) as connection:
             images = [item for item in items if isinstance(item, NewItem)]
             kept = self._make_way(images)
             self._put_items(dict(zip(ids.tolist(), images, strict=False)), kept)
@@ -149,9 +102,48 @@ class Writer:
             )
             self._put_skips(skips)
             set_meta(connection, "next_id", first + len(ids))
+        return ids
+
+    def restore(
+        self, kind: str, ids: Sequence[int], tensors: Mapping[str, Sequence[Array]], *, skips: Sequence[Skip] = ()
+    ) -> None:
+        """Write a shard with the vectors of items that are in the catalog and have none.
+
+        Args:
+            kind: ``image`` or ``caption``.
+            ids: ascending; no shard of the kind holds ids in between.
+            tensors: see `add_shard`.
+            skips: files that turned out not to be indexable any more.
+        """
+        with self._new_shard(kind, np.asarray(ids, dtype=np.int64), tensors):
+            self._put_skips(skips)
+
+    @contextmanager
+    def _new_shard(
+        self, kind: str, ids: NDArray[np.int64], tensors: Mapping[str, Sequence[Array]]
+    ) -> Iterator[sqlite3.Connection]:
+        """Write a shard, and name it in one transaction with what is done in the block."""
+        number = meta(self.connection, "next_shard")
+        written = write_shard(self.folder.shard(number), {**tensors, "ids": [ids]})
+        with transaction(self.connection) as connection:
+            register_shard(connection, whole_shard(number, kind, ids, np.concatenate(tensors["lengths"]), written))
+            yield connection
             set_meta(connection, "next_shard", number + 1)
             bump_generation(connection)
-        return ids
+
+    def shard(self, number: int) -> Shard:
+        """A shard that the catalog names.
+
+        Raises:
+            DataError: its file is missing or damaged.
+        """
+        path = self.folder.shard(number)
+        try:
+            return open_shard(path)
+        except FileNotFoundError:
+            raise DataError(
+                f"'{path}' is missing. Encode its images again with: patchword index sync {self.folder.path}"
+            ) from None
 
     def _own(self) -> list[str]:
         """SQL names of the user's columns."""
@@ -285,7 +277,7 @@ class Writer:
             (kind, int(wanted[0]), int(wanted[-1])),
         ).fetchall()
         for number, count, bits in rows:
-            held = open_shard(self.folder.shard(number)).ids
+            held = self.shard(number).ids
             alive = live_places(bits, count)
             left = alive[~np.isin(held[alive], wanted)]
             if len(left) == len(alive):
@@ -340,14 +332,27 @@ def open_writer(folder: Path | str | IndexFolder, action: str) -> Iterator[Write
 @contextmanager
 def write_locked(place: IndexFolder) -> Iterator[Writer]:
     """Open an index for a caller who holds the lock already; when the work is done, the saved shortlist follows."""
-    from patchword.index.shortlist.build import update_shortlist
-
     manifest = read_manifest(place)
     try:
         with connect_to_write(place.catalog) as connection:
             writer = Writer(place, connection, manifest)
             writer.remove_orphans()
             yield writer
+            followed = _is_followed(writer)
     except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:  # a full disk, a damaged file
         raise DataError(f"'{place.catalog}' can not be written: {error}. What it held before is untouched.") from None
-    update_shortlist(place)
+    if not followed:
+        from patchword.index.shortlist.build import update_shortlist  # with it comes torch
+
+        update_shortlist(place)
+
+
+def _is_followed(writer: Writer) -> bool:
+    """Whether the saved shortlist holds what the catalog does; one that has nothing to hold need not be there."""
+    newest = generation(writer.connection)
+    counts = dict(writer.connection.execute("SELECT kind, sum(alive) FROM shards GROUP BY kind"))
+    return all(
+        is_current(writer.folder, writer.manifest, kind, newest)
+        or (not counts.get(kind) and read_saved(writer.folder, kind) is None)
+        for kind in KINDS
+    )

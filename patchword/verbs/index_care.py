@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from patchword.errors import ConfigError
 from patchword.verbs.index_console import progress_console
 from patchword.verbs.options import OptionalPath, OptionalText, OutPath
-from patchword.verbs.output import say, say_json
+from patchword.verbs.output import note, say, say_json
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class Verify:
                 f"{len(found.problems):,} problems in {found.shards:,} vector files ({size_text(found.bytes)}), "
                 f"{found.images:,} images and {found.captions:,} captions."
             )
+        if found.damaged:
+            note(f"to encode again what is in damaged files: patchword index sync {self.index} --verify")
         return 0 if found.is_clean else 1
 
 

@@ -106,7 +106,8 @@ class Build(Encoding):
             shard_mb=self.shard_mb,
             **self.encoding(),
         )
-        return _say_changes(changes, self.out, self.json)
+        _say_changes(changes, self.out, self.json)
+        return 0 if changes.images else _note_empty(changes, self.out, self.features or self.folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +177,14 @@ class Sync(Encoding):
         folder: only this one, of the index's folders or in one; or where its only folder is now.
         columns: CSV or JSON Lines of your own columns, keyed by path.
         allow_empty: a folder may have lost all its pictures.
+        verify: read all vector files, and encode again what is damaged; missing and cut ones are seen anyway.
     """
 
     index: Positional[Path]
     folder: Positional[Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]] = None
     columns: OptionalPath = None
     allow_empty: bool = False
+    verify: bool = False
 
     def run(self) -> int:
         """Sync."""
@@ -192,6 +195,7 @@ class Sync(Encoding):
             self.folder,
             columns=self.columns,
             allow_empty=self.allow_empty,
+            verify=self.verify,
             **self.encoding(),
         )
         return _say_changes(changes, self.index, self.json)
@@ -265,12 +269,32 @@ def _pair(text: str) -> tuple[str, Any]:
     return key, value
 
 
+def _note_empty(changes: Any, place: Path, source: Path | None) -> int:
+    """Say that an index was made that holds nothing; returns the exit code."""
+    reason = (
+        f"none of the {changes.found:,} picture files below '{source}' could be indexed"
+        if changes.found
+        else f"there are no picture files below '{source}' (.jpg, .png, .webp ...; {changes.ignored:,} other files)"
+    )
+    note(f"{reason}. '{place}' is an empty index. Add pictures with: patchword index add {place} FOLDER")
+    return 2
+
+
 def _say_changes(changes: Any, place: Path, json: bool) -> int:
     """Print what a build, an addition or a sync did."""
     if json:
         say_json(asdict(changes))
         return 0
     say(f"{changes.line()}. '{place}' holds {changes.images:,} images ({changes.seconds:.1f} s).")
+    for reason in changes.damage:
+        note(f"damaged: {reason}")
+    if changes.restored_captions or changes.lost_captions:
+        note(
+            f"{changes.restored_captions:,} captions that had lost their vectors were encoded again, "
+            f"{changes.lost_captions:,} were taken out: add those with patchword index captions"
+        )
+    if changes.without_vectors:
+        note(f"{changes.without_vectors:,} images have no vectors and are not found; sync all folders of the index")
     if changes.skipped:
         note(f"why files were skipped: '{place / 'skipped.jsonl'}'")
     if changes.unseen:

@@ -20,7 +20,8 @@ class Score:
     """Pairs scored per second, beside the readable formula.
 
     Attributes:
-        method: of published size, with random vectors.
+        method: vse_inf, hrem, aahr, chan, esl (ESL-H), esl_a, scta, laps, cefg (SGR), cefg_saf, clip (one vector) or
+            clip_patches (late interaction), of published size, with random vectors.
         run: score with a trained model instead.
         data: data folder of that model.
         name: data set name, when the folder does not say it.
@@ -81,7 +82,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Load:
-    """Images read per second from a feature file, and how memory grows.
+    """Images read per second from a feature file, and how memory grows. The load of a service is `bench service`.
 
     Attributes:
         gigabytes: size of the file, which takes no room on disk.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from patchword.errors import ConfigError, DataError
+from patchword.errors import ConfigError
 from patchword.verbs.options import (
     Device,
     OptionalCount,
@@ -20,12 +20,11 @@ from patchword.verbs.options import (
     Strings,
     device_of,
 )
-from patchword.verbs.output import say, say_json
+from patchword.verbs.search_output import say_answer, say_captions, say_hits, say_lines, say_split_lines
 
 if TYPE_CHECKING:
-    from patchword.index.engine import Index
-    from patchword.index.query import Answer, FoundCaption, Query
-    from patchword.search import Hit
+    from patchword.index.query import Part, Picture
+    from patchword.index.query_file import QueryLine
 
 _MINUS = re.compile(r"-[^\W\d_][^=]+")  # a part to avoid; -k and -h are options
 
@@ -39,6 +38,7 @@ def search(
     *,
     image: UseAppendAction[tuple[str, ...]] = (),
     without: UseAppendAction[tuple[str, ...]] = (),
+    unlike: UseAppendAction[tuple[str, ...]] = (),
     captions: bool = False,
     file: OptionalPath = None,
     k: Annotated[int | None, arg(aliases=["-k"], metavar="INT", help_behavior_hint="(default: 5)")] = None,
@@ -59,10 +59,11 @@ def search(
     Args:
         place: index, or run folder.
         query: parts "a dog" "snow:0.5" "-people"; in a split: sentences.
-        image: picture or id to be like; in a split: to find captions for.
+        image: picture or id to be like: cat.jpg, 12, 12:0.5; in a split: to find captions for.
         without: words to avoid, as "-words".
+        unlike: picture or id to avoid.
         captions: find the indexed captions of --image.
-        file: a query on each line.
+        file: a query on each line; in .jsonl with parts.
         k: results for each query.
         where: filter, such as "width > 1000 and tag = 'beach'".
         threshold: least score; all images that have it, unless -k says fewer.
@@ -77,13 +78,12 @@ def search(
         json: print JSON.
     """
     from patchword.index.layout import is_index
-    from patchword.search import search as run_search
 
     if k is not None and k < 1:
         raise ConfigError(f"`k` is {k}. Expected 1 or more.")
-    if file is not None and (query or image or without):
+    if file is not None and (query or image or without or unlike):
         raise ConfigError("--file holds the queries. Leave out the others.")
-    lines = [] if file is None else _lines(file)
+    how: dict[str, Any]
     in_index = is_index(place)
     if not in_index and data is None:
         if not place.exists():
@@ -92,51 +92,42 @@ def search(
             f"'{place}' is no index. Make one with: patchword index build; or name a data folder with --data DIR, to "
             "search a split with a run."
         )
-    if not (query or image or without or lines):
+    if not (query or image or without or unlike or file is not None):
         raise ConfigError("nothing to search for. Give a sentence, or --image ID.")
     if not in_index:
         assert data is not None
-        if where or without or captions or len(image) > 1 or threshold is not None or mode != "auto":
+        if where or without or unlike or captions or len(image) > 1 or threshold is not None or mode != "auto":
             raise ConfigError("filters, modes and composed queries need an index. Make one with: patchword index build")
-        _refuse_weights((*query, *lines))
-        found = run_search(
-            place,
-            (*query, *lines),
-            data=data,
-            split=split,
-            name=name,
-            image=image[0] if image else None,
-            k=FEW if k is None else k,
-            clip=clip,
-            device=device_of(device),
-        )
-        return _say_hits(found, json)
+        how = {"data": data, "split": split, "name": name, "clip": clip, "device": device_of(device)}
+        return _in_split(place, query, image, file, {**how, "k": FEW if k is None else k}, json)
     if data is not None:
         raise ConfigError(f"'{place}' is an index, which holds its images itself. Leave out --data.")
     from patchword.index.engine import Index
-    from patchword.index.query import parse_query
+    from patchword.index.query import parse_image, parse_query
+    from patchword.index.query_file import read_queries
 
+    lines = [] if file is None else read_queries(file)
     computes = "cpu" if device == "auto" else device_of(device)  # where an index scores, and a query is soon encoded
     with Index.open(place, model=model, clip=clip, device=computes) as index:
-        pictures = [_picture(index, one) for one in image]
+        pictures, others = [parse_image(one) for one in image], [parse_image(one) for one in unlike]
         if captions:
-            if len(pictures) != 1 or query or without:
-                raise ConfigError("--captions finds the captions of one picture. Give one --image and nothing else.")
-            if where:
-                raise ConfigError("--where filters images, and --captions finds captions. Leave one of them out.")
-            count = FEW if k is None else k
-            return _say_captions(index.captions_for(pictures[0], count, mode=mode, threshold=threshold), json)
-        if lines:
-            queries: list[Query] = [parse_query(line) for line in lines]
-        else:
-            queries = [parse_query(query, pictures, without=without)]
+            found = index.captions_for(
+                _only_picture(pictures, query or without or unlike, where),
+                FEW if k is None else k,
+                mode=mode,
+                threshold=threshold,
+            )
+            return say_captions(found, json)
         if k is None and threshold is not None:
             k, mode = max(1, len(index)), "exact" if mode == "auto" else mode
-        answers = index.search_batch(
-            queries, FEW if k is None else k, mode=mode, where=where, threshold=threshold, candidates=candidates
-        )  # fmt: skip
-        labels = lines or [" ".join([*query, *(f"-{one}" for one in without), *image])]
-        return _say_answers(index, labels, answers, json)
+        how = {"k": FEW if k is None else k, "mode": mode, "where": where, "threshold": threshold}
+        how |= {"candidates": candidates}
+        if file is not None:
+            answers = iter(index.search_each([line.query for line in lines if line.query is not None], **how))
+            return say_lines(file, [(line, line.error or next(answers)) for line in lines], json)
+        answer = index.search(parse_query(query, pictures, without=(*without, *others)), **how)
+        say_answer(" ".join([*query, *(f"-{one}" for one in (*without, *unlike)), *image]), answer, json)
+        return 0
 
 
 def prepare_words(words: Sequence[str]) -> list[str]:
@@ -156,82 +147,62 @@ def prepare_words(words: Sequence[str]) -> list[str]:
 search.prepare_words = prepare_words  # type: ignore[attr-defined]
 
 
-def _lines(file: Path) -> list[str]:
-    """The queries of a file."""
-    try:
-        found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{file}' can not be read as a text file: {error}.") from None
-    if not found:
-        raise DataError(f"'{file}' holds no queries. Expected one on each line.")
-    return found
-
-
-def _picture(index: Index, written: str) -> Path | int:
-    """A picture file, or the id of an indexed image."""
-    path = Path(written)
-    if path.is_file():
-        return path
-    if written.isdecimal():
-        return int(written)
-    raise DataError(f"'{written}' is neither a picture file nor the id of an image of '{index.folder}'.")
-
-
-def _say_answers(index: Index, labels: Sequence[str], answers: Sequence[Answer], json: bool) -> int:
-    """Print what was found."""
-    if json:
-        whole: list[dict[str, Any]] = []
-        for label, answer in zip(labels, answers, strict=True):
-            found = answer.to_json()
-            for hit, shown in zip(answer.hits, found["hits"], strict=True):
-                shown["file"] = None if hit.item.file is None else str(hit.item.file)
-            whole.append({"query": label, **found})
-        say_json(whole[0] if len(whole) == 1 else whole)
-        return 0
-    for label, answer in zip(labels, answers, strict=True):
-        say(f"{label}  ({answer.mode}: {answer.rescored:,} of {answer.searched:,} images, {answer.took_ms:.0f} ms)")
-        for hit in answer.hits:
-            chance = "" if hit.probability is None else f"  {hit.probability:6.1%}"
-            say(f"  {hit.rank:>3}  {hit.score:8.4f}{chance}  {hit.id:>7}  {hit.item.path}")
-        if not answer.hits:
-            say("  nothing found")
-    return 0
-
-
-def _say_captions(found: Sequence[FoundCaption], json: bool) -> int:
-    """Print the captions that were found."""
-    if json:
-        say_json([one.to_json() for one in found])
-        return 0
-    for one in found:
-        chance = "" if one.probability is None else f"  {one.probability:6.1%}"
-        say(f"  {one.rank:>3}  {one.score:8.4f}{chance}  {one.item.text}")
-    return 0
-
-
-def _refuse_weights(queries: Sequence[str]) -> None:
-    """Refuse sentences for a split that only an index would read as they are meant.
+def _only_picture(pictures: Sequence[Part], others: Sequence[str], where: str | None) -> Picture:
+    """The picture whose captions are wanted.
 
     Raises:
-        ConfigError: one has a weight, or a minus.
+        ConfigError: something else is asked for as well.
+    """
+    if len(pictures) != 1 or others:
+        raise ConfigError("--captions finds the captions of one picture. Give one --image and nothing else.")
+    if where:
+        raise ConfigError("--where filters images, and --captions finds captions. Leave one of them out.")
+    (only,) = pictures
+    if only.weight != 1:
+        raise ConfigError(f"--captions finds the captions of one picture. Leave out its weight of {only.weight:g}.")
+    assert only.image is not None
+    return only.image
+
+
+def _in_split(
+    run: Path, query: Sequence[str], image: Sequence[str], file: Path | None, how: dict[str, Any], json: bool
+) -> int:
+    """Search a split of a data folder."""
+    from patchword.index.query_file import read_queries
+    from patchword.search import search as run_search
+    from patchword.search import search_each
+
+    if file is None:
+        for one in query:
+            _refuse_weights(one)
+        return say_hits(run_search(run, query, image=image[0] if image else None, **how), json)
+    lines = [_plain(line) for line in read_queries(file)]
+    hits = iter(search_each(run, [line.label for line in lines if line.error is None], **how))
+    return say_split_lines(file, [(line, line.error or next(hits)) for line in lines], json)
+
+
+def _plain(line: QueryLine) -> QueryLine:
+    """A line as a split can be asked it: one sentence without a weight, or what is wrong."""
+    if line.error is not None:
+        return line
+    try:
+        if not isinstance(line.written, str):
+            raise ConfigError("queries of several parts need an index. Make one with: patchword index build")
+        _refuse_weights(line.written)
+    except ConfigError as error:
+        return replace(line, error=error)
+    return line
+
+
+def _refuse_weights(query: str) -> None:
+    """Refuse a sentence for a split that only an index would read as it is meant.
+
+    Raises:
+        ConfigError: it has a weight, or a minus.
     """
     from patchword.index.query import parse_part
 
-    for query in queries:
-        if parse_part(query).text != query.strip():
-            raise ConfigError(
-                f"weights need an index, and {query!r} has one. Make one with: patchword index build; or leave it out."
-            )
-
-
-def _say_hits(found: Mapping[str, Sequence[Hit]], json: bool) -> int:
-    """Print what was found in a split: images for sentences, captions for an image."""
-    if json:
-        say_json({q: [asdict(hit) for hit in hits] for q, hits in found.items()})
-        return 0
-    for q, hits in found.items():
-        say(f"{q}")
-        for hit in hits:
-            what = hit.caption if hit.caption is not None else (hit.file or hit.image_id)
-            say(f"  {hit.rank:>2}  {hit.score:8.4f}  {what}")
-    return 0
+    if parse_part(query).text != query.strip():
+        raise ConfigError(
+            f"weights need an index, and {query!r} has one. Make one with: patchword index build; or leave it out."
+        )

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 import patchword.index as actions
-from patchword.index import building, captions, compacting, removing, syncing
+from patchword.index import building, captions, compacting, removing, sources, syncing
+from patchword.index.shortlist import build
 from patchword.model import load
 
 torch.set_num_threads(1)
 HOME = str(Path(building.__file__).parent)
-MODULES = (building, captions, compacting, removing, syncing)  # imported before the first fork
+MODULES = (build, building, captions, compacting, removing, sources, syncing)  # imported before the first fork
 
 
 class Counter:

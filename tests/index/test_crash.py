@@ -17,8 +17,8 @@ from small import environment
 from store_toys import save_picture, save_pictures, save_pixel_model
 
 from patchword.index import Catalog, open_snapshot, sync, verify
+from patchword.index.file_bytes import hash_bytes
 from patchword.index.layout import is_index
-from patchword.index.reading import hash_bytes
 from patchword.model import Model, load
 
 pytestmark = pytest.mark.integration

@@ -11,7 +11,7 @@ import pytest
 from patchword.errors import DataError
 from patchword.index.layout import IndexFolder
 from patchword.index.manifest import Pooling, read_manifest, write_manifest
-from patchword.index.shortlist.files import Saved, name_newest, read_saved
+from patchword.index.shortlist.saved import Saved, name_newest, read_saved
 
 POOLED: dict[str, Any] = {
     "kind": "fde",

@@ -13,7 +13,7 @@ from store_toys import save_picture
 
 from patchword.cli import main
 from patchword.index.engine import Index
-from patchword.index.query import parse_query
+from patchword.index.query import Part, Query, parse_query
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,11 @@ def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+def scores_of(answer: dict[str, Any]) -> dict[int, float]:
+    """Scores by the ids that were found."""
+    return {hit["id"]: hit["score"] for hit in answer["hits"]}
+
+
 def test_parts_with_weights_are_one_query(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = save_picture(tmp_path / "like.png", 50)
     found = said(capsys, folder, "a red wall", "-dog:0.5", "--image", picture, "--image", "3", "-k", "4")
@@ -40,12 +45,59 @@ def test_parts_with_weights_are_one_query(folder: Path, tmp_path: Path, capsys: 
     assert again["hits"] == found["hits"]
 
 
+def test_pictures_have_weights_too(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = save_picture(tmp_path / "like.png", 50)
+    words = ("a dog", "--image", f"{picture}:0.25", "--image", "3:-0.5", "--unlike", f"{picture}:2", "--unlike", "4")
+    parts = [("a dog", None, 1.0), (None, picture, -2.0), (None, 4, -1.0), (None, picture, 0.25), (None, 3, -0.5)]
+    with Index.open(folder) as index:
+        expected = index.search(Query(tuple(Part(text, image, weight) for text, image, weight in parts)), 12).hits
+    found = said(capsys, folder, *words, "-k", "12")["hits"]
+    assert [hit["id"] for hit in found] == [hit.id for hit in expected]
+    assert [hit["score"] for hit in found] == pytest.approx([hit.score for hit in expected], rel=1e-5)
+    named = save_picture(tmp_path / "odd:0.5.png", 51).rename(tmp_path / "odd:0.5")
+    assert said(capsys, folder, "--image", named)["hits"] == said(capsys, folder, "--image", f"{named}:1")["hits"]
+
+
 def test_a_file_holds_a_query_on_each_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = tmp_path / "queries.txt"
     lines.write_text("a dog\n-cat\n\na red wall:2\n", encoding="utf-8")
     found = said(capsys, folder, "--file", lines, "-k", "2", "--where", "id <= 6")
-    assert [one["query"] for one in found] == ["a dog", "-cat", "a red wall:2"]
+    assert [(one["query"], one["line"]) for one in found] == [("a dog", 1), ("-cat", 2), ("a red wall:2", 4)]
     assert all(len(one["hits"]) == 2 and one["searched"] == 6 for one in found)
+
+
+def test_the_lines_of_a_file_may_have_parts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = save_picture(tmp_path / "like.png", 50)
+    parts = [{"text": "a dog"}, {"image": str(picture), "weight": 0.5}, {"image_id": 3, "weight": -0.25}]
+    lines = tmp_path / "queries.jsonl"
+    lines.write_text(f'{json.dumps({"parts": parts})}\n"a red wall:2"\n', encoding="utf-8")
+    first, second = said(capsys, folder, "--file", lines)
+    assert first["query"] == {"parts": parts}
+    alone = said(capsys, folder, "a dog", "--image", f"{picture}:0.5", "--image", "3:-0.25")
+    assert scores_of(first) == pytest.approx(scores_of(alone), rel=1e-5)  # alone it is summed in another order
+    assert scores_of(second) == pytest.approx(scores_of(said(capsys, folder, "a red wall:2")), rel=1e-5)
+
+
+def test_a_bad_line_does_not_stop_the_others(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = tmp_path / "queries.txt"
+    lines.write_bytes(b"a dog\nqwertz\na cat:0\n\xff\n\na red wall\n")
+    words = ["search", str(folder), "--file", str(lines), "-k", "3"]
+    assert main(words) == 2
+    printed, told = capsys.readouterr()
+    assert [line.split("  ")[0] for line in printed.splitlines() if line[0] != " "] == ["a dog", "a red wall"]
+    reasons = told.splitlines()
+    assert [reason.partition(":")[0] for reason in reasons[:-1]] == [f"'{lines}' line {k}" for k in (2, 3, 4)]
+    for reason, part in zip(reasons, ("none of the words", "weight", "not UTF-8: byte 0xff"), strict=False):
+        assert part in reason
+    assert reasons[-1] == "3 of 5 queries could not be answered"
+    assert main([*words, "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert [one["line"] for one in found] == [1, 2, 3, 4, 6]
+    assert ["error" in one for one in found] == [False, True, True, True, False]
+    assert found[1]["query"] == "qwertz"
+    for one in (found[0], found[4]):
+        assert scores_of(one) == pytest.approx(scores_of(said(capsys, folder, one["query"], "-k", "3")), rel=1e-5)
+    assert "unknown column" in refused([*words, "--where", "smell = 1"], capsys, kind="ConfigError")
 
 
 def test_the_words_are_readable(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +136,10 @@ def test_captions_of_a_picture(folder: Path, capsys: pytest.CaptureFixture[str])
         (["a dog", "--data", "."], "ConfigError", "Leave out --data"),
         (["--image", "nothing.png"], "DataError", "neither a picture file nor the id"),
         (["--image", "99"], "DataError", "not in the index"),
+        (["--image", "3:0"], "ConfigError", "the weight of a part of a query is 0.0"),
+        (["--unlike", "gone.png:2"], "DataError", "neither a picture file nor the id"),
+        (["--image", "3:2", "--captions"], "ConfigError", "Leave out its weight of 2"),
+        (["--image", "3", "--unlike", "4", "--captions"], "ConfigError", "Give one --image and nothing else"),
         (["a dog", "--where", "smell = 1"], "ConfigError", "unknown column"),
         (["a dog", "-k", "0"], "ConfigError", "`k` is 0"),
         (["a dog", "--captions"], "ConfigError", "--captions finds"),

@@ -16,7 +16,7 @@ from patchword.index import build, open_snapshot, remove
 from patchword.index.engine import Index
 from patchword.index.layout import IndexFolder
 from patchword.index.shortlist.build import update_shortlist
-from patchword.index.shortlist.files import read_saved
+from patchword.index.shortlist.saved import read_saved
 from patchword.model import load
 
 

@@ -18,7 +18,7 @@ from store_toys import save_picture, save_pixel_model
 
 from patchword.data.pictures import PictureFiles
 from patchword.index import Catalog, add, build, compact, open_snapshot, remove, sync, verify
-from patchword.index.reading import hash_bytes
+from patchword.index.file_bytes import hash_bytes
 from patchword.model import Model, load
 
 CONTENTS, BROKEN = 7, 7  # pictures, and the number of a file that is none

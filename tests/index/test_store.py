@@ -310,7 +310,7 @@ def test_damage_is_found(index: Path) -> None:
         shard.write_bytes(damage) if damage is not None else shard.unlink()
         problems = verify(index).problems
         assert any(says in problem for problem in problems), problems
-    with pytest.raises(DataError, match=r"is missing\. Restore it"):
+    with pytest.raises(DataError, match=r"is missing\. Restore it, or encode its images again"):
         open_snapshot(index)
     shard.write_bytes(whole)
     assert verify(index).is_clean

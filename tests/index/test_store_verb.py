@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,12 @@ from safetensors.numpy import load_file
 from small import command, environment, refused, write_pictures
 from store_toys import JOINT, age, save_picture, save_pictures, save_pixel_model
 
-from patchword.cli import main
-from patchword.index import Catalog, build, export, open_snapshot, sync
+from patchword.cli import INDEX_ACTIONS, main
+from patchword.index import build, export, open_snapshot, sync
+from patchword.index.file_bytes import hash_bytes
+from patchword.index.records import NewItem
+from patchword.index.scan import Seen
+from patchword.index.writer import open_writer
 from patchword.model import Model, load
 
 
@@ -94,6 +99,37 @@ def test_an_export_can_be_a_part(index: Path, tmp_path: Path) -> None:
     assert (done.items, len(arrays["ids"]), arrays["vectors"].shape[1]) == (3, 3, JOINT)
 
 
+def test_an_index_of_nothing_says_so(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "notes.txt").write_text("no picture", encoding="utf-8")
+    place = tmp_path / "my.index"
+    words = ["index", "build", str(tmp_path / "p"), "-o", str(place), "--model", str(model)]
+    assert main(words) == 2
+    printed, told = capsys.readouterr()
+    assert printed.startswith(f"found 0 = 0 indexed + 0 moved + 0 unchanged + 0 skipped. '{place}' holds 0 images")
+    assert told.splitlines()[-1] == (
+        f"there are no picture files below '{tmp_path / 'p'}' (.jpg, .png, .webp ...; 1 other files). '{place}' is an "
+        f"empty index. Add pictures with: patchword index add {place} FOLDER"
+    )
+    (tmp_path / "p" / "bad.png").write_bytes(b"")
+    assert main([*words, "--json"]) == 2
+    printed, told = capsys.readouterr()
+    assert json.loads(printed)["skipped"] == 1
+    assert f"none of the 1 picture files below '{tmp_path / 'p'}' could be indexed. '{place}' is an empty" in told
+    save_picture(tmp_path / "p" / "good.png", 1)
+    assert main(words) == 0
+    assert "empty index" not in capsys.readouterr().err
+
+
+def test_names_that_belong_to_other_verbs_lead_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for action in INDEX_ACTIONS:
+        assert f"It is an action: patchword index {action}." in refused([action, "x"], capsys, kind="ConfigError")
+        assert "usage" in says(capsys, action, "--help")  # there is such an action
+    assert main(["bench", "load", "--help"]) == 0
+    assert "bench service" in capsys.readouterr().out
+    assert main(["bench", "service", "--help"]) == 0
+
+
 def test_mistakes_are_one_line(index: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, kind, part in (
         (["build", tmp_path / "p"], "ConfigError", "`index build` lacks -o INDEX"),
@@ -133,24 +169,38 @@ def test_an_unchanged_folder_of_ten_thousand_files_costs_little(model: Path, tmp
     for k in range(10_000):
         (pictures / f"{k % 20:02d}").mkdir(exist_ok=True)
         (pictures / f"{k % 20:02d}" / f"{k:05d}.png").hardlink_to(one)
-    with Catalog(tmp_path / "i") as catalog:
-        only = catalog.items(catalog.where("id > 0"))[0]
-    import sqlite3
-
-    with sqlite3.connect(tmp_path / "i" / "catalog.sqlite") as connection:  # as if all had been indexed
-        rows = [(10 + k, f"{k % 20:02d}/{k:05d}.png") for k in range(10_000)]
-        connection.executemany(
-            "INSERT INTO items SELECT ?, root, ?, hash, size, mtime, checked, width, height, taken, camera, "
-            f"orientation, latitude, longitude, feature FROM items WHERE id = {only.id}",
-            rows,
-        )
-    connection.close()
+    seen, snapshot = one.stat(), open_snapshot(tmp_path / "i")
+    files = [Seen(1, f"{k % 20:02d}/{k:05d}.png", seen.st_size, seen.st_mtime_ns) for k in range(10_000)]
+    checked, digest = time.time_ns(), hash_bytes(one.read_bytes())
+    vectors, pooled = snapshot.sets([0]).vectors.half().numpy(), snapshot.pooled().numpy()
+    with open_writer(tmp_path / "i", "test") as writer:  # as if all had been encoded
+        lengths = np.full(10_000, len(vectors), dtype=np.int32)
+        tensors = {"vectors": [vectors] * 10_000, "lengths": [lengths], "pooled": [pooled] * 10_000}
+        writer.add_shard("image", tensors, [NewItem(file, digest, checked) for file in files])
     age(one, by_s=0)
     started = time.process_time()  # of work: the machine may be shared
     changes = sync(tmp_path / "i", model="/no/such/model")
     took = time.process_time() - started
     assert (changes.unchanged, changes.indexed) == (10_001, 0)
     assert took < 2.0
+
+
+@pytest.mark.parametrize("is_touched", [False, True])
+def test_a_sync_that_encodes_nothing_imports_no_torch(is_touched: bool, model: Path, tmp_path: Path) -> None:
+    pictures = save_pictures(tmp_path / "p", 4)
+    build(pictures, tmp_path / "i", model=load(model))
+    if is_touched:
+        age(pictures / "a" / "p001.png", by_s=50)
+    code = (
+        "import sys\n"
+        "from patchword.cli import main\n"
+        "assert main(['index', 'sync', sys.argv[1]]) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "i")]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert "0 indexed + 0 moved + 4 unchanged" in done.stdout
 
 
 def test_info_measures_the_recall_of_the_shortlist(

@@ -6,9 +6,12 @@ The table of backends maps a name to module and class, as text. Nothing is impor
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from patchword.errors import ConfigError
-from patchword.index.shortlist.base import GlobalIndex
+
+if TYPE_CHECKING:
+    from patchword.index.shortlist.base import GlobalIndex
 
 BACKENDS = {
     "exact": "patchword.index.shortlist.exact:ExactIndex",

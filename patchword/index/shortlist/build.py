@@ -14,8 +14,9 @@ from patchword.index.manifest import Manifest, read_manifest
 from patchword.index.parallel import one_core
 from patchword.index.shortlist import backend_class
 from patchword.index.shortlist.base import GlobalIndex, Ids
-from patchword.index.shortlist.files import Saved, name_newest, open_saved, read_saved, write_saved
+from patchword.index.shortlist.files import open_saved, write_saved
 from patchword.index.shortlist.fit import Fit
+from patchword.index.shortlist.saved import Saved, is_current, name_newest, read_saved
 from patchword.index.shortlist.view import filled, learn_fit
 from patchword.index.snapshot import Snapshot, open_snapshot
 
@@ -46,11 +47,11 @@ def update_shortlist(folder: Path | str | IndexFolder, *, again: bool = False) -
 
 
 def _update(place: IndexFolder, manifest: Manifest, kind: str, newest: int, again: bool) -> bool:
+    if not again and is_current(place, manifest, kind, newest):
+        return False
     saved, choice = read_saved(place, kind), manifest.backend
     if saved is not None and not saved.suits(manifest):
         saved = None
-    if saved is not None and not again and saved.generation == newest:
-        return False
     snapshot = open_snapshot(place, kind)
     if not len(snapshot) and saved is None:
         return False

@@ -1,56 +1,20 @@
-"""The saved shortlist of an index: one folder for each state, and a file that names the newest one."""
+"""The files of the saved shortlist of an index: one folder for each state."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from patchword.config import Config
 from patchword.errors import DataError
 from patchword.files import sync_folder
-from patchword.index.layout import IndexFolder, write_whole
-from patchword.index.manifest import Manifest, Pooling
+from patchword.index.layout import IndexFolder
 from patchword.index.shortlist import backend_class
 from patchword.index.shortlist.base import GlobalIndex, Ids
 from patchword.index.shortlist.fit import Fit
-
-
-class Saved(Config):
-    """What the newest saved state is.
-
-    Attributes:
-        folder: its name below ``shortlist/``.
-        generation: of the catalog that it holds.
-        backend: ``exact``, ``faiss`` or ``milvus``.
-        options: that it was made with.
-        pooled: how its vectors were made.
-        count: number of items.
-    """
-
-    folder: str
-    generation: int
-    backend: str
-    options: dict[str, Any]
-    pooled: Pooling
-    count: int
-
-    def suits(self, manifest: Manifest) -> bool:
-        """Whether it was made as the manifest of its index says now."""
-        choice = manifest.backend
-        return (self.backend, self.options, self.pooled) == (choice.kind, choice.options, manifest.pooled)
-
-
-def read_saved(place: IndexFolder, kind: str) -> Saved | None:
-    """The newest saved state; None where there is none that can be read: it can always be made again."""
-    try:
-        saved = Saved.model_validate_json((place.shortlist / f"{kind}.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return saved if (place.shortlist / saved.folder).is_dir() else None
+from patchword.index.shortlist.saved import Saved, name_newest
 
 
 def open_saved(place: IndexFolder, kind: str, saved: Saved, options: Mapping[str, Any]) -> tuple[Fit, GlobalIndex, Ids]:
@@ -93,8 +57,3 @@ def write_saved(place: IndexFolder, kind: str, saved: Saved, fit: Fit, backend: 
     for old in place.shortlist.glob(f"{kind}-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def name_newest(place: IndexFolder, kind: str, saved: Saved) -> None:
-    """Say which state is the newest."""
-    write_whole(place.shortlist / f"{kind}.json", json.dumps(saved.model_dump(mode="json"), indent=2) + "\n")

@@ -17,8 +17,9 @@ from patchword.index.manifest import Pooling, PoolKind
 from patchword.index.shortlist import backend_class
 from patchword.index.shortlist.base import NONE, GlobalIndex, Ids
 from patchword.index.shortlist.exact import ExactIndex
-from patchword.index.shortlist.files import Saved, open_saved, read_saved
+from patchword.index.shortlist.files import open_saved
 from patchword.index.shortlist.fit import OWN_WIDTH, WIDTH, Fit, learn
+from patchword.index.shortlist.saved import Saved, read_saved
 from patchword.index.snapshot import Snapshot
 from patchword.methods import method_class
 
