@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from page_visits import ALBUM, BROKEN, GONE, HOSTILE, Visit, chromium, served
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from patchword.data.scenes import members, write_scenes
 from patchword.index import add_captions, build
@@ -32,6 +32,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+expect.set_options(timeout=15_000)  # a busy machine needs longer than the five seconds that are usual
 SCREENSHOTS = os.environ.get("PATCHWORD_SCREENSHOTS")
 
 

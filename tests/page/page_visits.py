@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, Response
@@ -19,6 +20,10 @@ HOSTILE = "a\n<img src=x onerror=alert(1)> \u202egnp.png"
 GONE, BROKEN = "gone.png", "broken.png"
 TOKEN = "a-token-of-the-tests"
 ALBUM = 72  # pictures of the index with regions
+# The first page, results or a trouble are shown only once the page has learnt what it searches; a refusal has no box.
+KNOWS_ITS_INDEX = """() => !document.querySelector("#words")
+    || ["hello", "results", "message"].some(id => !document.getElementById(id).hidden)"""
+SHOWS = "ids => [...document.querySelectorAll('#grid .tile')].map(one => one.dataset.id).join() === ids.join()"
 
 
 def chromium() -> str:
@@ -88,6 +93,7 @@ class Visit:
         page.on("pageerror", lambda error: self.troubles.append(str(error)))
         page.on("request", self._asked)
         page.goto(address + path)
+        page.wait_for_function(KNOWS_ITS_INDEX)
         return page
 
     def _asked(self, request: Request) -> None:
@@ -103,8 +109,8 @@ class Visit:
         return [text for text in self.troubles if not any(re.search(pattern, text) for pattern in self.expected)]
 
 
-def search(page: Page, words: str) -> list[dict[str, Any]]:
-    """Type words as a person would, and wait for the tiles of their answer. Returns the service's hits."""
+def search(page: Page, words: str, type_words: Callable[[], None] | None = None) -> list[dict[str, Any]]:
+    """Type words as a person would, and wait until the page shows their answer. Returns the service's hits."""
 
     def is_answer(response: Response) -> bool:
         if not response.url.endswith("/search") or response.request.post_data_json["parts"][0].get("text") != words:
@@ -112,10 +118,38 @@ def search(page: Page, words: str) -> list[dict[str, Any]]:
         return response.status == 200
 
     with page.expect_response(is_answer) as answered:
-        page.locator("#words").fill(words)
+        page.locator("#words").fill(words) if type_words is None else type_words()
     hits: list[dict[str, Any]] = answered.value.json()["hits"]
-    page.wait_for_function("n => document.querySelectorAll('#grid .tile').length === n", arg=len(hits))
+    wait_for_tiles(page, hits)
     return hits
+
+
+def wait_for_tiles(page: Page, hits: list[dict[str, Any]]) -> None:
+    """Wait until the page shows just these hits: an answer has come before it is drawn."""
+    page.wait_for_function(SHOWS, arg=[str(hit["id"]) for hit in hits])
+
+
+def address(page: Page) -> dict[str, list[str]]:
+    """The query of the address, as the page itself has it now; Playwright learns of its changes later."""
+    return parse_qs(urlsplit(page.evaluate("location.href")).query)
+
+
+def close_viewer(page: Page) -> None:
+    """Close the large picture, and wait until the page has gone back to the address before it."""
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => !document.querySelector('#viewer').open && !/[?&]open=/.test(location.search)")
+
+
+def wait_for_rest(page: Page) -> None:
+    """Wait until nothing is asked or moves any more."""
+    page.wait_for_function(
+        "() => !document.body.classList.contains('is-busy') && document.getAnimations().length === 0"
+    )
+
+
+def let_timers_run(page: Page, ms: int) -> None:
+    """Wait by the page's own clock: whatever it wanted to do within this time has been done, however slow it is."""
+    page.evaluate("ms => new Promise(done => setTimeout(done, ms))", ms)
 
 
 def tiles(page: Page) -> list[int]:

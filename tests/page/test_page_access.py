@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from page_visits import Visit, search, tiles
+from page_visits import Visit, close_viewer, search, tiles, wait_for_rest
 from playwright.sync_api import Page, expect
 
 Screenshot = Callable[[Page, str], None]
@@ -67,9 +67,8 @@ def focused(page: Page) -> str:
 
 def test_a_whole_visit_with_the_keyboard(visit: Visit, album: str) -> None:
     page = visit.open(album)
-    page.keyboard.type(WORDS)  # the box has the keyboard
-    expect(page.locator(".tile").first).to_be_visible()
-    page.wait_for_load_state("networkidle")  # results of the first letters give way to those of all
+    expect(page.locator("#words")).to_be_focused()
+    search(page, WORDS, lambda: page.keyboard.type(WORDS))  # results of the first letters give way to those of all
     page.keyboard.press("ArrowDown")
     assert focused(page).startswith("1: ")
     page.keyboard.press("ArrowRight")
@@ -96,10 +95,8 @@ def test_a_whole_visit_with_the_keyboard(visit: Visit, album: str) -> None:
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("ArrowRight")  # outside of the words: the next picture
     expect(page.locator(".place")).to_have_text(re.compile("^2 of "))
-    page.keyboard.press("Escape")
-    expect(page.locator("#viewer")).to_be_hidden()
-    page.wait_for_function("document.activeElement.matches('.card')")
-    assert focused(page).startswith("2: ")  # the tile of the picture that was shown last
+    close_viewer(page)
+    page.wait_for_function("() => document.activeElement.matches('.card[aria-label^=\"2: \"]')")  # what was shown last
     expected = tiles(page)[1]
     with page.expect_response(re.compile(f"/similar/{expected}")):
         page.keyboard.press("s")
@@ -171,17 +168,18 @@ def test_everything_that_can_be_used_has_a_name(visit: Visit, album: str) -> Non
 def test_text_has_enough_contrast(scheme: str, visit: Visit, album: str, screenshot: Screenshot) -> None:
     page = visit.open(album, "?q=a+red+star&part=-0.5:text:ring&min.width=10", color_scheme=scheme)
     expect(page.locator(".tile").first).to_be_visible()
-    page.wait_for_timeout(500)  # pictures fade in
+    wait_for_rest(page)
     if scheme == "dark":
         screenshot(page, "dark")
     page.locator("#filters-button").click()
-    page.wait_for_timeout(300)
+    wait_for_rest(page)
     found = page.evaluate(CONTRAST)
     assert found["checked"] > 60
     assert found["poor"] == []
     page.locator(".card").first.click()
     expect(page.locator(".word").first).to_be_visible()
-    page.wait_for_timeout(400)
+    expect(page.locator(".captions li")).to_have_count(5)
+    wait_for_rest(page)
     found = page.evaluate(CONTRAST.replace("document.body.query", "document.querySelector('#viewer').query"))
     assert found["checked"] > 15
     assert found["poor"] == []

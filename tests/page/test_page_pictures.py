@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote_plus
 
 import pytest
-from page_visits import BROKEN, GONE, HOSTILE, Visit, search, tiles
+from page_visits import BROKEN, GONE, HOSTILE, Visit, close_viewer, search, tiles
 from playwright.sync_api import JSHandle, Page, expect
 
 WORDS = "a red star"
@@ -171,8 +171,7 @@ def test_missing_and_broken_files_leave_a_placeholder(visit: Visit, photo_servic
         tile.locator(".card").click()
         expect(page.locator("#viewer .gone")).to_be_visible()
         expect(page.locator("#viewer h2")).to_have_text(name)
-        page.keyboard.press("Escape")
-        expect(page.locator("#viewer")).to_be_hidden()
+        close_viewer(page)
     assert len(tiles(page)) == 18
 
 
@@ -195,5 +194,6 @@ def test_patches_of_a_grid_are_lit(visit: Visit, photo_service: str) -> None:
     expect(page.locator(".word")).to_have_text(["a", "red", "star"])
     expect(page.locator(".light")).to_be_visible()
     page.locator(".word", has_text="red").hover()
+    expect(page.locator(".said")).to_contain_text("“red”")
     widths = page.eval_on_selector_all(".outline", "all => all.map(one => parseFloat(one.style.width))")
-    assert set(widths) <= {25.0}  # 4 x 4 cells
+    assert set(widths) == {25.0}  # 4 x 4 cells

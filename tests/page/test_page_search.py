@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
-from page_visits import Visit, search, tiles
+from page_visits import Visit, address, close_viewer, let_timers_run, search, tiles, wait_for_tiles
 from playwright.sync_api import Page, expect
 
 Screenshot = Callable[[Page, str], None]
@@ -15,10 +15,11 @@ WORDS = "a red star"
 
 def asked(page: Page, act: Callable[[], Any], route: str = "/search") -> Any:
     """What the page sends to a route when something is done, and what comes back: (sent, answer)."""
-    with page.expect_response(lambda response: urlsplit(response.url).path.startswith(route)) as answered:
+    with page.expect_request(lambda request: urlsplit(request.url).path.startswith(route)) as sent:
         act()
-    request = answered.value.request
-    return (request.post_data_json if request.method == "POST" else None), answered.value.json()
+    answer = sent.value.response()
+    assert answer is not None
+    return (sent.value.post_data_json if sent.value.method == "POST" else None), answer.json()
 
 
 def test_the_first_page_says_what_is_searched(visit: Visit, album: str, screenshot: Screenshot) -> None:
@@ -49,9 +50,11 @@ def test_the_page_adds_little_to_the_time_of_a_query(
     visit: Visit, album: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = visit.open(album)
-    for words in ("a red", "a red star", "a red star above", "a red star above a blue ring", "a green heart"):
+    drawn = "n => performance.getEntriesByName('patchword.draw').length === n"
+    queries = ("a red", "a red star", "a red star above", "a red star above a blue ring", "a green heart")
+    for count, words in enumerate(queries, start=1):
         search(page, words)
-        page.wait_for_timeout(150)
+        page.wait_for_function(drawn, arg=count)
     times = page.evaluate(
         "['wait', 'query', 'draw'].map(name => performance.getEntriesByName(`patchword.${name}`).map(e => e.duration))"
     )
@@ -68,11 +71,13 @@ def test_a_late_answer_is_dropped(visit: Visit, album: str) -> None:
         "**/search", lambda route: held.append(route) if "green" in route.request.post_data else route.continue_()
     )
     page.locator("#words").fill("a green heart")
-    page.wait_for_function("document.body.classList.contains('is-busy')")
+    while not held:  # the test's own time limit ends it
+        page.wait_for_timeout(20)
     hits = search(page, WORDS)
     assert len(held) == 1
     held[0].continue_()  # its answer comes last, to nobody
-    page.wait_for_timeout(400)
+    page.request.get(album)  # the service has answered what was asked before
+    let_timers_run(page, 400)
     assert tiles(page) == [hit["id"] for hit in hits]
     expect(page.locator("#words")).to_have_value(WORDS)
 
@@ -113,8 +118,7 @@ def test_similar_pictures_by_the_button_of_a_tile(visit: Visit, album: str) -> N
     tile = page.locator(".tile").nth(2)
     tile.hover()
     _, answer = asked(page, tile.get_by_role("button", name="Similar to").click, f"/similar/{hits[2]['id']}")
-    page.wait_for_function("id => document.querySelector('.tile').dataset.id === id", arg=str(answer["hits"][0]["id"]))
-    assert tiles(page) == [hit["id"] for hit in answer["hits"]]
+    wait_for_tiles(page, answer["hits"])
     expect(page.locator("#words")).to_have_value("")
     expect(page.locator(".chip")).to_contain_text("like this")
     expect(page.locator("#told button")).to_have_count(3)  # the same picture in words
@@ -187,10 +191,10 @@ def test_the_address_holds_the_query_and_back_works(visit: Visit, album: str) ->
     page.locator("#words").press("Enter")
     second = search(page, "a green heart")
     page.locator("#words").press("Enter")
-    assert parse_qs(urlsplit(page.url).query) == {"q": ["a green heart"]}
+    assert address(page) == {"q": ["a green heart"]}
     page.locator(".tile .card").first.click()
     expect(page.locator("#viewer")).to_be_visible()
-    assert parse_qs(urlsplit(page.url).query)["open"] == [str(second[0]["id"])]
+    assert address(page)["open"] == [str(second[0]["id"])]
     page.go_back()
     expect(page.locator("#viewer")).to_be_hidden()
     page.go_back()
@@ -208,9 +212,8 @@ def test_a_link_to_a_picture_without_a_query(visit: Visit, album: str) -> None:
     visit.expected.append("status of 404")
     page = visit.open(album, "?open=3")
     expect(page.locator("#viewer h2")).to_have_text(re.compile(r"\.png$"))
-    page.keyboard.press("Escape")
-    expect(page.locator("#viewer")).to_be_hidden()
-    assert urlsplit(page.url).query == ""
+    close_viewer(page)
+    assert address(page) == {}
     other = visit.open(album, "?open=999999")
     expect(other.locator("#message")).to_contain_text("999999")
     expect(other.locator("#viewer")).to_be_hidden()

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from page_visits import TOKEN, Visit, search, served
+from page_visits import TOKEN, Visit, let_timers_run, search, served
 from playwright.sync_api import Page, expect
 
 Screenshot = Callable[[Page, str], None]
@@ -17,7 +17,7 @@ def test_an_empty_index_says_what_to_do(visit: Visit, empty_index: Path, screens
         expect(page.get_by_role("heading", name="This index is empty")).to_be_visible()
         expect(page.locator("#hello pre")).to_contain_text("patchword index add")
         page.locator("#words").fill(WORDS)
-        page.wait_for_timeout(300)
+        let_timers_run(page, 300)  # longer than a search waits for the next letter
         expect(page.get_by_role("heading", name="This index is empty")).to_be_visible()
         expect(page.locator("#message")).to_be_hidden()
         screenshot(page, "empty")
@@ -25,7 +25,7 @@ def test_an_empty_index_says_what_to_do(visit: Visit, empty_index: Path, screens
 
 
 def test_a_service_that_stops_and_comes_back(visit: Visit, photo_index: Path) -> None:
-    visit.expected += ["ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", r"status of 4\d\d"]
+    visit.expected += ["net::ERR_", r"status of 4\d\d"]  # small pictures may be on their way when it stops
     with served(photo_index) as serving:
         page = visit.open(serving.address)
         search(page, WORDS)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from page_visits import Visit, search, tiles
+from page_visits import Visit, address, close_viewer, search, tiles, wait_for_tiles
 from playwright.sync_api import Page, expect
 
 Screenshot = Callable[[Page, str], None]
@@ -163,18 +163,19 @@ def test_the_ways_on(visit: Visit, album: str) -> None:
         {"image_id": ids[1], "weight": -0.5},
     ]
     expect(page.locator("#viewer")).to_be_hidden()
+    wait_for_tiles(page, answered.value.json()["hits"])
     page.locator(".tile .card").first.click()
     opened = tiles(page)[0]
     with page.expect_response(re.compile(f"/similar/{opened}")):
         page.locator("#viewer").get_by_role("button", name="Similar", exact=True).click()
     expect(page.locator("#viewer")).to_be_hidden()
-    assert "part=1%3Aitem" in page.url
+    assert address(page)["part"] == [f"1:item:{opened}"]
 
 
 def test_a_model_that_does_not_know_where_its_patches_lie(visit: Visit, album: str) -> None:
     page = visit.open(album)
     explained = open_first(page)
-    page.keyboard.press("Escape")
+    close_viewer(page)
     page.route("**/explain?**", lambda route: route.fulfill(body=json.dumps({**explained, "boxes": None})))
     page.locator(".tile .card").nth(1).click()
     expect(page.locator(".sentence")).to_contain_text("is not known")

@@ -4,6 +4,19 @@ import { thumb } from "./api.js";
 import { DRAGGED } from "./bring.js";
 import { el, fileName, icon, percent, score, visible } from "./dom.js";
 
+// A tile without its picture and its texts: copied for each hit, which is faster than making it anew.
+const blank = el(
+  "li",
+  { class: "tile" },
+  el(
+    "a",
+    { class: "card", tabIndex: -1 },
+    el("span", { class: "frame" }),
+    el("span", { class: "line" }, el("bdi", { class: "name" }), el("span", { class: "figure" })),
+  ),
+  el("button", { type: "button", class: "alike", tabIndex: -1, title: "Similar pictures (S)" }),
+);
+
 export class Grid {
   /** @param told {open(id), similar(id), more(), address(id)}: what a tile does, and the address of its picture */
   constructor(list, told) {
@@ -13,6 +26,13 @@ export class Grid {
     this.tiles = new Map(); // id -> li; kept between answers, so that a picture that stays does not flicker
     this.current = null; // id of the tile that Tab goes to
     list.addEventListener("keydown", (event) => this.#key(event));
+    list.addEventListener("click", (event) => this.#click(event));
+    list.addEventListener("dragstart", (event) => {
+      const tile = event.target.closest(".card") && event.target.closest(".tile");
+      if (!tile) return;
+      event.dataTransfer.setData(DRAGGED, tile.dataset.id);
+      event.dataTransfer.effectAllowed = "copy";
+    });
     list.addEventListener("focusin", (event) => {
       const tile = event.target.closest(".tile");
       if (tile) this.#stop(Number(tile.dataset.id));
@@ -51,45 +71,29 @@ export class Grid {
   }
 
   #tile(hit) {
-    const open = (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return; // a new tab or window
-      event.preventDefault();
-      this.told.open(hit.id);
-    };
-    const drag = (event) => {
-      event.dataTransfer.setData(DRAGGED, String(hit.id));
-      event.dataTransfer.effectAllowed = "copy";
-    };
+    const tile = blank.cloneNode(true);
+    const [card, alike] = tile.children;
+    const [frame, line] = card.children;
     const ratio = hit.width > 0 && hit.height > 0 ? Math.min(3, Math.max(0.4, hit.width / hit.height)) : 1;
-    const frame = el("span", { class: "frame" }, hit.available === false ? gone() : small(hit));
-    const line = el(
-      "span",
-      { class: "line" },
-      el("bdi", { class: "name" }, fileName(hit.path)),
-      el("span", { class: "figure" }),
-    );
-    const card = el(
-      "a",
-      { class: "card", tabIndex: -1, onclick: open, ondragstart: drag, title: visible(hit.path) },
-      frame,
-      line,
-    );
-    const alike = el(
-      "button",
-      {
-        type: "button",
-        class: "alike",
-        tabIndex: -1,
-        title: "Similar pictures (S)",
-        "aria-label": `Similar to ${fileName(hit.path)}`,
-        onclick: () => this.told.similar(hit.id),
-      },
-      icon("similar"),
-    );
-    const tile = el("li", { class: "tile" }, card, alike);
     tile.dataset.id = String(hit.id);
     tile.style.setProperty("--ratio", ratio.toFixed(4));
+    card.title = visible(hit.path);
+    frame.append(hit.available === false ? gone() : small(hit));
+    line.firstChild.textContent = fileName(hit.path);
+    alike.setAttribute("aria-label", `Similar to ${fileName(hit.path)}`);
     return tile;
+  }
+
+  #click(event) {
+    const tile = event.target.closest(".tile");
+    if (tile === null) return;
+    const id = Number(tile.dataset.id);
+    if (event.target.closest(".alike")) this.told.similar(id);
+    else if (event.target.closest(".card")) {
+      if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return; // a new tab or window
+      event.preventDefault();
+      this.told.open(id);
+    }
   }
 
   /** What changes from answer to answer: rank, score, probability and address. */
