@@ -187,13 +187,14 @@ def _write_split(folder: Path, split: str, size: int, seed: int, regions: int, l
     stem = str(folder / PRECOMP / split)
     vectors = np.lib.format.open_memmap(f"{stem}_ims.npy", "w+", np.float32, (size, regions, REGION_WIDTH))
     boxes = np.lib.format.open_memmap(f"{stem}_boxes.npy", "w+", np.float32, (size, regions, 4))
+    objects = np.zeros(size, dtype=np.int64)
     with ExitStack() as files:
         captions, ids, negatives = (
             files.enter_context(_open(Path(f"{stem}_{name}"))) for name in ("caps.txt", "ids.txt", "negatives.jsonl")
         )
         for row, member in enumerate(islice(members(seed, split), size)):
             view = view_member(member, regions=regions)
-            vectors[row], boxes[row] = view.vectors, view.boxes
+            vectors[row], boxes[row], objects[row] = view.vectors, view.boxes, len(member.scene.things)
             ids.write(f"{member.image_id}\n")
             captions.writelines(f"{caption.text}\n" for caption in member.captions)
             negatives.writelines(f"{json.dumps(line)}\n" for line in _negative_lines(member))
@@ -201,6 +202,7 @@ def _write_split(folder: Path, split: str, size: int, seed: int, regions: int, l
                 listing.write(json.dumps(_write_picture(folder, split, member, view)) + "\n")
     vectors.flush()
     boxes.flush()
+    np.save(f"{stem}_ims_objects.npy", objects)
 
 
 def _negative_lines(member: Member) -> Iterator[dict[str, object]]:

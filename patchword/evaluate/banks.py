@@ -15,13 +15,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from patchword.data.extras import require_extras
 from patchword.data.table import Split
 from patchword.errors import ConfigError
+from patchword.evaluate.encoding import encode_split
 from patchword.evaluate.repeats import Repeats
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.run import open_for
 from patchword.evaluate.scores_file import Provenance
+from patchword.evaluate.setting import Setting
 from patchword.model import Model, load
 
 BANK_SEEDS = (0, 1, 2, 3, 4)
@@ -78,6 +79,7 @@ class BankReport(Repeats):
 def evaluate_banks(
     model: Model,
     split: Split,
+    setting: Setting | None = None,
     *,
     seeds: Sequence[int] = BANK_SEEDS,
     protocol: str = "auto",
@@ -89,6 +91,7 @@ def evaluate_banks(
     Args:
         model: of a method with a random part, such as SCTA.
         split: with images.
+        setting: memory of the scoring, folder of its finished parts, and where progress goes.
         seeds: of the banks, two or more different ones.
         protocol: named protocol, or ``auto``.
         batch: items encoded at a time.
@@ -106,17 +109,15 @@ def evaluate_banks(
         )
     if len(set(seeds)) < max(2, len(seeds)):
         raise ConfigError(f"{list(seeds)} were given as seeds. Expected two or more different ones, such as 0 1 2 3 4.")
-    images = split.require_images()
-    require_extras(split, model.method.image_extras, model.method.caption_extras)
-    encoded = model.encode_images(images, batch=batch, extras=split.image_extras)
-    words = model.encode_captions(split.captions, batch=batch, max_words=max_words, extras=split.caption_extras)
+    how = setting if setting is not None else Setting()
+    images, captions = encode_split(model, split, batch=batch, max_words=max_words, console=how.console)
     checkpoint = "" if model.path is None else str(model.path)
     selected = str(model.about.get("selected_on", ""))
     provenance = Provenance(split.dataset, split.name, model.method.label, checkpoint, selected)
-    total, each = torch.zeros(len(encoded), len(words)), []
+    total, each = torch.zeros(len(images), len(captions)), []
     for seed in seeds:
         with method.variant(seed):
-            scores = model.score(encoded, words)
+            scores = how.part(f"bank{seed}").score(model, images, captions)
         each.append(evaluate_scores(scores, split, protocol=protocol, provenance=provenance))
         total += scores / len(seeds)
     together = evaluate_scores(total, split, protocol=protocol, provenance=provenance)
@@ -127,12 +128,9 @@ def evaluate_banks_of(
     run: Path | str | Model,
     data: Path | str | Split,
     banks: int,
+    setting: Setting | None = None,
     *,
-    split: str = "test",
-    name: str | None = None,
     protocol: str = "auto",
-    limit: int | None = None,
-    device: str = "cpu",
 ) -> BankReport:
     """Evaluate one run with the random parts of the seeds 0 to ``banks`` - 1.
 
@@ -141,6 +139,7 @@ def evaluate_banks_of(
     """
     if banks < 2:
         raise ConfigError(f"`banks` is {banks}. Expected 2 or more: one draw has no deviation.")
-    model = run if isinstance(run, Model) else load(run, device=device)
-    opened = data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
-    return evaluate_banks(model, opened, seeds=range(banks), protocol=protocol)
+    how = setting if setting is not None else Setting()
+    model = run if isinstance(run, Model) else load(run, device=how.device)
+    opened = data if isinstance(data, Split) else open_for(model, data, how.split, name=how.name, limit=how.limit)
+    return evaluate_banks(model, opened, how, seeds=range(banks), protocol=protocol)

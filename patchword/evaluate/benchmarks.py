@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from patchword.console import Report
 from patchword.data.table import Split
 from patchword.errors import ConfigError, DataError
 from patchword.evaluate.benchmark import Benchmark
@@ -17,6 +16,7 @@ from patchword.evaluate.choices import evaluate_choices, read_choices, read_suga
 from patchword.evaluate.cxc import evaluate_cxc
 from patchword.evaluate.cxc_files import read_cxc
 from patchword.evaluate.eccv import evaluate_eccv, read_eccv
+from patchword.evaluate.encoding import encode_split
 from patchword.evaluate.gallery import make_gallery
 from patchword.evaluate.intra import How, intra_scores
 from patchword.evaluate.members import Member, Source, is_score_file, join_members, open_members
@@ -24,9 +24,11 @@ from patchword.evaluate.on_split import ModelOnSplit
 from patchword.evaluate.pmrp import evaluate_pmrp, find_instances, read_instances
 from patchword.evaluate.rococo import evaluate_attack, find_attacks, read_attack, rococo_report
 from patchword.evaluate.rococo_images import evaluate_mixed
-from patchword.evaluate.run import encode_split, open_for
+from patchword.evaluate.run import open_for
 from patchword.evaluate.scores_file import SavedScores
+from patchword.evaluate.setting import Setting
 from patchword.model import Model, load
+from patchword.scoring.matrix import MEMORY
 
 # name -> whether a score matrix is enough
 BENCHMARKS = {
@@ -57,6 +59,8 @@ def evaluate_benchmark(
     how: str = "mean",
     weights: Sequence[float] | None = None,
     device: str = "cpu",
+    memory: int = MEMORY,
+    resume: Path | None = None,
     console: Console | None = None,
 ) -> Benchmark:
     """Evaluate on one of the benchmarks.
@@ -71,6 +75,7 @@ def evaluate_benchmark(
         intra: how images and captions are compared among themselves (``cxc``), see ``intra.intra_scores``.
         how, weights: of an ensemble.
         device: where the weights of runs go.
+        memory, resume: as for ``evaluate``, where scores of all images and captions are computed.
         console: where progress goes.
 
     Raises:
@@ -80,6 +85,7 @@ def evaluate_benchmark(
     if name not in BENCHMARKS:
         raise ConfigError(f"unknown benchmark '{name}'. Expected one of: {', '.join(BENCHMARKS)}.")
     sources = [runs] if isinstance(runs, Path | str | Model | SavedScores) else list(runs)
+    setting = Setting(split, dataset, limit, device, memory, resume, console or Console(quiet=True))
     folder = None if annotations is None else Path(annotations)
     if folder is None and name not in NEED_NO_FILES:
         raise ConfigError(f"--protocol {name} needs its files. Add --annotations PATH (docs/evaluate.md says which).")
@@ -98,8 +104,8 @@ def evaluate_benchmark(
                 raise ConfigError(f"'{shown}' is a run and needs its data. Add --data DIR.")
             model = _load(sources[0], device)
             opened = _open(model, data, split, dataset, limit)
-            return _cxc_of_model(model, opened, folder, caption_ids, intra, console)
-        members = open_members(sources, data, split=split, name=dataset, limit=limit, device=device, console=console)
+            return _cxc_of_model(model, opened, folder, caption_ids, intra, setting)
+        members = open_members(sources, data, setting)
         member = members[0] if len(members) == 1 else join_members(members, how, weights)
         return _of_scores(name, member, folder, split, caption_ids)
     if len(sources) != 1 or isinstance(sources[0], SavedScores) or is_score_file(sources[0]) or data is None:
@@ -110,7 +116,7 @@ def evaluate_benchmark(
         )
     model = _load(sources[0], device)
     opened = _open(model, data, split, dataset, limit)
-    scorer = ModelOnSplit(model, opened, console or Console(quiet=True))
+    scorer = ModelOnSplit(model, opened, setting.console)
     found = evaluate_mixed(scorer).report() if folder is None else _of_model(name, scorer, folder)
     return replace(found, model=model.label)
 
@@ -136,13 +142,21 @@ def _of_scores(
     name: str, member: Member, folder: Path | None, split: str, caption_ids: Path | Sequence[str] | None
 ) -> Benchmark:
     """Benchmarks that a score matrix is enough for."""
+    found = _from_matrix(name, member, folder, split, caption_ids)
+    label = " ".join(part for part in (member.saved.provenance.method, member.name) if part)
+    return replace(found, model=label, warnings=(*member.saved.warnings, *found.warnings))
+
+
+def _from_matrix(
+    name: str, member: Member, folder: Path | None, split: str, caption_ids: Path | Sequence[str] | None
+) -> Benchmark:
+    """The same, before the member is named."""
     saved = member.saved
     if member.split is not None and member.model is None:
         member.evaluate("generic")  # refuses scores of other images or captions than those of the split
     names = member.split.image_ids if member.split is not None else saved.image_ids
     where = member.split.name if member.split is not None else saved.provenance.split or split
     matrix = saved.scores
-    label = " ".join(part for part in (saved.provenance.method, member.name) if part)
     if name == "pmrp":
         path = find_instances(folder)
         if path is None:
@@ -151,8 +165,7 @@ def _of_scores(
             raise ConfigError(
                 f"'{member.name}' has no image ids. Save the scores with --save-scores, which keeps them."
             )
-        found = evaluate_pmrp(matrix, saved.owner, names, read_instances(path)).report()
-        return replace(found, model=label)
+        return evaluate_pmrp(matrix, saved.owner, names, read_instances(path)).report()
     n_images = int(matrix.shape[0])
     if name == "cxc":
         lists = read_cxc(folder or Path(), images=names or (), split=None if names else CXC_SPLIT.get(where, "test"))
@@ -160,7 +173,7 @@ def _of_scores(
             saved.owner, n_images, image_ids=names, caption_ids=caption_ids, image_of=lists.image_of, folder=folder,
             split=where,
         )  # fmt: skip
-        return replace(evaluate_cxc(matrix, gallery, lists).report(), model=label)
+        return evaluate_cxc(matrix, gallery, lists).report()
     eccv = read_eccv(folder)
     gallery = make_gallery(
         saved.owner, n_images, image_ids=names, caption_ids=caption_ids, image_of=eccv.image_of, folder=eccv.folder,
@@ -172,10 +185,8 @@ def _of_scores(
         more = evaluate_pmrp(matrix, saved.owner, gallery.image_ids, read_instances(path)).report()
         tables = (*report.tables, *((("pmrp", *head[1:]), rows) for head, rows in more.tables))
         numbers = {**report.numbers, "pmrp": more.numbers}
-        report = replace(report, tables=tables, numbers=numbers, notes=(*report.notes, *more.notes))
-    else:
-        report = replace(report, notes=(*report.notes, "PMRP left out: no instances_val2014.json in the annotations"))
-    return replace(report, model=label)
+        return replace(report, tables=tables, numbers=numbers, notes=(*report.notes, *more.notes))
+    return replace(report, notes=(*report.notes, "PMRP left out: no instances_val2014.json in the annotations"))
 
 
 def _cxc_of_model(
@@ -184,7 +195,7 @@ def _cxc_of_model(
     folder: Path | None,
     caption_ids: Path | Sequence[str] | None,
     intra: How,
-    console: Console | None,
+    setting: Setting,
 ) -> Benchmark:
     """CxC with scores among images and among captions. Everything that can be refused is, before anything is scored."""
     lists = read_cxc(folder or Path(), images=opened.image_ids)
@@ -192,18 +203,16 @@ def _cxc_of_model(
         np.asarray(opened.owner), opened.n_images, image_ids=opened.image_ids, caption_ids=caption_ids,
         image_of=lists.image_of, folder=folder, split=opened.name,
     )  # fmt: skip
-    images, captions = encode_split(model, opened, console=console)
-    console = console if console is not None else Console(quiet=True)
+    images, captions = encode_split(model, opened, console=setting.console)
     among_images = among_captions = None
     note = ""
     try:
-        among_images, among_captions = intra_scores(model.method, images, captions, intra, console=console)
+        among_images, among_captions = intra_scores(model.method, images, captions, intra, console=setting.console)
     except ConfigError as error:
         if intra != "auto":
             raise
         note = str(error)  # the directions between images and captions need no such scores
-    with Report(len(images) * len(captions), "scoring", "pairs", console) as shown:
-        scores = model.score(images, captions, progress=shown.advance)
+    scores = setting.score(model, images, captions)
     result = evaluate_cxc(scores, gallery, lists, among_images=among_images, among_captions=among_captions)
     report = result.report()
     return replace(report, model=model.label, notes=(*report.notes, *([note] if note else [])))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from rich.console import Console
 
 from patchword.data.table import Split
 from patchword.errors import ConfigError
@@ -18,6 +17,7 @@ from patchword.evaluate.ensemble import check_same_rows
 from patchword.evaluate.members import Member, Source, open_members
 from patchword.evaluate.queries import METRICS, Queries, check_same_queries
 from patchword.evaluate.result import Evaluation
+from patchword.evaluate.setting import Setting
 from patchword.evaluate.significance import LEVEL, ROUNDS, SWAPS, PairedTest, paired_test
 
 WAYS = {"i2t": "image -> text", "t2i": "text -> image"}
@@ -200,24 +200,21 @@ def compare_members(
 def compare(
     runs: Sequence[Source],
     data: Path | str | Split | None = None,
+    setting: Setting | None = None,
     *,
-    split: str = "test",
-    name: str | None = None,
     protocol: str = "auto",
-    limit: int | None = None,
     most: int = 10,
-    console: Console | None = None,
 ) -> Comparison:
     """Compare runs, checkpoints, models or saved score matrices on the same split.
 
     Args:
         runs: two or more; the first is what the others are compared with.
         data: data folder or open split; not needed for saved matrices alone, but it brings captions.
-        split, name, protocol, limit, console: as for ``evaluate``.
+        setting: how runs are opened and scored.
+        protocol: named protocol, or ``auto``.
         most: queries listed for each direction.
     """
-    members = open_members(runs, data, split=split, name=name, limit=limit, console=console)
-    return compare_members(members, protocol=protocol, most=most)
+    return compare_members(open_members(runs, data, setting), protocol=protocol, most=most)
 
 
 def largest_differences(

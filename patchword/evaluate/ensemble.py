@@ -16,7 +16,7 @@ from patchword.errors import ScoreError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, as_array, refuse_non_finite, row_blocks
 from patchword.evaluate.scores_file import Provenance, SavedScores
 
-# Members whose standard deviations differ by more than this factor get a note.
+# Members whose standard deviations differ by more than this factor are warned about.
 SCALE_GAP = 3.0
 
 # Reciprocal rank fusion adds 1 / (60 + rank). Source: Cormack, Clarke, Buettcher, SIGIR 2009.
@@ -36,8 +36,9 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
         weights: one positive weight a member; equal by default.
 
     Returns:
-        The fused scores with the ids of the first member that has them, and notes: the members, which ids could not be
-        checked, and whether the members' scales differ by more than 3x. ``mean`` keeps the members' dtype.
+        The fused scores with the ids of the first member that has them, notes (the members, which ids could not be
+        checked), and for ``mean`` a warning where the members' scales differ by more than a factor of 3. ``mean`` keeps
+        the members' dtype.
 
     Raises:
         ScoreError: fewer than two members, different ids or sizes, a value that is not finite, or bad weights.
@@ -54,12 +55,13 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
     notes = [note for other in members[1:] for note in check_same_rows(members[0], other)]
     for first, other in pairwise(m for m in members if m.image_ids is not None):
         check_same_rows(first, other)
+    warnings = [f"'{member.path}': {text}" for member in members for text in member.warnings]
     for member in members:
         _refuse_unfinished(member)
     moments = [_moments(member.scores) for member in members]
     if how == "mean":
         fused = _mean(members, weights, share)
-        notes += _scale_note(members, [std for _, std in moments])
+        warnings += _scale_warning(members, [std for _, std in moments])
     else:
         fused = np.zeros(tuple(members[0].scores.shape))
         for member, weight, (mean, std) in zip(members, share, moments, strict=True):
@@ -73,7 +75,10 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
     digests = next((m.caption_digests for m in members if m.caption_digests is not None), None)
     theirs = [f"'{member.path}': {note}" for member in members for note in member.notes]
     notes = [f"ensemble ({how}{plain}) of {names}", *theirs, *notes]
-    return SavedScores(fused, known.owner, known.image_ids, digests, _joined(members), tuple(notes), "ensemble")
+    where = _joined(members)
+    return SavedScores(
+        fused, known.owner, known.image_ids, digests, where, tuple(notes), "ensemble", tuple(dict.fromkeys(warnings))
+    )
 
 
 def check_same_rows(first: SavedScores, other: SavedScores) -> tuple[str, ...]:
@@ -183,13 +188,14 @@ def _add_standardised(fused: np.ndarray, member: SavedScores, weight: float, mea
         fused[rows] += (block - mean) * (weight / std)
 
 
-def _scale_note(members: Sequence[SavedScores], stds: Sequence[float]) -> Iterator[str]:
-    """A note when the plain mean is dominated by one member."""
+def _scale_warning(members: Sequence[SavedScores], stds: Sequence[float]) -> Iterator[str]:
+    """A warning when the plain mean is dominated by one member."""
     low, high = int(np.argmin(stds)), int(np.argmax(stds))
     if stds[high] > SCALE_GAP * stds[low]:
         yield (
-            f"scales differ: standard deviation {stds[high]:.3g} in '{members[high].path}', {stds[low]:.3g} in "
-            f"'{members[low].path}'; the mean follows the larger one (zscore or rank weigh them alike)"
+            f"scales differ: the scores of '{members[high].path}' have standard deviation {stds[high]:.3g}, those of "
+            f"'{members[low].path}' {stds[low]:.3g}, so the mean follows the former; --how zscore (z-scores) or --how "
+            "rank (reciprocal ranks) weigh them alike"
         )
 
 

@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int
-from rich.console import Console
 
 from patchword.data.open import open_split
 from patchword.data.table import Split
@@ -18,6 +17,7 @@ from patchword.evaluate.ensemble import ensemble
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.run import open_for, provenance_of, score_split
 from patchword.evaluate.scores_file import SavedScores, caption_digests, load_scores
+from patchword.evaluate.setting import Setting
 from patchword.model import Model, load
 
 Source: TypeAlias = Path | str | Model | SavedScores
@@ -60,38 +60,30 @@ def is_score_file(source: object) -> bool:
 
 
 def open_member(
-    source: Source,
-    data: Path | str | Split | None = None,
-    *,
-    split: str = "test",
-    name: str | None = None,
-    limit: int | None = None,
-    device: str = "cpu",
-    label: str = "",
-    console: Console | None = None,
+    source: Source, data: Path | str | Split | None = None, setting: Setting | None = None, *, label: str = ""
 ) -> Member:
     """Score a run or model on a split, or read a saved matrix.
 
     Args:
         source: run folder, checkpoint folder, loaded model, score file, or scores that were read.
         data: data folder or open split; a saved matrix does not need it.
-        split, name, limit: as for ``evaluate``, when ``data`` is a folder.
-        device: where a run's weights go.
+        setting: how a data folder and a run are opened, and how the run is scored.
         label: in tables; by default the path.
-        console: where progress goes.
 
     Raises:
         ConfigError: a run without data.
     """
+    how = setting if setting is not None else Setting()
     if isinstance(source, SavedScores) or is_score_file(source):
         saved = source if isinstance(source, SavedScores) else load_scores(source)  # type: ignore[arg-type]
-        opened = data if isinstance(data, Split) or data is None else open_split(data, split, name=name, limit=limit)
-        return Member(label or saved.path, saved, opened)
+        if isinstance(data, Path | str):
+            data = open_split(data, how.split, name=how.name, limit=how.limit)
+        return Member(label or saved.path, saved, data)
     if data is None:
         raise ConfigError(f"'{getattr(source, 'label', source)}' is a run and needs its data. Add --data DIR.")
-    model = source if isinstance(source, Model) else load(source, device=device)
-    opened = data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
-    scores, encode_s, score_s = score_split(model, opened, console=console)
+    model = source if isinstance(source, Model) else load(source, device=how.device)
+    opened = data if isinstance(data, Split) else open_for(model, data, how.split, name=how.name, limit=how.limit)
+    scores, encode_s, score_s = score_split(model, opened, how)
     provenance = provenance_of(model, opened, encode_s, score_s)
     shown = label or (model.label if isinstance(source, Model) else str(source))
     saved = SavedScores(
@@ -107,26 +99,20 @@ def open_member(
 
 
 def open_members(
-    sources: Sequence[Source],
-    data: Path | str | Split | None = None,
-    *,
-    split: str = "test",
-    name: str | None = None,
-    limit: int | None = None,
-    device: str = "cpu",
-    console: Console | None = None,
+    sources: Sequence[Source], data: Path | str | Split | None = None, setting: Setting | None = None
 ) -> list[Member]:
     """Several of them, one after the other, under short names.
+
+    Finished parts of several runs are kept apart, in ``1``, ``2`` ... of the folder of the setting.
 
     Raises:
         ConfigError: there is none.
     """
     if not sources:
         raise ConfigError("nothing to evaluate. Give at least one run or score file.")
-    opened = [
-        open_member(source, data, split=split, name=name, limit=limit, device=device, console=console)
-        for source in sources
-    ]
+    how = setting if setting is not None else Setting()
+    settings = [how.part(str(k)) if len(sources) > 1 else how for k in range(1, len(sources) + 1)]
+    opened = [open_member(source, data, each) for source, each in zip(sources, settings, strict=True)]
     names = short_names([member.name for member in opened])
     return [Member(shown, *_rest(member)) for shown, member in zip(names, opened, strict=True)]
 

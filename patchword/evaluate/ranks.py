@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int, Shaped
 
 from patchword.errors import ScoreError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, cells_of, check_matrix, refuse_non_finite, row_blocks
 from patchword.scoring.query_ranks import QueryRanks
+from patchword.scoring.truth import RightPairs
 
 # Columns are counted in unsigned bytes within a block of rows, so a block has at most 255 rows.
 _BYTE = 255
@@ -22,7 +24,7 @@ _BYTE = 255
 
 @dataclass(frozen=True)
 class Positives:
-    """Which pairs are right, as a list of P different (image, caption) pairs.
+    """Which pairs are right, as a list of P different (image, caption) pairs: `scoring.truth.RightPairs` in NumPy.
 
     Every image and every caption has at least one. Use one of the constructors, which check that.
 
@@ -77,21 +79,12 @@ class Positives:
         Raises:
             ScoreError: a pair is out of range, or an image or a caption matches nothing.
         """
-        for what, found, size in (("image", images, n_images), ("caption", captions, n_captions)):
-            outside = np.flatnonzero((found < 0) | (found >= size))
-            if len(outside):
-                raise ScoreError(
-                    f"Pair {int(outside[0])} names {what} {int(found[outside[0]])}, but the score matrix has {size} "
-                    f"{what}s (0..{size - 1}). The scores belong to another split."
-                )
-            missing = np.flatnonzero(np.bincount(found, minlength=size) == 0)
-            if len(missing):
-                raise ScoreError(
-                    f"{len(missing)} of {size} {what}s have no right answer, the first is {what} {int(missing[0])}. "
-                    "Expected at least one: such a query can not be ranked. Leave these out of the matrix."
-                )
-        cells = np.unique(images.astype(np.int64) * n_captions + captions)  # ascending by image, then caption
-        return cls(n_images, n_captions, cells // n_captions, cells % n_captions)
+        pairs = RightPairs.of(
+            (torch.from_numpy(images.astype(np.int64)), torch.from_numpy(captions.astype(np.int64))),
+            n_images,
+            n_captions,
+        )
+        return cls(n_images, n_captions, pairs.images.numpy(), pairs.captions.numpy())
 
     def per_image(self) -> Int[np.ndarray, " N"]:
         """Number of right captions of each image."""

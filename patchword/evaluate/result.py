@@ -54,6 +54,7 @@ class Evaluation:
         queries: ranks of every single query.
         constant: image rows and caption columns whose scores are all alike.
         notes: decisions taken on the way.
+        warned: warnings about the scores themselves, such as members of an ensemble with different scales.
     """
 
     protocol: str
@@ -70,6 +71,7 @@ class Evaluation:
     queries: Queries
     constant: tuple[int, int] = (0, 0)
     notes: tuple[str, ...] = ()
+    warned: tuple[str, ...] = ()
 
     @cached_property
     def intervals(self) -> Intervals:
@@ -95,7 +97,7 @@ class Evaluation:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know before comparing the numbers."""
-        found = []
+        found = list(self.warned)
         if self.recall.ties_matter:
             found.append(
                 f"ties move R@1 by {self.recall.tie_gap:.1f} points (more than {TIE_GAP}): look for constant, rounded "
@@ -220,6 +222,7 @@ def evaluate_scores(
         pruned=whole.pruned,
         constant=count_constant(matrix),
         notes=(saved.notes if saved else ()) + (notes_of(source) if isinstance(source, Split) else ()),
+        warned=saved.warnings if saved else (),
     )
 
 
@@ -247,6 +250,7 @@ def evaluation_of(
     pruned: int = 0,
     constant: tuple[int, int] = (0, 0),
     notes: tuple[str, ...] = (),
+    warned: tuple[str, ...] = (),
 ) -> Evaluation:
     """An evaluation from the ranks of all rows, or of every fold of the protocol; see `Evaluation`."""
     folds = fold_report(ranks) if protocol.folds > 1 else None
@@ -266,6 +270,7 @@ def evaluation_of(
         queries=queries_of(ranks, owner, n_images),
         constant=constant,
         notes=notes,
+        warned=warned,
     )
 
 

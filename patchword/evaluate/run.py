@@ -10,45 +10,28 @@ from typing import Literal
 from rich.console import Console
 from torch import Tensor
 
-from patchword.console import Report
-from patchword.data.extras import require_extras
 from patchword.data.open import open_split
 from patchword.data.table import Split
 from patchword.errors import ConfigError
+from patchword.evaluate.encoding import encode_split
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.scores_file import Provenance, save_scores, write_scores
+from patchword.evaluate.setting import Setting
 from patchword.model import Model, load
-from patchword.types import Encoded
+from patchword.scoring.jobs import process
+from patchword.scoring.matrix import MEMORY
 
 
 def score_split(
-    model: Model, split: Split, *, batch: int = 256, max_words: int | None = None, console: Console | None = None
+    model: Model, split: Split, setting: Setting | None = None, *, batch: int = 256, max_words: int | None = None
 ) -> tuple[Tensor, float, float]:
     """Scores ``(N, M)`` of a split, the seconds of encoding and the seconds of scoring."""
-    console = console if console is not None else Console(quiet=True)
+    setting = setting if setting is not None else Setting()
     started = time.monotonic()
-    images, captions = encode_split(model, split, batch=batch, max_words=max_words, console=console)
+    images, captions = encode_split(model, split, batch=batch, max_words=max_words, console=setting.console)
     encoded = time.monotonic()
-    with Report(split.n_images * split.n_captions, "scoring", "pairs", console) as shown:
-        scores = model.score(images, captions, progress=shown.advance)
+    scores = setting.score(model, images, captions)
     return scores, encoded - started, time.monotonic() - encoded
-
-
-def encode_split(
-    model: Model, split: Split, *, batch: int = 256, max_words: int | None = None, console: Console | None = None
-) -> tuple[Encoded, Encoded]:
-    """Vector sets of the images and of the captions of a split."""
-    console = console if console is not None else Console(quiet=True)
-    split.require_images()
-    require_extras(split, model.method.image_extras, model.method.caption_extras)
-    with Report(split.n_images + split.n_captions, "encoding", "items", console) as shown:
-        images = model.encode_images(
-            split.require_images(), batch=batch, extras=split.image_extras, progress=shown.advance
-        )
-        captions = model.encode_captions(
-            split.captions, batch=batch, max_words=max_words, extras=split.caption_extras, progress=shown.advance
-        )
-    return images, captions
 
 
 def provenance_of(
@@ -74,17 +57,19 @@ def evaluate_model(
     batch: int = 256,
     max_words: int | None = None,
     save_to: Path | None = None,
-    console: Console | None = None,
+    setting: Setting | None = None,
 ) -> tuple[Evaluation, Tensor]:
     """Evaluate a loaded model on an open split; returns the evaluation and the score matrix.
+
+    Under torchrun all processes share the work and get the result; the first one writes ``save_to``.
 
     Raises:
         ScoreError: scores are not finite, or the protocol does not fit the split.
     """
-    scores, encode_s, score_s = score_split(model, split, batch=batch, max_words=max_words, console=console)
+    scores, encode_s, score_s = score_split(model, split, setting, batch=batch, max_words=max_words)
     provenance = provenance_of(model, split, encode_s, score_s)
     result = evaluate_scores(scores, split, protocol=protocol, provenance=provenance)
-    if save_to is not None:
+    if save_to is not None and process()[0] == 0:
         save_scores(
             save_to,
             scores,
@@ -109,6 +94,8 @@ def evaluate(
     weights: Sequence[float] | None = None,
     ranks: Literal["matrix", "streamed", "certified"] = "matrix",
     device: str = "cpu",
+    memory: int = MEMORY,
+    resume: Path | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Evaluate a run or checkpoint, or the ensemble of several, on a split of a data folder.
@@ -126,20 +113,25 @@ def evaluate(
         ranks: from the whole score ``matrix``; ``streamed`` or ``certified``: the same ranks without holding one, see
             ``evaluate_streamed``.
         device: where the weights of a run that is loaded here go, and its scores are computed.
+        memory: bytes that scoring may take besides the vector sets and the scores.
+        resume: keep finished parts of the scoring in this folder, and go on with those that are there.
         console: where progress goes.
 
     Raises:
         CheckpointError, DataError, ScoreError: one line each.
         ConfigError: something needs the score matrix that ``ranks`` does without.
+
+    Under torchrun, called alike on every process of a process group, all share the work and get the result.
     """
+    setting = Setting(split, name, limit, device, memory, resume, console or Console(quiet=True))
     if ranks != "matrix" and (save_to is not None or not isinstance(run, Path | str | Model)):
         raise ConfigError(f"ranks {ranks!r} keep no score matrix, which files and ensembles of scores need.")
     if not isinstance(run, Path | str | Model):
         from patchword.evaluate.members import join_members, open_members
 
-        members = open_members(list(run), data, split=split, name=name, limit=limit, device=device, console=console)
+        members = open_members(list(run), data, setting)
         one = join_members(members, how, weights) if len(members) > 1 else members[0]
-        if save_to is not None:
+        if save_to is not None and process()[0] == 0:
             write_scores(save_to, one.saved)
         return one.evaluate(protocol)
     model = run if isinstance(run, Model) else load(run, device=device)
@@ -147,8 +139,8 @@ def evaluate(
     if ranks != "matrix":
         from patchword.evaluate.streamed import evaluate_streamed
 
-        return evaluate_streamed(model, opened, how=ranks, protocol=protocol, console=console)
-    return evaluate_model(model, opened, protocol=protocol, save_to=save_to, console=console)[0]
+        return evaluate_streamed(model, opened, how=ranks, protocol=protocol, setting=setting)
+    return evaluate_model(model, opened, protocol=protocol, save_to=save_to, setting=setting)[0]
 
 
 def open_for(

@@ -61,6 +61,7 @@ class SavedScores:
         provenance: where the scores come from.
         notes: decisions taken while reading or combining, to be shown.
         path: the file, for messages.
+        warnings: what a reader must know before trusting numbers made from them.
     """
 
     scores: ScoreMatrix
@@ -70,6 +71,7 @@ class SavedScores:
     provenance: Provenance = field(default_factory=Provenance)
     notes: tuple[str, ...] = ()
     path: str = "memory"
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n_images, n_captions = check_matrix(self.scores)
@@ -165,6 +167,7 @@ def write_scores(path: str | Path, saved: SavedScores) -> Path:
         "image_ids": json.dumps(saved.image_ids),
         "provenance": json.dumps(asdict(saved.provenance)),
         "notes": json.dumps(saved.notes),
+        "warnings": json.dumps(saved.warnings),
         "data_hash": data_hash(saved.image_ids, saved.caption_digests, owner),
     }
     tensors = {"scores": np.ascontiguousarray(as_array(saved.scores)), "owner": owner}
@@ -240,6 +243,7 @@ def _load_ours(source: Path) -> SavedScores:
             provenance=Provenance(**json.loads(header["provenance"])),
             notes=tuple(json.loads(header["notes"])),
             path=str(source),
+            warnings=tuple(json.loads(header.get("warnings", "[]"))),  # older files have none
         )
     except PermissionError as error:
         raise ScoreError(f"'{source}' can not be read: {error.strerror}.") from None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from patchword.data.table import Split
 from patchword.errors import ConfigError
@@ -16,6 +15,7 @@ from patchword.evaluate.benchmark import aligned
 from patchword.evaluate.members import Source, open_member
 from patchword.evaluate.repeats import Repeats
 from patchword.evaluate.scores_file import SavedScores
+from patchword.evaluate.setting import Setting
 from patchword.model import Model
 
 _SHOWN = (
@@ -74,19 +74,17 @@ class SeedReport(Repeats):
 def evaluate_seeds(
     runs: Sequence[Source],
     data: Path | str | Split | None = None,
+    setting: Setting | None = None,
     *,
-    split: str = "test",
-    name: str | None = None,
     protocol: str = "auto",
-    limit: int | None = None,
-    device: str = "cpu",
-    console: Console | None = None,
 ) -> SeedReport:
     """Evaluate several runs of one recipe; only one score matrix is held at a time.
 
     Args:
         runs: two or more run folders, models or score files.
-        data, split, name, protocol, limit, device, console: as for ``evaluate``.
+        data: data folder or open split; score files do not need it.
+        setting: how runs are opened and scored.
+        protocol: named protocol, or ``auto``.
 
     Raises:
         ConfigError: fewer than two runs, a run or a seed that comes twice, or runs that differ in their method, its
@@ -98,8 +96,9 @@ def evaluate_seeds(
     seeds = [recipe.get("train.seed") for recipe in recipes]
     notes = tuple(_compare([_label(run) for run in runs], recipes, seeds))
     names, each = [], []
-    for run in runs:
-        member = open_member(run, data, split=split, name=name, limit=limit, device=device, console=console)
+    how = setting if setting is not None else Setting()
+    for k, run in enumerate(runs, start=1):
+        member = open_member(run, data, how.part(str(k)))
         each.append(member.evaluate(protocol))
         names.append(member.name)
         del member  # its scores, before the next ones are made

@@ -6,22 +6,24 @@ The result is that of the whole matrix, rank by rank and tie by tie (``patchword
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from rich.console import Console
 
 from patchword.console import Report
 from patchword.data.table import Split
+from patchword.evaluate.encoding import encode_split
 from patchword.evaluate.folds import fold_parts
 from patchword.evaluate.ranks import Ranks
 from patchword.evaluate.result import Evaluation, choose_protocol, evaluation_of, notes_of
-from patchword.evaluate.run import encode_split, provenance_of
+from patchword.evaluate.run import provenance_of
+from patchword.evaluate.setting import Setting
 from patchword.model import Model
 from patchword.scoring.bounds import Screened
+from patchword.scoring.jobs import process
+from patchword.scoring.matrix import open_screen
 from patchword.scoring.query_ranks import QueryRanks
 from patchword.scoring.ranks import StreamedRanks, ranks
 from patchword.types import Encoded
@@ -34,8 +36,7 @@ def evaluate_streamed(
     how: Literal["streamed", "certified"] = "streamed",
     protocol: str = "auto",
     batch: int = 256,
-    folder: Path | None = None,
-    console: Console | None = None,
+    setting: Setting | None = None,
 ) -> Evaluation:
     """Evaluate a model on a split without ever holding its scores.
 
@@ -45,24 +46,26 @@ def evaluate_streamed(
         how: ``streamed`` scores every pair in float32; ``certified`` scores only those whose bounds touch a rank.
         protocol: named protocol, or ``auto``. The folds of a protocol are ranked one by one.
         batch: items encoded at a time.
-        folder: keep finished parts there, and go on with those that are there.
-        console: where progress goes.
+        setting: memory of the ranking, folder of its finished parts, and where progress goes.
 
     Raises:
         ScoreError: scores are not finite, the protocol does not fit the split, or the method has no certified mode.
     """
-    console = console if console is not None else Console(quiet=True)
+    setting = setting if setting is not None else Setting()
     started = time.monotonic()
     where = provenance_of(model, split)
     chosen = choose_protocol(protocol, where, split.n_images, split.n_captions)
-    images, captions = encode_split(model, split, batch=batch, console=console)
+    if how == "certified":
+        refuse_uncertified(model, split)
+    images, captions = encode_split(model, split, batch=batch, console=setting.console)
     if how == "streamed":  # bounds are for the CPU
         images, captions = images.to(model.device), captions.to(model.device)
     encoded = time.monotonic()
     owner = np.asarray(split.owner)
     found: list[StreamedRanks] = []
     parts = fold_parts(owner, split.n_images, chosen.folds)
-    with Report(split.n_images * split.n_captions // len(parts), "ranking", "pairs", console) as shown:
+    pairs = split.n_images * split.n_captions // len(parts) // process()[1]
+    with Report(pairs, "ranking", "pairs", setting.console) as shown:
         for number, (rows, columns) in enumerate(parts):
             found.append(
                 ranks(
@@ -71,8 +74,9 @@ def evaluate_streamed(
                     _select(captions, columns),
                     owner[columns] - rows.start,
                     precision="certified" if how == "certified" else "float32",
+                    memory=setting.memory,
                     progress=shown.advance,
-                    folder=None if folder is None else folder / f"fold{number}",
+                    folder=setting.part(f"fold{number}").resume,
                 )
             )
     seconds = (encoded - started, time.monotonic() - encoded)
@@ -88,6 +92,16 @@ def evaluate_streamed(
         constant=(sum(rows for rows, _ in each), sum(columns for _, columns in each)),
         notes=(*notes_of(split), *screening_note([one.screened for one in found if one.screened is not None])),
     )
+
+
+def refuse_uncertified(model: Model, split: Split) -> None:
+    """Try a method's bounds on one pair, so that one without bounds is refused before the split is encoded.
+
+    Raises:
+        ScoreError: why the method has none, and what to use instead.
+    """
+    images, captions = encode_split(model, split.select([0]))
+    open_screen(model.method, images, captions, lambda *_: 0.0)
 
 
 def _select(captions: Encoded, columns: slice | Int[np.ndarray, " m"]) -> Encoded:

@@ -17,6 +17,7 @@ from patchword.evaluate.matrix import as_array
 from patchword.evaluate.members import Member
 from patchword.evaluate.result import Evaluation
 from patchword.evaluate.run import evaluate_model
+from patchword.evaluate.setting import Setting
 from patchword.explain.lit_words import light_words
 from patchword.model import Model, load
 from patchword.report.curves import RunLog, read_log
@@ -76,7 +77,7 @@ def report_run(run: Path | str | Model, split: Split, *, name: str = "", console
         console: where progress goes.
     """
     model = run if isinstance(run, Model) else load(run)
-    evaluation, scores = evaluate_model(model, split, console=console)
+    evaluation, scores = evaluate_model(model, split, setting=Setting(console=console or Console(quiet=True)))
     folder = None if isinstance(run, Model) or not (Path(run) / "config.yaml").is_file() else Path(run)
     return ReportRun(name or model.method.title or model.method.name, model, evaluation, scores, folder)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from patchword.data.table import Split
-from patchword.evaluate.compare import TITLES, difference_rows, largest_differences, paired_rows
+from patchword.evaluate.compare import TITLES, difference_rows, holm, largest_differences, paired_rows
 from patchword.evaluate.queries import METRICS
 from patchword.evaluate.significance import paired_test
 from patchword.evaluate.slices import objects_of, slice_queries
@@ -30,10 +32,15 @@ def certainty_section(runs: Sequence[ReportRun], split: Split) -> str:
         ),
     ]
     main = runs[-1]
-    for run in runs[:-1]:
-        test = paired_test(run.evaluation.queries, main.evaluation.queries)
+    tests = [paired_test(run.evaluation.queries, main.evaluation.queries) for run in runs[:-1]]
+    for run, test in zip(runs[:-1], tests, strict=True):
         head, lines = paired_rows(test)
         parts += [text("h3", f"{main.name} minus {run.name}"), table(head, lines, is_narrow=True)]
+    if len(tests) > 1:
+        corrected = holm(np.array([test.p_permutation[METRICS.index("rsum")] for test in tests])).tolist()
+        each = ", ".join(f"{run.name} {p:.4f}" for run, p in zip(runs[:-1], corrected, strict=True))
+        said = f"p (permutation) of rsum against {main.name}, corrected for {len(tests)} comparisons (Holm): {each}."
+        parts.append(text("p", said))
     if len(runs) > 1:
         queries = [run.evaluation.queries for run in runs]
         found = largest_differences(queries, split.image_ids, split.captions, most=8)

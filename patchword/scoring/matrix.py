@@ -48,11 +48,14 @@ class Forms:
 
 
 _ONE_PRODUCT = Forms(
-    uncertified="scoring is one matrix product, and settling near ties would compute most of its tiles anyway"
+    uncertified="scoring is one matrix product (5,000 x 25,000 in 3.4 s), and settling near ties would compute most of "
+    "its tiles anyway"
 )
 
 _CONDENSED = Forms(
-    pairs="patchword.scoring.condensed:condensed_scores", tiles="patchword.scoring.condensed_tiles:condensed_tiles"
+    pairs="patchword.scoring.condensed:condensed_scores",
+    tiles="patchword.scoring.condensed_tiles:condensed_tiles",
+    uncertified="the bound that is known leaves 69 to 73 % of the pairs of trained models open, even at its narrowest",
 )
 
 # method -> its forms; a text alone is the form of pairs
@@ -66,7 +69,10 @@ _FAST: dict[str, str | Forms] = {
     "vse_inf": _ONE_PRODUCT,
     "hrem": _ONE_PRODUCT,
     "aahr": _ONE_PRODUCT,
-    "cefg": "patchword.scoring.regulated:regulated_scores",
+    "cefg": Forms(
+        pairs="patchword.scoring.regulated:regulated_scores",
+        uncertified="its only proven bound is one constant for all pairs, which leaves 100 % of them open",
+    ),
     "scta": _CONDENSED,
     "laps": _CONDENSED,
     "esl": Forms(
@@ -141,7 +147,7 @@ def open_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge
         return found
     entry = _FAST.get(method.name)
     why = found or (entry if isinstance(entry, Forms) else Forms()).uncertified
-    raise ScoreError(f"{method.name} has no certified mode: {why}. Use precision float32.")
+    raise ScoreError(f"{method.name} has no certified mode: {why}. Use precision float32 (--ranks streamed).")
 
 
 def require_one_of(name: str, value: str, known: Sequence[str]) -> None:
@@ -166,6 +172,11 @@ def check_memory(tiles: Tiles, memory: int) -> int:
             f"{tiles.tile_bytes:,}: give at least that."
         )
     return memory // max(1, tiles.tile_bytes)
+
+
+def memory_of_bounds(memory: int, at_a_time: int) -> int:
+    """Bytes of a budget that one thread may spend on bounds: a quarter is for all of them, the rest is for tiles."""
+    return memory // 4 // max(1, min(torch.get_num_threads(), at_a_time))
 
 
 @torch.no_grad()

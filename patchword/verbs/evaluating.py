@@ -25,10 +25,14 @@ from patchword.verbs.options import (
     device_of,
 )
 from patchword.verbs.output import say, say_json, show, wrote
+from patchword.verbs.processes import speaks, together
+from patchword.verbs.sizes import OptionalSize, bytes_of
+from patchword.verbs.warned import warn
 
 if TYPE_CHECKING:
     from patchword.data.table import Split
     from patchword.evaluate.result import Evaluation
+    from patchword.evaluate.setting import Setting
     from patchword.evaluate.slices import Slice
 
 HOW = arg(metavar="HOW", help_behavior_hint="")
@@ -43,16 +47,16 @@ class Options:
         data: data folder.
         split: split of it.
         name: data set name, when the folder does not say it.
-        protocol: auto, coco-5k, coco-1k-5fold, cxc ... (docs/evaluate.md)
+        protocol: auto, coco-1k-5fold, cxc ... (docs/evaluate.md)
         scores: a saved matrix instead (.safetensors or .npy).
         how: several are fused by their mean, zscore or rank.
         weights: one for each of several.
-        ranks: from the matrix; streamed or certified: without holding it.
+        ranks: from the matrix; without it: streamed or certified.
         seeds: several runs of one recipe: mean and deviation.
         banks: mean and deviation over N random parts (SCTA).
         annotations: files of cxc, eccv, sugarcrepe, rococo ...
         caption_ids: COCO number of every caption (cxc, eccv).
-        intra: auto, dot, score or pooled, between two captions (cxc).
+        intra: auto, dot, score or pooled: two captions (cxc).
         save_scores: also save the matrix (.safetensors).
         per_query: also write every query's rank (.jsonl).
         html: also write a report that is read offline.
@@ -60,6 +64,8 @@ class Options:
         compat_fold_adjacency: the authors' 5-fold mistake (CEFG).
         limit: only the first images.
         device: auto, cpu or cuda:0.
+        memory: that scoring may take beside vectors and scores: 2GiB.
+        resume: keep finished parts of the scoring there; go on from them.
         json: print JSON.
     """
 
@@ -84,6 +90,8 @@ class Options:
     compat_fold_adjacency: Flag = False
     limit: OptionalCount = None
     device: Device = "auto"
+    memory: OptionalSize = None
+    resume: Directory = None
     json: Flag = False
 
     def evaluate(self) -> int:
@@ -107,7 +115,11 @@ class Options:
             raise ConfigError(
                 "nothing to evaluate. Give a run and its data (patchword evaluate RUN --data DIR), or --scores FILE."
             )
+        if not self.runs:
+            self._refuse("saved scores: nothing is scored", *SCORING)
         if self.protocol in BENCHMARKS:
+            if not BENCHMARKS[self.protocol]:
+                self._refuse(f"--protocol {self.protocol}, which scores captions or pictures of its own", *SCORING)
             return self._benchmark()
         self._refuse("a named protocol", "annotations", "caption_ids")
         if self.seeds:
@@ -120,6 +132,22 @@ class Options:
     def sources(self) -> list[Path]:
         """Runs and score files."""
         return [self.scores] if self.scores is not None else list(self.run)
+
+    @property
+    def setting(self) -> Setting:
+        """How the runs are opened and scored."""
+        from patchword.evaluate.setting import Setting
+        from patchword.scoring.matrix import MEMORY
+
+        return Setting(
+            self.split,
+            self.name,
+            self.limit,
+            device_of(self.device),
+            MEMORY if self.memory is None else bytes_of(self.memory),
+            self.resume,
+            Console(stderr=True, quiet=not speaks()),
+        )
 
     @property
     def runs(self) -> list[Path]:
@@ -143,6 +171,7 @@ class Options:
         from patchword.report.write import write_benchmark
 
         self._refuse(f"--protocol {self.protocol}", *MATRIX_OUTPUTS, "slices", "seeds", "banks", "ranks")
+        setting = self.setting
         found = evaluate_benchmark(
             self.protocol,
             self.sources,
@@ -155,11 +184,16 @@ class Options:
             intra=self.intra,
             how=self.how,
             weights=list(self.weights) or None,
-            device=device_of(self.device),
-            console=Console(stderr=True),
+            device=setting.device,
+            memory=setting.memory,
+            resume=setting.resume,
+            console=setting.console,
         )
+        if not speaks():
+            return 0
         if self.html is not None:
             write_benchmark(self.html, found)
+        warn(found.warnings, json=self.json)
         show(found.to_json(), found.table(), json=self.json)
         return wrote(self.html)
 
@@ -167,34 +201,16 @@ class Options:
         from patchword.evaluate.seeds import evaluate_seeds
 
         self._refuse("--seeds", *MATRIX_OUTPUTS, "slices", "html", "banks", "weights", "ranks")
-        report = evaluate_seeds(
-            self.sources,
-            self.data,
-            split=self.split,
-            name=self.name,
-            protocol=self.protocol,
-            limit=self.limit,
-            device=device_of(self.device),
-            console=Console(stderr=True),
-        )
-        return show(report.to_json(), report.table(), json=self.json)
+        report = evaluate_seeds(self.sources, self.data, self.setting, protocol=self.protocol)
+        return show(report.to_json(), report.table(), json=self.json) if speaks() else 0
 
     def _banks(self, count: int) -> int:
         from patchword.evaluate.banks import evaluate_banks_of
 
         self._refuse("--banks", *MATRIX_OUTPUTS, "slices", "html", "ranks")
         run, data = self._one_run("--banks")
-        spread = evaluate_banks_of(
-            run,
-            data,
-            count,
-            split=self.split,
-            name=self.name,
-            protocol=self.protocol,
-            limit=self.limit,
-            device=device_of(self.device),
-        )
-        return show(spread.to_json(), spread.table(), json=self.json)
+        spread = evaluate_banks_of(run, data, count, self.setting, protocol=self.protocol)
+        return show(spread.to_json(), spread.table(), json=self.json) if speaks() else 0
 
     def _streamed(self, how: Literal["streamed", "certified"]) -> int:
         from patchword.evaluate.run import open_for
@@ -203,9 +219,10 @@ class Options:
 
         self._refuse(f"--ranks {how}", *MATRIX_OUTPUTS, "html", "compat_fold_adjacency")
         run, data = self._one_run("--ranks")
-        model = load(run, device=device_of(self.device))
+        setting = self.setting
+        model = load(run, device=setting.device)
         split = open_for(model, data, self.split, name=self.name, limit=self.limit)
-        result = evaluate_streamed(model, split, how=how, protocol=self.protocol, console=Console(stderr=True))
+        result = evaluate_streamed(model, split, how=how, protocol=self.protocol, setting=setting)
         return self._say(result, split)
 
     def _members(self) -> int:
@@ -218,18 +235,12 @@ class Options:
             raise ConfigError("--html shows captions and pictures, which a score file does not hold. Add --data DIR.")
         if self.weights and len(self.sources) < 2:
             raise ConfigError(f"--weights {' '.join(map(str, self.weights))} for one run. Weights are for several.")
-        members = open_members(
-            self.sources,
-            self._opened(),
-            split=self.split,
-            name=self.name,
-            limit=self.limit,
-            device=device_of(self.device),
-            console=Console(stderr=True),
-        )
+        members = open_members(self.sources, self._opened(), self.setting)
         one = members[0] if len(members) == 1 else join_members(members, self.how, list(self.weights) or None)
         result = one.evaluate(self.protocol)
         each = [member.evaluate(self.protocol) for member in members] if len(members) > 1 else []
+        if not speaks():
+            return 0
         if self.save_scores is not None:
             write_scores(self.save_scores, one.saved)
         if self.per_query is not None:
@@ -248,12 +259,15 @@ class Options:
 
     def _say(self, result: Evaluation, split: Split | None, members: Sequence[tuple[str, Evaluation]] = ()) -> int:
         """Print an evaluation, with its slices and the members of an ensemble."""
+        if not speaks():
+            return 0
         from patchword.evaluate.slices import objects_of, slice_queries, slices_table
 
         parts: tuple[Slice, ...] = ()
         if self.slices:
             captions, objects = (None, None) if split is None else (split.captions, objects_of(split))
             parts = slice_queries(result.queries, captions, objects=objects)
+        warn(result.warnings, json=self.json)
         if self.json:
             members_json = {"members": [found.to_json() for _, found in members]} if members else {}
             slices_json = {"slices": [part.to_json() for part in parts]} if self.slices else {}
@@ -291,12 +305,15 @@ class Options:
 
 
 MATRIX_OUTPUTS = ("save_scores", "per_query")
+SCORING = ("memory", "resume")
 
 
 def evaluate(options: Annotated[Options, arg(name="")]) -> int:
     """Evaluate a run or checkpoint on a split, or a saved score matrix; several of them as an ensemble.
 
+    Under torchrun the processes share the encoding and the scoring; the first one prints and writes.
+
     Args:
         options: what is evaluated, and how.
     """
-    return options.evaluate()
+    return together(options.evaluate)

@@ -23,6 +23,8 @@ from patchword.verbs.options import (
     device_of,
 )
 from patchword.verbs.output import say, say_json, show, wrote
+from patchword.verbs.processes import speaks, together
+from patchword.verbs.warned import warn
 
 
 def compare(
@@ -53,6 +55,7 @@ def compare(
     """
     from patchword.evaluate.compare import compare_members
     from patchword.evaluate.members import open_members
+    from patchword.evaluate.setting import Setting
     from patchword.report.rows import report_row
     from patchword.report.write import write_report
 
@@ -60,22 +63,24 @@ def compare(
         raise ConfigError(f"{len(runs)} run was given. Comparing needs two or more runs or score files.")
     if html is not None and data is None:
         raise ConfigError("--html shows captions and pictures, which a score file does not hold. Add --data DIR.")
-    members = open_members(
-        [Path(run) for run in runs],
-        data,
-        split=split,
-        name=name,
-        limit=limit,
-        device=device_of(device),
-        console=Console(stderr=True),
-    )
-    found = compare_members(members, protocol=protocol, most=most)
-    opened = next((member.split for member in members if member.split is not None), None)
-    if html is not None and opened is not None:
-        rows = [report_row(member, one) for member, one in zip(members, found.evaluations, strict=True)]
-        write_report(html, runs=rows, split=opened)
-    show(found.to_json(), found.table(), json=json)
-    return wrote(html)
+
+    def work() -> int:
+        console = Console(stderr=True, quiet=not speaks())
+        setting = Setting(split, name, limit, device_of(device), console=console)
+        members = open_members([Path(run) for run in runs], data, setting)
+        if not speaks():
+            return 0
+        found = compare_members(members, protocol=protocol, most=most)
+        opened = next((member.split for member in members if member.split is not None), None)
+        if html is not None and opened is not None:
+            rows = [report_row(member, one) for member, one in zip(members, found.evaluations, strict=True)]
+            write_report(html, runs=rows, split=opened)
+        named = zip(found.names, found.evaluations, strict=True)
+        warn([f"{run}: {text}" for run, one in named for text in one.warnings], json=json)
+        show(found.to_json(), found.table(), json=json)
+        return wrote(html)
+
+    return together(work)
 
 
 def ensemble(
@@ -107,6 +112,7 @@ def ensemble(
     if save_scores is not None:
         write_scores(save_scores, joined)
     results = [evaluate_scores(one, protocol=protocol) for one in (*members, joined)]
+    warn(results[-1].warnings, json=json)
     if json:
         say_json({"members": [r.to_json() for r in results[:-1]], "ensemble": results[-1].to_json()})
         return wrote(save_scores)

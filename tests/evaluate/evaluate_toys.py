@@ -4,44 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from held import Rows, random_model
 
 from patchword.data.table import Split
-from patchword.data.tokenizers import WordTokenizer
-from patchword.data.vocab import Vocabulary
-from patchword.encoders.bigru import BigruConfig
-from patchword.encoders.patches import RegionsConfig
 from patchword.evaluate.folds import recall_by_fold
 from patchword.evaluate.queries import Queries, queries_of
 from patchword.evaluate.scores_file import Provenance, SavedScores, caption_digests
-from patchword.methods.chan import Chan, ChanConfig
-from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.model import Model
-from patchword.types import Images
 
 WIDTH = 5
 WORDS = ("dog", "cat", "ball", "tree", "car", "boat")
-
-
-class Rows:
-    """Region features held in memory."""
-
-    def __init__(self, values: torch.Tensor) -> None:
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def read(self, images: Any) -> Images:
-        """A batch."""
-        return Images(self.values[list(images)], torch.full((len(images),), self.values.shape[1]))
-
-    def select(self, images: Any) -> Rows:
-        """A subset."""
-        return Rows(self.values[list(images)])
 
 
 def toy_split(
@@ -57,14 +32,7 @@ def toy_split(
 
 def toy_model(kind: str = "vse_inf", *, seed: int = 0, width: int = WIDTH) -> Model:
     """A method with random weights that knows the words of ``toy_split``."""
-    torch.manual_seed(seed)
-    tokenizer = WordTokenizer(Vocabulary.build([" ".join(WORDS)], min_count=1))
-    text, image = BigruConfig(vocab_size=tokenizer.size, word_dim=8), RegionsConfig(width=width)
-    if kind == "chan":
-        made: Any = Chan(ChanConfig(joint_dim=8, image=image, text=text, pooling="mean"))
-    else:
-        made = VseInfinity(VseInfinityConfig(joint_dim=8, image=image, text=text))
-    return Model(made.eval(), tokenizer)
+    return random_model(kind, [" ".join(WORDS)], seed=seed, width=width)
 
 
 def noisy_scores(owner: np.ndarray, n_images: int, *, strength: float = 1.0, seed: int = 0) -> np.ndarray:

@@ -68,6 +68,11 @@ def test_several_score_files_are_fused(tmp_path: Path) -> None:
     folder = write_cxc(tmp_path / "cxc")
     both = evaluate_benchmark("cxc", files, annotations=folder, caption_ids=CAPTIONS)
     alone = evaluate_benchmark("cxc", files[0], annotations=folder, caption_ids=CAPTIONS)
+    assert not any("scales differ" in text for text in both.warnings)
+    large = saved_scores(SPLIT, seed=1)
+    files[1] = write_scores(files[1], replace(large, scores=large.scores * 9))
+    unlike = evaluate_benchmark("cxc", files, annotations=folder, caption_ids=CAPTIONS)
+    assert any("scales differ" in text for text in unlike.warnings)
     assert both.numbers["correlation"]["sits"] != alone.numbers["correlation"]["sits"]
     assert both.model == "toy + toy mean of 2"
 

@@ -1,14 +1,20 @@
 """Ensembles: what is fused, and what is refused."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+from patchword.cli import main
 from patchword.errors import ScoreError
 from patchword.evaluate.ensemble import ensemble, reciprocal_ranks
-from patchword.evaluate.scores_file import Provenance, SavedScores, caption_digests
+from patchword.evaluate.result import evaluate_scores
+from patchword.evaluate.scores_file import Provenance, SavedScores, caption_digests, load_scores, write_scores
 
 RNG = np.random.default_rng(0)
 
@@ -60,8 +66,46 @@ def test_zscore_and_rank_forget_the_scale() -> None:
     for how in ("zscore", "rank"):
         plain, changed = ensemble([a, b], how), ensemble([a, scaled], how)
         np.testing.assert_allclose(changed.scores, plain.scores, atol=1e-6)
-        assert not any("scales differ" in note for note in changed.notes)
-    assert any("scales differ" in note and "'b'" in note for note in ensemble([a, scaled]).notes)
+        assert changed.warnings == ()
+    assert ensemble([a, b]).warnings == ()
+
+
+def test_members_of_different_scales_are_warned_about_wherever_the_result_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, large = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[10.0, 0.0], [0.0, 10.0]])  # deviations 0.5 and 5
+    a, b = (str(tmp_path / name) for name in ("a.safetensors", "b.safetensors"))
+    for path, scores in ((a, small), (b, large)):
+        write_scores(path, member(scores, path))
+    expected = (
+        f"scales differ: the scores of '{b}' have standard deviation 5, those of '{a}' 0.5, so the mean follows the "
+        "former; --how zscore (z-scores) or --how rank (reciprocal ranks) weigh them alike"
+    )
+    joined = str(tmp_path / "ab.safetensors")
+    for verb in ("ensemble", "evaluate"):
+        words = [verb, a, b, "--json", "--save-scores", joined]
+        assert main(words) == 0
+        shown = capsys.readouterr()
+        assert f"warning: {expected}\n" in shown.err
+        content = json.loads(shown.out)
+        assert expected in content.get("ensemble", content)["warnings"]
+        assert main([verb, a, b]) == 0
+        shown = capsys.readouterr()
+        assert f"warning: {expected}\n" in shown.err  # the table goes to a pipe here
+        assert f"warning: {expected}\n" in shown.out + "\n"
+        assert main([verb, a, b, "--how", "zscore", "--json"]) == 0
+        assert "scales differ" not in "".join(capsys.readouterr())
+    assert load_scores(joined).warnings == (expected,)
+    result = evaluate_scores(load_scores(joined))
+    assert expected in result.warnings
+    # An ensemble of ensembles knows it of its members, and files of older versions have no warnings.
+    again = ensemble([load_scores(joined), member(small, "c")], "rank")
+    assert again.warnings == (f"'{joined}': {expected}",)
+    with safe_open(joined, framework="numpy") as file:
+        header = {key: value for key, value in file.metadata().items() if key != "warnings"}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, tmp_path / "old.safetensors", header)
+    assert load_scores(tmp_path / "old.safetensors").warnings == ()
 
 
 def test_zscore_equals_its_formula() -> None:

@@ -6,6 +6,7 @@ import torch
 from evaluate_toys import toy_model, toy_split
 
 from patchword.errors import ConfigError
+from patchword.evaluate.encoding import encode_split
 from patchword.evaluate.intra import (
     MatrixScores,
     SetScores,
@@ -15,7 +16,6 @@ from patchword.evaluate.intra import (
     listed_scores,
     pooled_vectors,
 )
-from patchword.evaluate.run import encode_split
 from patchword.methods.chan import Chan
 from patchword.types import Encoded
 

@@ -12,6 +12,7 @@ from evaluate_toys import noisy_scores, saved_scores, toy_model, toy_split
 from small import write_precomp
 
 import patchword
+from patchword.cli import main
 from patchword.errors import ConfigError, ScoreError
 from patchword.evaluate.banks import evaluate_banks_of
 from patchword.evaluate.compare import compare, holm
@@ -21,6 +22,7 @@ from patchword.evaluate.result import evaluate_scores
 from patchword.evaluate.run import evaluate
 from patchword.evaluate.scores_file import load_scores, write_scores
 from patchword.evaluate.seeds import evaluate_seeds
+from patchword.evaluate.setting import Setting
 
 SPLIT = toy_split([str(k) for k in range(20)], each=3)
 
@@ -108,7 +110,7 @@ def recipe(seed: int, **other: Any) -> dict[str, Any]:
 def test_runs_that_were_trained_otherwise_are_noted(tmp_path: Path) -> None:
     moved = recipe(2, data={"root": "b/data", "workers": 2})
     runs = write_runs(tmp_path, recipe(1), moved, recipe(3, train={"lr": 0.2, "seed": 3}))
-    report = evaluate_seeds(runs, SPLIT, device="cpu")
+    report = evaluate_seeds(runs, SPLIT, Setting(device="cpu"))
     assert report.seeds == (1, 2, 3)
     assert f"the recipe of {runs[2]} differs from that of {runs[0]} in train.lr" in report.table()
     assert f"the recipe of {runs[1]} differs from that of {runs[0]} in data.root, data.workers" in report.table()
@@ -193,3 +195,19 @@ def test_a_data_folder_serves_runs_and_files(tmp_path: Path) -> None:
     saved = evaluate([tmp_path / "model"], data, save_to=tmp_path / "s.safetensors")
     found = compare([tmp_path / "model", tmp_path / "s.safetensors"], data)
     assert found.evaluations[0].headline == found.evaluations[1].headline == saved.headline
+
+
+def test_the_report_of_an_ensemble_warns_of_different_scales(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_precomp(tmp_path / "data", {"test": 20})
+    split = patchword.open_split(data, "test", images="features")
+    files = []
+    for name, scale in (("small", 1.0), ("large", 50.0)):
+        saved = saved_scores(split, seed=1)
+        files.append(write_scores(tmp_path / f"{name}.safetensors", replace(saved, scores=saved.scores * scale)))
+    assert main(["evaluate", *map(str, files), "--data", str(data), "--html", str(tmp_path / "r.html")]) == 0
+    capsys.readouterr()
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "mean of 2, warning: scales differ: the scores of" in page
+    assert "weigh them alike" in page

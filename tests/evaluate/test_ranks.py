@@ -151,9 +151,9 @@ def test_ground_truth_that_does_not_fit() -> None:
     scores = np.zeros((3, 4))
     with pytest.raises(ScoreError, match=r"1 of 3 images have no right answer, the first is image 1"):
         rank_scores(scores, np.array([0, 0, 2, 2]))
-    with pytest.raises(ScoreError, match="Pair 3 names image 3"):
+    with pytest.raises(ScoreError, match="pair 3 of the ground truth names image 3, but there are 3 images"):
         rank_scores(scores, np.array([0, 1, 2, 3]))
-    with pytest.raises(ScoreError, match="Pair 0 names image -1"):
+    with pytest.raises(ScoreError, match="pair 0 of the ground truth names image -1"):
         rank_scores(scores, np.array([-1, 1, 2, 0]))
     with pytest.raises(ScoreError, match="3 x 4 but the ground truth has 3 images and 5 captions"):
         rank_scores(scores, np.array([0, 1, 2, 0, 0]))

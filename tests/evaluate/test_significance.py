@@ -1,14 +1,18 @@
 """Intervals and paired tests: against exact enumeration, and on runs that do and do not differ."""
 
-from itertools import product
+from dataclasses import replace
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 from evaluate_toys import noisy_scores, queries_in
+from scipy.stats import bootstrap
 
 from patchword.errors import ScoreError
+from patchword.evaluate.compare import holm
 from patchword.evaluate.queries import METRICS, Queries
 from patchword.evaluate.significance import bootstrap_intervals, paired_test, resampled
+from patchword.scoring.query_ranks import QueryRanks
 
 OWNER = np.repeat(np.arange(60), 5)
 
@@ -72,6 +76,55 @@ def test_the_permutation_test_equals_all_swaps() -> None:
     exact = (swaps >= np.abs(gaps.sum(0)) - 1e-12).mean(0)
     found = paired_test(a, b, swaps=20_000)
     np.testing.assert_allclose(found.p_permutation, exact, atol=0.02)
+
+
+def exchanged(a: Queries, b: Queries, swap: np.ndarray) -> Queries:
+    """Run A, with B's results for some images and all their captions."""
+    sides = []
+    for way, mask in (("i2t", swap), ("t2i", swap[a.owner])):
+        one, other = getattr(a, way), getattr(b, way)
+        parts = ("greater", "equal", "positives")
+        sides.append(QueryRanks(*(np.where(mask, getattr(other, part), getattr(one, part)) for part in parts)))
+    return replace(a, i2t=sides[0], t2i=sides[1])
+
+
+def test_the_permutation_test_is_that_of_whole_evaluations_with_results_exchanged() -> None:
+    """Folds of unequal numbers of captions: every exchange evaluated anew, without any shortcut."""
+    owner = np.repeat(np.arange(8), [1, 2, 3, 1, 4, 1, 2, 2])
+    a, b = run(0.5, 13, owner, folds=2), run(0.9, 14, owner, folds=2)
+    found = np.abs(b.metrics() - a.metrics())
+    as_large = np.zeros(7)
+    for swap in product([False, True], repeat=8):
+        gap = exchanged(a, b, np.array(swap)).metrics() - exchanged(b, a, np.array(swap)).metrics()
+        as_large += np.abs(gap) >= found - 1e-9
+    tested = paired_test(a, b, swaps=20_000)
+    np.testing.assert_allclose(tested.difference, b.metrics() - a.metrics())
+    np.testing.assert_allclose(tested.p_permutation, as_large / 2**8, atol=0.015)
+    assert (tested.p_permutation < 0.9).any()
+
+
+def test_the_interval_is_that_of_scipy() -> None:
+    owner = np.repeat(np.arange(50), [1, 4] * 25)
+    queries = run(0.6, 15, owner)
+    hits, counts = queries.hits(), queries.captions_per_image.astype(float)
+
+    def t2i_r1(found: np.ndarray, sizes: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(100 * found.sum(axis) / sizes.sum(axis))
+
+    options = {"paired": True, "vectorized": True, "n_resamples": 20_000, "method": "percentile"}
+    theirs = bootstrap((hits[:, 3], counts), t2i_r1, rng=np.random.default_rng(0), **options).confidence_interval
+    ours = bootstrap_intervals(queries, rounds=20_000).of("t2i_r1")
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.5)
+
+
+def test_holm_is_closed_testing_with_bonferroni() -> None:
+    """The largest of the Bonferroni p values over all sets of hypotheses that hold the one asked for."""
+    draw = np.random.default_rng(0)
+    for n in (1, 2, 5):
+        p = draw.random(n) ** 3
+        sets = [np.array(chosen) for k in range(1, n + 1) for chosen in combinations(range(n), k)]
+        closed = [max(min(1.0, len(one) * p[one].min()) for one in sets if k in one) for k in range(n)]
+        np.testing.assert_allclose(holm(p), closed)
 
 
 def test_a_clear_difference_is_found_and_none_is_not() -> None:

@@ -1,13 +1,17 @@
 """Parts of the queries add up to all of them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluate_toys import noisy_scores, queries_in, toy_split
+from evaluate_toys import noisy_scores, queries_in, toy_model, toy_split
 
+from patchword.cli import main
 from patchword.data.extras import find_extras
+from patchword.data.scenes import PRECOMP, write_scenes
+from patchword.data.scenes_regions import REGION_WIDTH
 from patchword.errors import DataError
 from patchword.evaluate.slices import objects_of, slice_queries, slices_table
 
@@ -68,3 +72,33 @@ def test_the_number_of_objects_is_a_side_input(tmp_path: Path) -> None:
     np.save(tmp_path / "test_ims_objects.npy", np.zeros((4, 2)))
     with pytest.raises(DataError, match="Expected one number an image"):
         objects_of(replace(split, image_extras=find_extras(tmp_path, "test", "ims", 4)))
+
+
+def test_scenes_know_their_number_of_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_scenes(tmp_path / "scenes", train=1, dev=1, test=24)
+    records = [json.loads(line) for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    things = [len(record["things"]) for record in records if record["split"] == "test"]
+    model = toy_model(width=REGION_WIDTH)
+    model.save(tmp_path / "run")
+    words = ["evaluate", str(tmp_path / "run"), "--data", str(folder), "--slices"]
+    assert main([*words, "--json"]) == 0
+    parts = {(one["slice"], one["direction"]): one["queries"] for one in json.loads(capsys.readouterr().out)["slices"]
+             if one["group"] == "objects in the image"}  # fmt: skip
+    few = sum(n <= 4 for n in things)
+    assert parts == {
+        ("3 to 4", "i2t"): few,
+        ("5 to 7", "i2t"): 24 - few,
+        ("3 to 4", "t2i"): 5 * few,
+        ("5 to 7", "t2i"): 5 * (24 - few),
+    }
+    assert 0 < few < 24
+    assert main(words) == 0
+    assert "objects in the image: 5 to 7" in capsys.readouterr().out
+    assert main(["doctor", "data", str(folder)]) == 0
+    assert "0 errors, 0 warnings" in capsys.readouterr().out
+    # Scenes that were made before the file was written are evaluated as before, and are still the same scenes.
+    for split in ("train", "dev", "test"):
+        (folder / PRECOMP / f"{split}_ims_objects.npy").unlink()
+    assert main(words) == 0
+    assert "objects in the image" not in capsys.readouterr().out
+    assert write_scenes(folder, train=1, dev=1, test=24) == folder

@@ -1,5 +1,7 @@
 """Rank correlation against SciPy, and the bootstrap that counts every item once."""
 
+from itertools import combinations, product
+
 import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
@@ -36,6 +38,22 @@ def test_every_row_of_an_item_is_drawn_alike_often() -> None:
     picks = bootstrap_picks(first, 4000, seed=0)
     counts = np.bincount(picks.reshape(-1), minlength=7)[:4]
     assert counts.min() > 0.8 * counts.mean()
+
+
+def test_the_rounds_are_drawn_from_all_halves_with_one_row_of_each_item() -> None:
+    """The mean over many rounds is that over every half of the items and every choice of a row of each."""
+    rows_of = [[0], [1, 2, 3], [4, 5], [6], [7, 8], [9, 10, 11]]
+    first = [f"q{item}" for item, rows in enumerate(rows_of) for _ in rows]
+    draw = np.random.default_rng(1)
+    human, model = draw.integers(0, 6, 12).astype(float), draw.normal(size=12)
+    human += np.arange(12) * 1e-3  # no half is constant, so that every rho is defined
+    halves = []
+    for half in combinations(range(6), 3):
+        choices = [list(rows) for rows in product(*(rows_of[item] for item in half))]
+        halves.append(np.mean([spearmanr(model[rows], human[rows]).statistic for rows in choices]))
+    found = correlate(model, human, bootstrap_picks(first, 5_000, seed=0), queries=6)
+    assert found.mean == pytest.approx(float(np.mean(halves)), abs=4 * found.std / 5_000**0.5)
+    assert found.std > 0.3  # so the bound above is no wide one
 
 
 def test_the_mean_agrees_with_the_truth_and_constant_models_are_undefined() -> None:

@@ -10,44 +10,22 @@ import numpy as np
 import pytest
 import torch
 from clip_models import write_checkpoint
+from held import Rows, random_model
 from PIL import Image
 
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import Split
-from patchword.data.tokenizers import WordTokenizer
-from patchword.data.vocab import Vocabulary
-from patchword.encoders.bigru import BigruConfig
-from patchword.encoders.patches import RegionsConfig, VitConfig
+from patchword.encoders.patches import VitConfig
 from patchword.errors import DataError
 from patchword.explain.lit_words import LitWord, explain_picture, grid_boxes, light_words, lit_words, telling_patches
-from patchword.methods.chan import Chan, ChanConfig
-from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.model import Model, load
-from patchword.types import Alignment, Images
+from patchword.types import Alignment
 
 CAPTIONS = ["a red ball , left of a box", "two dogs", "a box", "a red dog"]
 TINY_VIT = {
     "image_size": 32, "patch_size": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "intermediate_size": 16,
 }  # fmt: skip
-
-
-class Rows:
-    """Region features held in memory."""
-
-    def __init__(self, values: torch.Tensor) -> None:
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def read(self, images: Any) -> Images:
-        """A batch."""
-        return Images(self.values[list(images)], torch.full((len(images),), self.values.shape[1]))
-
-    def select(self, images: Any) -> Rows:
-        """A subset."""
-        return Rows(self.values[list(images)])
 
 
 def a_split() -> Split:
@@ -59,15 +37,11 @@ def a_split() -> Split:
 
 def a_model(kind: str, *, image: Any = None) -> Model:
     """A small model with random weights."""
-    torch.manual_seed(1)
-    tokenizer = WordTokenizer(Vocabulary.build(CAPTIONS, min_count=1))
-    text = BigruConfig(vocab_size=tokenizer.size, word_dim=8)
-    image = image if image is not None else RegionsConfig(width=6)
     if kind == "vse_inf":
-        return Model(VseInfinity(VseInfinityConfig(joint_dim=16, image=image, text=text)).eval(), tokenizer)
+        return random_model(kind, CAPTIONS, width=6, image=image, joint_dim=16, seed=1)
     coding, pooling = kind.split("-")
-    config: Any = {"joint_dim": 16, "image": image, "text": text, "coding": coding, "pooling": pooling}
-    return Model(Chan(ChanConfig(**config)).eval(), tokenizer)
+    chan = {"coding": coding, "pooling": pooling}
+    return random_model("chan", CAPTIONS, width=6, image=image, joint_dim=16, seed=1, **chan)
 
 
 @pytest.mark.parametrize("kind", ["vha-mean", "vha-lse", "vha-max", "tha-mean", "vsa-softmax", "vse_inf"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from held import Rows
 
 from patchword.data.open import open_split
 from patchword.data.table import Split
@@ -19,26 +20,6 @@ from patchword.evaluate.rococo import find_attacks, read_attack
 from patchword.evaluate.scores_file import Provenance, SavedScores, caption_digests
 from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.model import Model
-from patchword.types import Images
-
-
-class Rows:
-    """Region features held in memory."""
-
-    def __init__(self, values: torch.Tensor) -> None:
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def read(self, images: object) -> Images:
-        """A batch."""
-        chosen = list(images)  # type: ignore[call-overload]
-        return Images(self.values[chosen], torch.full((len(chosen),), self.values.shape[1]))
-
-    def select(self, images: object) -> "Rows":
-        """A subset."""
-        return Rows(self.values[list(images)])  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="module")

@@ -6,52 +6,28 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from held import Rows, random_model
 from PIL import Image
 
 from patchword.data.table import Split
-from patchword.data.tokenizers import WordTokenizer
-from patchword.data.vocab import Vocabulary
-from patchword.encoders.bigru import BigruConfig
-from patchword.encoders.patches import RegionsConfig
 from patchword.errors import ConfigError
 from patchword.evaluate.benchmark import Benchmark
+from patchword.evaluate.significance import paired_test
 from patchword.html.page import STYLE
 from patchword.html.thumbnails import Thumbnails
-from patchword.methods.chan import Chan, ChanConfig
-from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.model import Model
 from patchword.report.curves import Curve, chart, log_ticks, read_log, round_ticks
 from patchword.report.examples import choose_examples, leads
 from patchword.report.rows import report_run
 from patchword.report.write import write_benchmark, write_report
-from patchword.types import Images
 
 EVIL = "<script>alert(1)</script> a \"red\" ball & 'box'"
 SECTIONS = ("results", "certainty", "training", "searches", "words", "slices", "ties", "again")
 EMPTY_TAGS = {"meta", "img"}
-
-
-class Rows:
-    """Region features held in memory."""
-
-    def __init__(self, values: torch.Tensor) -> None:
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def read(self, images: Any) -> Images:
-        """A batch."""
-        return Images(self.values[list(images)], torch.full((len(images),), self.values.shape[1]))
-
-    def select(self, images: Any) -> Rows:
-        """A subset."""
-        return Rows(self.values[list(images)])
 
 
 class Checker(HTMLParser):
@@ -111,13 +87,7 @@ def split(tmp_path: Path) -> Split:
 
 def models(split: Split) -> list[Model]:
     """VSE-infinity and CHAN with random weights."""
-    torch.manual_seed(0)
-    tokenizer = WordTokenizer(Vocabulary.build(split.captions, min_count=1))
-    text, image = BigruConfig(vocab_size=tokenizer.size, word_dim=8), RegionsConfig(width=5)
-    return [
-        Model(VseInfinity(VseInfinityConfig(joint_dim=8, image=image, text=text)), tokenizer),
-        Model(Chan(ChanConfig(joint_dim=8, image=image, text=text, pooling="mean")), tokenizer),
-    ]
+    return [random_model(kind, split.captions) for kind in ("vse_inf", "chan")]
 
 
 def made(path: Path, split: Split) -> str:
@@ -249,6 +219,19 @@ def test_a_matrix_without_a_model_has_no_lit_words(split: Split, tmp_path: Path)
     page = write_report(tmp_path / "m.html", runs=[run, matrix], split=split).read_text(encoding="utf-8")
     assert "No words are lit for a matrix: a score matrix alone does not say why." in page
     assert "a matrix minus VSE-infinity" in page
+
+
+def test_p_values_of_several_runs_are_corrected(split: Split, tmp_path: Path) -> None:
+    runs = [replace(report_run(model, split), name=name) for name, model in zip("ab", models(split), strict=True)]
+    pair = write_report(tmp_path / "two.html", runs=runs, split=split).read_text(encoding="utf-8")
+    assert "Holm" not in pair
+    runs.append(replace(runs[0], name="c"))
+    page = write_report(tmp_path / "three.html", runs=runs, split=split).read_text(encoding="utf-8")
+    queries = [run.evaluation.queries for run in runs]
+    p = [paired_test(one, queries[2]).p_permutation[-1] for one in queries[:2]]
+    assert p[0] == 1.0  # c is a under another name
+    said = f"of rsum against c, corrected for 2 comparisons (Holm): a 1.0000, b {min(1.0, 2 * p[1]):.4f}."
+    assert said in page
 
 
 def test_a_benchmark_is_a_page_too(tmp_path: Path) -> None:

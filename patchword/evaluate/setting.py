@@ -1,0 +1,62 @@
+"""How runs are opened and scored: which rows of which data, on which device, in how much memory, and what is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from patchword.console import Report
+from patchword.model import Model
+from patchword.scoring.jobs import process
+from patchword.scoring.matrix import MEMORY, score_matrix
+from patchword.types import Encoded
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How runs are opened and scored.
+
+    Attributes:
+        split: of a data folder.
+        name: of the data set, when the folder's name does not say it.
+        limit: only the first images.
+        device: where the weights of runs go, and their scores are computed.
+        memory: bytes that scoring may take besides the vector sets and the scores.
+        resume: finished parts of the scoring are kept in this folder, and those that are there are not computed again.
+        console: where progress goes.
+    """
+
+    split: str = "test"
+    name: str | None = None
+    limit: int | None = None
+    device: str = "cpu"
+    memory: int = MEMORY
+    resume: Path | None = None
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+
+    def part(self, name: str) -> Setting:
+        """The same, with a folder of its own for the parts of one job of several."""
+        return self if self.resume is None else replace(self, resume=self.resume / name)
+
+    def score(self, model: Model, images: Encoded, captions: Encoded) -> Float[Tensor, "N M"]:
+        """Scores of all images against all captions, float32 on the CPU.
+
+        Under torchrun every process scores a share of them, and all get the whole matrix.
+
+        Raises:
+            ScoreError: the memory is too small, or the folder holds the parts of another job.
+        """
+        model.method.eval()
+        with Report(len(images) * len(captions) // process()[1], "scoring", "pairs", self.console) as shown:
+            return score_matrix(
+                model.method,
+                images.to(model.device),
+                captions.to(model.device),
+                memory=self.memory,
+                progress=shown.advance,
+                folder=self.resume,
+            )
