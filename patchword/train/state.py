@@ -25,10 +25,11 @@ import yaml
 
 import patchword
 from patchword.checkpoint import recover_folder, save_folder, write_training_state
+from patchword.config import Source
 from patchword.errors import CheckpointError, ConfigError
 from patchword.files import write_whole
 from patchword.model import Model, write_model
-from patchword.recipe import Recipe, to_yaml
+from patchword.recipe import Recipe, make_recipe, to_yaml
 
 STATE_FILE = "training.pt"
 # What torch's safe reader raises on damaged bytes.
@@ -154,10 +155,7 @@ class RunFolder:
         path = self.path / "config.yaml"
         mine = recipe.dump()
         if path.exists():
-            try:
-                theirs = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))["recipe"])
-            except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-                raise ConfigError(f"'{path}' is damaged. Choose another run folder with --out DIR.") from None
+            theirs = _flat(self._settings(path))
             now = _flat(yaml.safe_load(to_yaml(mine)))  # written and read once, as theirs was
             keys = [*now, *(key for key in theirs if key not in now)]
             for key in keys:
@@ -169,6 +167,23 @@ class RunFolder:
                     )
         about = {"recipe": mine, "source": recipe.source, "made_with": versions()}
         write_whole(path, to_yaml(about))
+
+    @staticmethod
+    def _settings(path: Path) -> dict[str, Any]:
+        """The recipe of a run as it would be written now: keys that came later have their defaults.
+
+        Raises:
+            ConfigError: the file is damaged, or has keys that are no more.
+        """
+        try:
+            stored: Any = yaml.safe_load(path.read_text(encoding="utf-8"))["recipe"]
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+            stored = None
+        if not isinstance(stored, Mapping):
+            raise ConfigError(f"'{path}' is damaged. Choose another run folder with --out DIR.")
+        recipe = make_recipe(stored, Source(str(path), {}))
+        settings: dict[str, Any] = yaml.safe_load(to_yaml(recipe.dump()))
+        return settings
 
     def save_last(self, model: Model, optimizer: torch.optim.Optimizer, position: Position) -> None:
         """Save model, optimiser and position together."""

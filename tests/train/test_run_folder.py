@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from small import (
     command,
     environment,
@@ -306,3 +307,18 @@ def test_a_really_full_disk_leaves_the_old_checkpoint(
     assert same_tensors(training_state(here), before)
     (small_disk / "ballast").unlink()
     assert train(trained / "tiny.yaml", here).position.step == 20
+
+
+@pytest.mark.integration
+def test_a_run_of_a_version_with_fewer_settings_goes_on(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data", {"train": 8, "dev": 4})
+    train(recipe("chan", data, {"train": {"epochs": 1}}), tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del kept["recipe"]["train"]["start_from"], kept["recipe"]["data"]["columns"]
+    path.write_text(yaml.safe_dump(kept), encoding="utf-8")
+    assert train(recipe("chan", data, {"train": {"epochs": 2}}), tmp_path / "run").position.epoch == 2
+    kept["recipe"]["train"]["no_more"] = 1
+    path.write_text(yaml.safe_dump(kept), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.yaml: .*unknown key"):
+        train(recipe("chan", data, {"train": {"epochs": 2}}), tmp_path / "run")
