@@ -27,7 +27,7 @@ def peak_memory_gib() -> float:
     return peak / (1 << 20) if sys.platform != "darwin" else peak / (1 << 30)
 
 
-class Report:
+class ProgressBar:
     """Shows how a job advances.
 
     Args:
@@ -45,7 +45,7 @@ class Report:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> ProgressBar:
         if self.console.is_terminal and not self.console.quiet:
             self._bar = Progress(
                 TextColumn("{task.description}"),

@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.data.clip_files import read_parts
 from patchword.data.growing_arrays import GrowingArrays
 from patchword.data.open import open_split, require_place
@@ -217,7 +217,7 @@ def extract_clip(
                 written.append(_complete(path, len(items), encoder.width))
                 continue
             inputs = hashlib.sha256("\n".join(items).encode()).hexdigest()
-            with Report(len(items), path.name, "rows", shown) as report:
+            with ProgressBar(len(items), path.name, "rows", shown) as report:
                 made = write_rows(
                     path,
                     len(items),

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.data.detector import Detector
 from patchword.data.find_pictures import pictures_in
 from patchword.data.growing_arrays import GrowingArrays
@@ -189,7 +189,7 @@ def run_job(
     note = out / f".{job.split}_regions.partial.json"
     with GrowingArrays(rows_of, note, fingerprint) as files:
         before, seen = files.rows, _seen(files.kept)
-        with Report(len(job.ids), job.split, "pictures", console, seen.count) as report:
+        with ProgressBar(len(job.ids), job.split, "pictures", console, seen.count) as report:
             for start in range(seen.count, len(job.ids), batch):
                 chosen = range(start, min(start + batch, len(job.ids)))
                 good = _decoded(job.source, chosen, seen)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from rich.console import Console
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.data.extras import require_extras
 from patchword.data.table import Split
 from patchword.model import Model
@@ -37,7 +37,7 @@ def encode_split(
     source = split.require_images()
     require_extras(split, model.method.image_extras, model.method.caption_extras)
     processes = process()[1]
-    with Report((split.n_images + split.n_captions) // processes, "encoding", "items", console) as shown:
+    with ProgressBar((split.n_images + split.n_captions) // processes, "encoding", "items", console) as shown:
         if processes == 1:
             images = model.encode_images(source, batch=batch, extras=split.image_extras, progress=shown.advance)
             captions = model.encode_captions(

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Shaped
 from rich.console import Console
 from torch import Tensor
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.errors import ConfigError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, cells_of, row_blocks
 from patchword.methods.base import Method
@@ -101,7 +101,7 @@ class SetScores:
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Blocks of rows; every pair is scored in both orders."""
-        with Report(2 * len(self) ** 2, "scoring one kind against itself", "pairs", self.console) as shown:
+        with ProgressBar(2 * len(self) ** 2, "scoring one kind against itself", "pairs", self.console) as shown:
             for start in range(0, len(self), _SET_ROWS):
                 part = self.sets.slice(start, start + _SET_ROWS)
                 there = score_matrix(self.method, part, self.sets, progress=shown.advance)

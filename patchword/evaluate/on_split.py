@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from rich.console import Console
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.data.extras import require_extras
 from patchword.data.table import Split
 from patchword.data.text_files import canonical_id
@@ -86,12 +86,12 @@ class ModelOnSplit:
         require_extras(self.split, self.model.method.image_extras, ())
         source = self.split.require_images().select(rows)
         extras = {name: extra.select(rows) for name, extra in self.split.image_extras.items()}
-        with Report(len(rows), "encoding images", "images", self.console) as shown:
+        with ProgressBar(len(rows), "encoding images", "images", self.console) as shown:
             return self.model.encode_images(source, batch=self.batch, extras=extras, progress=shown.advance)
 
     def encode_captions(self, captions: Sequence[str]) -> Encoded:
         """Encode texts through the model's own tokeniser."""
-        with Report(len(captions), "encoding captions", "captions", self.console) as shown:
+        with ProgressBar(len(captions), "encoding captions", "captions", self.console) as shown:
             return self.model.encode_captions(captions, batch=self.batch, progress=shown.advance)
 
     def listed(self, images: Encoded, captions: Encoded, pairs: Sequence[tuple[int, int]]) -> Float[np.ndarray, " P"]:
@@ -102,7 +102,7 @@ class ModelOnSplit:
 
     def blocks(self, images: Encoded, captions: Encoded) -> Iterator[tuple[slice, np.ndarray]]:
         """Scores of all images against all captions, some rows at a time, so that no whole matrix is held."""
-        with Report(len(images) * len(captions), "scoring", "pairs", self.console) as shown:
+        with ProgressBar(len(images) * len(captions), "scoring", "pairs", self.console) as shown:
             for start in range(0, len(images), _ROWS):
                 part = images.slice(start, start + _ROWS)
                 scores: torch.Tensor = self.model.score(part, captions, progress=shown.advance)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.model import Model
 from patchword.scoring.jobs import process
 from patchword.scoring.matrix import MEMORY, score_matrix
@@ -51,7 +51,7 @@ class Setting:
             ScoreError: the memory is too small, or the folder holds the parts of another job.
         """
         model.method.eval()
-        with Report(len(images) * len(captions) // process()[1], "scoring", "pairs", self.console) as shown:
+        with ProgressBar(len(images) * len(captions) // process()[1], "scoring", "pairs", self.console) as shown:
             return score_matrix(
                 model.method,
                 images.to(model.device),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.data.table import Split
 from patchword.evaluate.encoding import encode_split
 from patchword.evaluate.folds import fold_parts
@@ -65,7 +65,7 @@ def evaluate_streamed(
     found: list[StreamedRanks] = []
     parts = fold_parts(owner, split.n_images, chosen.folds)
     pairs = split.n_images * split.n_captions // len(parts) // process()[1]
-    with Report(pairs, "ranking", "pairs", setting.console) as shown:
+    with ProgressBar(pairs, "ranking", "pairs", setting.console) as shown:
         for number, (rows, columns) in enumerate(parts):
             found.append(
                 ranks(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.data.open import open_split, splits_of
 from patchword.data.table import Extra
 from patchword.data.tabular import read_rows
@@ -265,7 +265,7 @@ def _encode(
     _require_extras(model, given)
     require_space(writer.folder.path, len(new) * set_bytes(manifest))
     pending, saved = Pending(), time.monotonic()
-    with Report(len(new), "indexing", "captions", console) as shown:
+    with ProgressBar(len(new), "indexing", "captions", console) as shown:
         for part in range(len(given.extras)):
             mine = [pair for pair in new if pair[0].part == part]
             for start in range(0, len(mine), BLOCK):

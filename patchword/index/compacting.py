@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.index.estimate import require_space
 from patchword.index.live import live_places
 from patchword.index.results import Compacted
@@ -51,7 +51,7 @@ def compact(index: Path | str, *, console: Console | None = None) -> Compacted:
         dropped = sum(part.count - part.alive for parts in before.values() for part in parts)
         groups = {kind: _groups(parts, writer.manifest.shard_mb * 1e6) for kind, parts in before.items()}
         total = sum(part.count for each in groups.values() for group in each for part in group)
-        with Report(total, "compacting", "items", console or Console(quiet=True)) as shown:
+        with ProgressBar(total, "compacting", "items", console or Console(quiet=True)) as shown:
             for kind, each in groups.items():
                 for group in each:
                     _rewrite(writer, kind, group)

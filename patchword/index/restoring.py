@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.index.damage import runs
 from patchword.index.estimate import bytes_per_image, require_space
 from patchword.index.pending import Pending, Source
@@ -51,7 +51,7 @@ def restore_images(
     """
     found = Restored()
     require_space(writer.folder.path, len(files) * bytes_per_image(writer.manifest))
-    with Report(len(files), "encoding again", "images", console) as shown:
+    with ProgressBar(len(files), "encoding again", "images", console) as shown:
         for ids in list(runs(writer, "image", sorted(files), AT_ONCE)):
             pending, skips = Pending(), list[Skip]()
             for batch in source.batches([files[one] for one in ids]):

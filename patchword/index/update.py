@@ -10,7 +10,7 @@ from functools import cached_property
 
 from rich.console import Console
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.index.compacting import join_small
 from patchword.index.estimate import bytes_per_image, require_space
 from patchword.index.layout import write_whole
@@ -156,7 +156,7 @@ class Update:
         require_space(self.writer.folder.path, len(plan.encode) * bytes_per_image(manifest))
         pending, skips = Pending(), list[Skip]()
         saved = time.monotonic()
-        with Report(len(plan.encode), "indexing", "images", self.console) as shown:
+        with ProgressBar(len(plan.encode), "indexing", "images", self.console) as shown:
             for found in self._source.batches(plan.encode):
                 bad = [found] if isinstance(found, Skip) else self._take(pending, found)
                 skips += bad

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 
-from patchword.console import Report
+from patchword.console import ProgressBar
 from patchword.errors import CheckpointError
 from patchword.index.damage import shard_damage
 from patchword.index.layout import IndexFolder, open_folder
@@ -65,7 +65,7 @@ class _Check:
         total = self.connection.execute("SELECT coalesce(sum(bytes), 0) FROM shards").fetchone()[0]
         counts = dict[str, int]()
         everything: list[Array] = []
-        with Report(total, "verifying", "bytes", console) as shown:
+        with ProgressBar(total, "verifying", "bytes", console) as shown:
             for kind in KINDS:
                 live, held = self._kind(kind, shown)
                 everything.append(held)
@@ -75,7 +75,7 @@ class _Check:
         self._model()
         return Verified(tuple(self.problems), counts["image"], counts["caption"], self.shards, self.bytes, self.damaged)
 
-    def _kind(self, kind: str, shown: Report) -> tuple[Array, Array]:
+    def _kind(self, kind: str, shown: ProgressBar) -> tuple[Array, Array]:
         """Check the shards of a kind; returns the live ids, and all ids."""
         rows = self.connection.execute(
             "SELECT number, first, last, count, vectors, live, alive, hash, bytes FROM shards WHERE kind = ? "

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from patchword.config import TrainConfig
-from patchword.console import Report, peak_memory_gib
+from patchword.console import ProgressBar, peak_memory_gib
 from patchword.data.batches import Batch, EpochPlan, TrainingPairs, epoch_loader
 from patchword.data.table import Split
 from patchword.errors import CollapseError
@@ -126,7 +126,7 @@ class Trainer:
         self.method.train()
         logged, began, began_cpu = time.monotonic(), time.monotonic(), time.process_time()
         first = position.iteration
-        with Report(total * size, title, "pairs", self.console, start=position.iteration * size) as shown:
+        with ProgressBar(total * size, title, "pairs", self.console, start=position.iteration * size) as shown:
             for batch in batches:
                 numbers = self.train_step(batch, position)
                 position = position.moved(
