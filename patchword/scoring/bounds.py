@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -56,12 +56,37 @@ class Screen(ABC):
         """Place at which each caption stands."""
         return torch.argsort(self.captions)
 
-    def strip(self, images: slice) -> tuple[Float[Tensor, "n M"], Float[Tensor, "n M"]]:
-        """Bounds of some images with all captions, in the order of ``captions``."""
-        low, high = (torch.empty(images.stop - images.start, len(self.captions)) for _ in range(2))
-        for column, (first, last) in enumerate(pairwise(self.caption_cuts)):
-            low[:, first:last], high[:, first:last] = self.bounds(images, column)
+    def strip(self, images: slice, columns: range | None = None) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+        """Bounds of some images with the captions of some neighbouring columns (all of them), in their order."""
+        columns = range(len(self.caption_cuts) - 1) if columns is None else columns
+        start = self.caption_cuts[columns.start]
+        low, high = (torch.empty(images.stop - images.start, self.caption_cuts[columns.stop] - start) for _ in range(2))
+        for column in columns:
+            own = slice(self.caption_cuts[column] - start, self.caption_cuts[column + 1] - start)
+            low[:, own], high[:, own] = self.bounds(images, column)
         return low, high
+
+    def parts(self, images: slice, cells: int) -> Iterator[tuple[slice, range]]:
+        """Some images and all captions in blocks of at most so many pairs, as far as columns are not cut.
+
+        Yields:
+            Images of a block and its columns; the blocks of the same images follow each other.
+        """
+        widest = max(last - first for first, last in pairwise(self.caption_cuts))
+        most = max(1, cells // widest)
+        for first in range(images.start, images.stop, most):
+            some = slice(first, min(first + most, images.stop))
+            for columns in self.column_groups(max(1, cells // (some.stop - some.start))):
+                yield some, columns
+
+    def column_groups(self, captions: int) -> Iterator[range]:
+        """Neighbouring columns with at most so many captions together, or a single one."""
+        first = 0
+        for column in range(1, len(self.caption_cuts)):
+            is_last = column == len(self.caption_cuts) - 1
+            if is_last or self.caption_cuts[column + 1] - self.caption_cuts[first] > captions:
+                yield range(first, column)
+                first = column
 
 
 @dataclass(frozen=True)

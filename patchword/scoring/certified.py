@@ -21,57 +21,132 @@ from patchword.scoring.counts import count_tiles
 from patchword.scoring.jobs import Found, Job
 from patchword.scoring.truth import Boundaries
 
+PAIR_BYTES = 64  # of a pair whose bounds are looked at, at most: bounds, places, boundaries and what is made of them
 _TOO_MANY = 0.5  # share of open pairs above which all tiles of a unit are computed
 
 
 def count_screened(
-    job: Job, screen: Screen, cells: Cells, boundaries: Boundaries, units: list[range], unit: int
+    job: Job, screen: Screen, cells: Cells, boundaries: Boundaries, units: list[range], memory: int, unit: int
 ) -> Found:
-    """What ``count_tiles`` gives for a unit, from bounds."""
-    rows = units[unit]
-    cuts, total = cells.tiles.image_cuts, len(boundaries.captions)
-    block = slice(cuts[rows.start], cuts[rows.stop])
-    size = block.stop - block.start
-    images, captions, low, high = _candidates(screen, boundaries, block)
-    is_open = boundaries.are_open(images, captions, low, high)
-    if int(is_open.sum()) > _TOO_MANY * size * total:
-        return count_tiles(job, cells, boundaries, units, unit)
-    # A right pair is never counted and is no candidate, so what is decided here is a negative. Of a decided pair the
-    # lower bound is above a boundary exactly when the score is.
-    narrowed = bounds_again(screen, images[is_open], captions[is_open])
-    n_closer = 0
-    if narrowed is not None:
-        n_closer = len(narrowed[0])
-        low[is_open], high[is_open] = narrowed
-        is_open = boundaries.are_open(images, captions, low, high)
-    values = low
-    values[is_open], near, tiled = _score_open(screen, cells, boundaries, images[is_open], captions[is_open])
-    at_image, at_caption = boundaries.images[images], boundaries.captions[captions]
-    counts = [
-        torch.bincount(items[chosen], minlength=length)
-        for items, boundary, length in ((images - block.start, at_image, size), (captions, at_caption, total))
-        for chosen in (values > boundary, (values == boundary) & is_open)
-    ]
-    job.advance(size * total)
+    """What ``count_tiles`` gives for a unit, from bounds of ``memory`` bytes at a time."""
+    counter = _Counter(screen, cells, boundaries, units[unit])
+    most, waiting, n_open = max(1, memory // PAIR_BYTES), _Pairs(), 0
+    for images, columns in screen.parts(counter.block, most):
+        found = counter.candidates(images, columns)
+        # A right pair is never counted and is no candidate, so what is decided here is a negative. Of a decided pair
+        # the lower bound is above a boundary exactly when the score is.
+        is_open = counter.count_decided(*found)
+        n_open += len(is_open[0])
+        if n_open > _TOO_MANY * counter.pairs:
+            return count_tiles(job, cells, boundaries, units, unit)
+        waiting.add(is_open)
+        if waiting.count > most:
+            counter.settle(*waiting.taken())
+    if waiting.count:
+        counter.settle(*waiting.taken())
+    job.advance(counter.pairs)
     return {
-        "i2t": torch.stack(counts[:2]),
-        "t2i": torch.stack(counts[2:]),
+        "i2t": counter.i2t,
+        "t2i": counter.t2i,
         "odd": torch.zeros(4, dtype=torch.long),
-        "screened": torch.tensor([n_closer, int(is_open.sum()), near, tiled]),
+        "screened": counter.screened,
     }
 
 
-def _candidates(
-    screen: Screen, boundaries: Boundaries, block: slice
-) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"], Float[Tensor, " k"]]:
-    """Image, caption and bounds of the pairs that may be above or at a boundary, without the right pairs."""
-    low, high = screen.strip(block)
-    right = boundaries.pairs.within(block)
-    rows, places = boundaries.pairs.images[right] - block.start, screen.places[boundaries.pairs.captions[right]]
-    high[rows, places] = -torch.inf
-    lowest = torch.minimum(boundaries.images[block][:, None], boundaries.captions[screen.captions])  # (n, M)
-    rows, places = (high >= lowest).nonzero(as_tuple=True)
-    return rows + block.start, screen.captions[places], low[rows, places], high[rows, places]
+# Image, caption and bounds of some pairs.
+_Bounded = tuple[Int[Tensor, " o"], Int[Tensor, " o"], Float[Tensor, " o"], Float[Tensor, " o"]]
+
+
+class _Pairs:
+    """Pairs and their bounds that wait until there are many."""
+
+    def __init__(self) -> None:
+        self._waiting: list[_Bounded] = []
+        self.count = 0
+
+    def add(self, pairs: _Bounded) -> None:
+        self._waiting.append(pairs)
+        self.count += len(pairs[0])
+
+    def taken(self) -> _Bounded:
+        """All of them; none are left."""
+        images, captions, low, high = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self.count = [], 0
+        return images, captions, low, high
+
+
+class _Counter:
+    """What is counted of the images of a unit.
+
+    Attributes:
+        block: the images.
+        pairs: of the unit.
+        i2t, t2i, screened: see ``count_tiles``.
+    """
+
+    def __init__(self, screen: Screen, cells: Cells, boundaries: Boundaries, rows: range) -> None:
+        self._screen, self._cells, self._boundaries = screen, cells, boundaries
+        cuts, total = cells.tiles.image_cuts, len(boundaries.captions)
+        self.block = slice(cuts[rows.start], cuts[rows.stop])
+        self.pairs = (self.block.stop - self.block.start) * total
+        self.i2t = torch.zeros(2, self.block.stop - self.block.start, dtype=torch.long)
+        self.t2i = torch.zeros(2, total, dtype=torch.long)
+        self.screened = torch.zeros(4, dtype=torch.long)
+
+    def candidates(self, images: slice, columns: range) -> _Bounded:
+        """The pairs of a block that may be above or at a boundary, without the right pairs."""
+        screen, boundaries = self._screen, self._boundaries
+        low, high = screen.strip(images, columns)
+        first, last = screen.caption_cuts[columns.start], screen.caption_cuts[columns.stop]
+        right = boundaries.pairs.within(images)
+        rows, places = boundaries.pairs.images[right] - images.start, screen.places[boundaries.pairs.captions[right]]
+        here = (places >= first) & (places < last)
+        high[rows[here], places[here] - first] = -torch.inf
+        chosen = screen.captions[first:last]
+        lowest = torch.minimum(boundaries.images[images][:, None], boundaries.captions[chosen])  # (n, m)
+        rows, places = (high >= lowest).nonzero(as_tuple=True)
+        return rows + images.start, chosen[places], low[rows, places], high[rows, places]
+
+    def count_decided(
+        self,
+        images: Int[Tensor, " k"],
+        captions: Int[Tensor, " k"],
+        low: Float[Tensor, " k"],
+        high: Float[Tensor, " k"],
+    ) -> _Bounded:
+        """Count the pairs that their bounds decide; the others are given back."""
+        is_open = self._boundaries.are_open(images, captions, low, high)
+        self._count(images[~is_open], captions[~is_open], low[~is_open], exact=False)
+        return images[is_open], captions[is_open], low[is_open], high[is_open]
+
+    def settle(
+        self,
+        images: Int[Tensor, " k"],
+        captions: Int[Tensor, " k"],
+        low: Float[Tensor, " k"],
+        high: Float[Tensor, " k"],
+    ) -> None:
+        """Count open pairs by narrower bounds, and what these leave open by scores."""
+        narrowed = bounds_again(self._screen, images, captions)
+        if narrowed is not None:
+            self.screened[0] += len(images)
+            images, captions = self.count_decided(images, captions, *narrowed)[:2]
+        values, near, tiled = _score_open(self._screen, self._cells, self._boundaries, images, captions)
+        self._count(images, captions, values, exact=True)
+        self.screened += torch.tensor([0, len(images), near, tiled])
+
+    def _count(
+        self, images: Int[Tensor, " k"], captions: Int[Tensor, " k"], values: Float[Tensor, " k"], *, exact: bool
+    ) -> None:
+        """Count the pairs above the boundaries of their image and caption, and those at them if values are exact."""
+        at_image, at_caption = self._boundaries.images[images], self._boundaries.captions[captions]
+        for counts, items, boundary in (
+            (self.i2t, images - self.block.start, at_image),
+            (self.t2i, captions, at_caption),
+        ):
+            counts[0] += torch.bincount(items[values > boundary], minlength=counts.shape[1])
+            if exact:
+                counts[1] += torch.bincount(items[values == boundary], minlength=counts.shape[1])
 
 
 def _score_open(

@@ -14,7 +14,7 @@ from torch import Tensor
 from patchword.scoring.best import Best, descending, places_within
 from patchword.scoring.bounds import Screen
 from patchword.scoring.cells import Cells
-from patchword.scoring.certified import bounds_again, score_again
+from patchword.scoring.certified import PAIR_BYTES, bounds_again, score_again
 from patchword.scoring.jobs import Found, Job
 
 
@@ -36,18 +36,21 @@ def open_share(
 
 
 def top_screened(
-    job: Job, screen: Screen, cells: Cells, k: int, by_image: bool, blocks: range, queries: slice
+    job: Job, screen: Screen, cells: Cells, k: int, by_image: bool, memory: int, blocks: range, queries: slice
 ) -> Found:
-    """The best items of some queries: images, or the captions at places of the screen."""
+    """The best items of some queries: images, or the captions at places of the screen.
+
+    Args:
+        job: for its progress.
+        screen, cells: bounds and scores.
+        k: items of a query.
+        by_image: whether images are asked with, or captions.
+        memory: bytes of bounds that are held at a time.
+        blocks, queries: of captions, columns of the screen and their places; of images, ``queries`` alone counts.
+    """
     size = queries.stop - queries.start
-    if by_image:
-        low, high = screen.strip(queries)
-    else:
-        parts = [screen.bounds(slice(0, cells.tiles.image_cuts[-1]), column) for column in blocks]
-        low, high = (torch.cat([part[side] for part in parts], dim=1).T for side in (0, 1))
-    asked, others = (high >= low.topk(k, dim=1).values[:, -1:]).nonzero(as_tuple=True)
-    job.advance(low.numel())
-    del low, high
+    asked, others = _candidates(screen, k, by_image, blocks, queries, cells.tiles.image_cuts[-1], memory)
+    job.advance(size * (len(screen.captions) if by_image else cells.tiles.image_cuts[-1]))
 
     def pairs() -> tuple[Tensor, Tensor]:
         if by_image:
@@ -67,6 +70,33 @@ def top_screened(
     best = Best(size, k)
     best.add(asked, captions if by_image else images, scores)
     return {"items": best.items, "scores": best.scores, "odd": torch.zeros(4, dtype=torch.long)}
+
+
+def _candidates(
+    screen: Screen, k: int, by_image: bool, blocks: range, queries: slice, images: int, memory: int
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Query and item of the pairs whose upper bound is not below the k-th largest lower bound of their query.
+
+    The items go by in parts. A pair below the k-th largest lower bound so far is below that of all items.
+    """
+    size, most = queries.stop - queries.start, max(1, memory // PAIR_BYTES)
+    if by_image:
+        parts = [(queries, columns) for columns in screen.column_groups(max(1, most // size))]
+    else:
+        step = max(1, most // size)
+        parts = [(slice(first, min(first + step, images)), blocks) for first in range(0, images, step)]
+    lows = torch.full((size, k), -torch.inf)
+    asked, items, highs = (torch.empty(0, dtype=kind) for kind in (torch.long, torch.long, torch.float32))
+    for some, columns in parts:
+        low, high = screen.strip(some, columns)
+        low, high, first = (low, high, screen.caption_cuts[columns.start]) if by_image else (low.T, high.T, some.start)
+        lows = torch.cat([lows, low], 1).topk(k, dim=1).values
+        rows, places = (high >= lows[:, -1:]).nonzero(as_tuple=True)
+        kept = highs >= lows[asked, -1]
+        asked, items = torch.cat([asked[kept], rows]), torch.cat([items[kept], places + first])
+        highs = torch.cat([highs[kept], high[rows, places]])
+    order = torch.argsort(asked, stable=True)  # by query, then by item
+    return asked[order], items[order]
 
 
 def _kth_largest(queries: Int[Tensor, " n"], values: Float[Tensor, " n"], k: int, size: int) -> Float[Tensor, " Q"]:

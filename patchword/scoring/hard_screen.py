@@ -7,7 +7,6 @@ vectors in 8 bits; and those still open in float32. How far each can be from the
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +21,7 @@ from patchword.scoring.bounds import Judge, NoScreen, Screen
 from patchword.scoring.hard_bounds import Level, Pool
 from patchword.scoring.pooled_words import WordSlots, pool_words
 from patchword.scoring.short_vectors import Shortening, directions
+from patchword.scoring.space import Space
 from patchword.types import Encoded
 
 _SAFE = (1e-12, 1e12)  # largest number of a vector for which no product of interest leaves the range of float32
@@ -48,7 +48,7 @@ class HardScreen(Screen):
         self._images, self._captions, self._pool = images, captions, pool
         self._starts, self._sizes = images.offsets.tolist(), images.lengths.tolist()
         self._word_starts = captions.offsets
-        self._held = threading.local()
+        self._space = Space()
         dims = images.vectors.shape[1]
         self.about = f"{'float32' if short.exact else 'int8'} products of {short.width(dims)} numbers for {dims}"
         self.captions = torch.argsort(captions.lengths, stable=True)
@@ -57,6 +57,7 @@ class HardScreen(Screen):
         self._columns = [
             _Column.of(self._first, captions, self.captions[first:last]) for first, last in pairwise(self.caption_cuts)
         ]
+        self._first.words = self._first.words[:0]  # the columns have them
         self._whole = None if whole is None else Level(images, captions, pool, whole)
 
     def bounds(self, images: slice, column: int) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
@@ -76,7 +77,7 @@ class HardScreen(Screen):
         self, level: Level, images: slice, words: Shaped[Tensor, "t K"], scales: Tensor, of_word: Tensor
     ) -> Float[Tensor, "n t"]:
         patches = slice(self._starts[images.start], self._starts[images.stop])
-        products = self._memory("products", patches.stop - patches.start, len(words), level.product_type)
+        products = self._space.take("products", patches.stop - patches.start, len(words), dtype=level.product_type)
         return level.upper_codes(images, patches, self._sizes[images], words, scales, of_word, products)
 
     def closer(self, image: int, captions: Int[Tensor, " k"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]] | None:
@@ -110,16 +111,8 @@ class HardScreen(Screen):
     ) -> Iterator[tuple[Int[Tensor, " t"], Shaped[Tensor, "t K"]]]:
         """The words of captions, some at a time so that they stay in the cache."""
         for rows in rows_of(self._word_starts[captions], lengths).split(_WORDS):
-            held = self._memory("words", len(rows), vectors.shape[1], vectors.dtype)
+            held = self._space.take("words", len(rows), vectors.shape[1], dtype=vectors.dtype)
             yield rows, torch.index_select(vectors, 0, rows, out=held)  # 5 times as fast as vectors[rows]
-
-    def _memory(self, what: str, rows: int, columns: int, kind: torch.dtype) -> Shaped[Tensor, "r k"]:
-        """Memory of this thread, used again each time: fresh memory costs as much as what is done with it here."""
-        held: Tensor | None = getattr(self._held, f"{what}_{kind}", None)
-        if held is None or held.numel() < rows * columns:
-            held = torch.empty(rows * columns, dtype=kind)
-            setattr(self._held, f"{what}_{kind}", held)
-        return held[: rows * columns].view(rows, columns)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ too. Readable form: ``patchword.methods.chan.code_pairs``. Measured: docs/perfor
 
 from __future__ import annotations
 
-import threading
 from importlib.util import find_spec
 
 import torch
@@ -20,6 +19,7 @@ from patchword.methods.chan import Chan
 from patchword.methods.clip import Clip
 from patchword.scoring.hard_assignment import ON_A_DEVICE, PATCHES, WORDS, max_over_patches
 from patchword.scoring.pooled_words import WordSlots, pool_words
+from patchword.scoring.space import Space
 from patchword.scoring.tiles import Tiles, cuts_by_rows
 from patchword.types import Encoded
 
@@ -43,7 +43,7 @@ class HardTiles(Tiles):
         self.tile_bytes = 8 * self.width * max(_PATCHES * scale, images.max_length)
         self._sizes = images.lengths.tolist()
         self._slots: dict[int, WordSlots] = {}
-        self._held = threading.local()
+        self._space = Space()
 
     def tile(self, row: int, column: int) -> Float[Tensor, "n m"]:
         """Scores of one tile."""
@@ -67,16 +67,9 @@ class HardTiles(Tiles):
 
             starts = torch.tensor(self.patch_starts[block.start : block.stop + 1], device=patches.device)
             return best_patch(patches, starts - starts[0], self.caption_sets.vectors[first:last])
-        found = self._buffer(len(patches), end - first, patches)
+        found = self._space.take("products", len(patches), end - first, device=patches.device)
         torch.mm(patches, self.caption_sets.vectors[first:end].T, out=found)
         return max_over_patches(found, self._sizes[block])[:, : last - first]
-
-    def _buffer(self, patches: int, words: int, like: Tensor) -> Float[Tensor, "P T"]:
-        """Memory for a product, the same for all tiles of a thread."""
-        held: Tensor | None = getattr(self._held, "block", None)
-        if held is None or held.numel() < patches * words:
-            held = self._held.block = like.new_empty(patches * words)
-        return held[: patches * words].view(patches, words)
 
 
 def has_kernel(patches: Tensor) -> bool:

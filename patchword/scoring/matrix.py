@@ -77,6 +77,7 @@ _FAST: dict[str, str | Forms] = {
     "laps": _CONDENSED,
     "esl": Forms(
         pairs="patchword.scoring.two_way_attention:esl_scores",
+        tiles="patchword.scoring.two_way_tiles:esl_tiles",
         uncertified="the bound that is known leaves 61 to 66 % of the pairs of trained models open",
     ),
 }

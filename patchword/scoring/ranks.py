@@ -24,6 +24,7 @@ from patchword.scoring.matrix import (
     MEMORY,
     HasMethod,
     check_memory,
+    memory_of_bounds,
     method_of,
     open_job,
     open_screen,
@@ -73,7 +74,8 @@ def ranks(
         truth: image of each caption ``(M,)``, or right pairs as two arrays.
         precision: ``float32`` scores every pair. ``certified`` computes bounds of every score and scores only the
             pairs whose bounds touch a rank boundary; the result is the same, always.
-        memory: bytes that may be held besides the sets; tiles of right pairs are kept within it.
+        memory: bytes that may be held besides the sets; tiles of right pairs are kept within it. The certified mode
+            holds shortened copies of the sets as well, which are at most about half as large as the sets.
         progress: called with the number of pairs decided since the last call.
         folder: keep finished parts there, and go on with those that are there.
 
@@ -98,7 +100,7 @@ def ranks(
     job = Job("counts", place, progress, at_a_time)
     screen = open_screen(method, images, captions, boundaries.open_share) if precision == "certified" else None
     if isinstance(screen, Screen):
-        work = partial(count_screened, job, screen, cells, boundaries, units)
+        work = partial(count_screened, job, screen, cells, boundaries, units, memory_of_bounds(memory, at_a_time))
     else:
         work = partial(count_tiles, job, cells, boundaries, units)
     totals = {

@@ -23,6 +23,7 @@ from patchword.scoring.matrix import (
     MEMORY,
     HasMethod,
     check_memory,
+    memory_of_bounds,
     method_of,
     open_job,
     open_screen,
@@ -87,13 +88,15 @@ def top_k(
     what: dict[str, str | int] = {"what": "top_k", "queries": queries, "precision": precision, "k": k}
     place = open_job(folder, method, images, captions, **what)
     tiles = open_tiles(method, images, captions)
-    job = Job("top", place, progress, check_memory(tiles, memory))
+    at_a_time = check_memory(tiles, memory)
+    job = Job("top", place, progress, at_a_time)
     screen = None
     if precision == "certified":
         screen = open_screen(method, images, captions, partial(open_share, k, by_image, (len(images), len(captions))))
     if isinstance(screen, Screen):
         cuts = cuts_of(len(images), _SCREENED) if by_image else screen.caption_cuts
-        places, find = screen.captions, partial(top_screened, job, screen, Cells(tiles, 0), k, by_image)
+        of_bounds = memory_of_bounds(memory, at_a_time)
+        places, find = screen.captions, partial(top_screened, job, screen, Cells(tiles, 0), k, by_image, of_bounds)
     else:
         cuts = tiles.image_cuts if by_image else tiles.caption_cuts
         places, find = tiles.captions, partial(_top_scored, job, tiles, k, by_image)

@@ -135,20 +135,26 @@ def tile_scores(s: Float[Tensor, "c L b R"], temperature: Float[Tensor, ""]) -> 
     space = p * p
     factors = [temperature / _sum(space, across).sqrt_().add_(EPS) for across, _ in _WAYS]
     scores = s.new_zeros(len(s), s.shape[2])
-    for factor, (_, along) in zip(factors, _WAYS, strict=True):
+    for factor, (across, along) in zip(factors, _WAYS, strict=True):
         powers = _powers(p, factor, along, temperature, space)
         total = _sum(powers, along)
         means = _sum(powers.mul_(s), along).div_(total)
-        scores += means.mean((1, 3))  # the size of the other axis is 1
+        scores += _sum(means, across).div_(s.shape[across])[:, 0, :, 0]
     return scores
 
 
 def _sum(values: Float[Tensor, "c L b R"], dim: int) -> Float[Tensor, ...]:
-    """Sum over words (1) or patches (3), whose axis stays; over short rows a product with ones is the fastest."""
-    if dim == 1:
-        return values.sum(1, keepdim=True)
-    total = torch.mv(values.view(-1, values.shape[3]), values.new_ones(values.shape[3]))
-    return total.view(*values.shape[:3], 1)
+    """Sum over words (1) or patches (3), whose axis stays.
+
+    The order of summation is the same wherever a cell stands: ``sum`` over words would take the last columns of a tile
+    in another order, and a product with ones its last rows.
+    """
+    if dim == 3:
+        return values.sum(3, keepdim=True)
+    total = values[:, :1].clone()
+    for word in range(1, values.shape[1]):
+        total += values[:, word : word + 1]
+    return total
 
 
 def tile_gradient(

@@ -83,7 +83,7 @@ def test_shares_too_small_for_a_float_are_computed_as_written() -> None:
     method, images = made("scta", 10), sets((9, 8), 10)
     with torch.no_grad():
         method.patch_condenser.scale.mul_(1000)
-    assert ImageSide.of(images.vectors[:9], method.patch_condenser(images.vectors[:9]), False) is None
+    assert ImageSide.of(images.vectors[:9], method.patch_condenser(images.vectors[:9])) is None
     check(method, images, sets(WORDS, 10, 4))
 
 

@@ -1,0 +1,120 @@
+"""ESL for many images and captions: equal images and equal captions score equally, whatever lies beside them.
+
+What a sum of products rounds to depends on the size of the product. So every tile has products of one size: some words
+of captions that follow each other, of whatever lengths, with the patches of some images; where a block is smaller, the
+product reaches back into the rows before it, whose numbers are dropped. The cells of captions of equal length and of
+images of equal size are then reduced together (``two_way_attention.tile_scores``), in an order that knows no
+neighbours.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from patchword.methods.base import Method
+from patchword.methods.esl import Esl
+from patchword.scoring.space import Space
+from patchword.scoring.tiles import Tiles, by_length_nearby, cuts_by_rows, cuts_of
+from patchword.scoring.two_way_attention import tile_scores
+from patchword.types import Encoded
+
+_PATCHES, _WORDS = 288, 896  # of a product: a few blocks of its cells fit into the cache
+_CAPTIONS = 1024  # of a tile
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows of consecutive sets, cut into products.
+
+    Attributes:
+        rows: ``(T, E)`` of all sets; T is at least the size of a product.
+        lengths: rows of each set.
+        starts: where each set begins in ``rows``, with their end.
+        cuts: where the sets of a product begin, with the number of sets at the end.
+        size: rows of a product.
+    """
+
+    rows: Float[Tensor, "T E"]
+    lengths: list[int]
+    starts: list[int]
+    cuts: list[int]
+    size: int
+
+    @classmethod
+    def of(cls, sets: Encoded, size: int) -> Side:
+        """Products of ``size`` rows, or of as many as the largest set has."""
+        size = max(size, sets.max_length)
+        missing = max(0, size - len(sets.vectors))
+        rows = pad(sets.vectors, (0, 0, 0, missing)) if missing else sets.vectors
+        return cls(rows, sets.lengths.tolist(), sets.offsets.tolist(), cuts_by_rows(sets.lengths, size), size)
+
+    def product(self, first: int, last: int) -> tuple[Float[Tensor, "s E"], int]:
+        """Rows that the sets ``first:last`` lie in, and how many of them lie before these sets."""
+        start = min(self.starts[first], len(self.rows) - self.size)
+        return self.rows[start : start + self.size], self.starts[first] - start
+
+    def equal(self, first: int, last: int) -> list[tuple[int, int]]:
+        """First and last set of each run of sets of one size among ``first:last``."""
+        cuts = [k for k in range(first + 1, last) if self.lengths[k] != self.lengths[k - 1]]
+        return list(pairwise([first, *cuts, last]))
+
+
+class TwoWayTiles(Tiles):
+    """Scores of ESL.
+
+    Args:
+        images, captions: float32 sets on the CPU.
+        temperature: of both attentions.
+    """
+
+    def __init__(self, images: Encoded, captions: Encoded, temperature: Float[Tensor, ""]) -> None:
+        self._images, self._sets, self._temperature = Side.of(images, _PATCHES), captions, temperature
+        self.image_cuts = self._images.cuts
+        self.caption_cuts = cuts_of(len(captions), _CAPTIONS)
+        self.captions: Int[Tensor, " M"] = by_length_nearby(captions.lengths, 4 * _CAPTIONS)
+        self._words = max(_WORDS, captions.max_length)
+        width = images.vectors.shape[1]
+        self.tile_bytes = 4 * (6 * self._words * self._images.size + 2 * _CAPTIONS * captions.max_length * width)
+        self._last, self._space = threading.local(), Space()
+
+    @torch.no_grad()
+    def tile(self, row: int, column: int) -> Float[Tensor, "n m"]:
+        """Scores of one tile."""
+        images, words, block = self._images, self._words_of(column), self.images_of(row)
+        patches, skipped = images.product(block.start, block.stop)
+        scores = patches.new_empty(len(words.lengths), block.stop - block.start)  # (m, n)
+        for first, last in pairwise(words.cuts):
+            some, before = words.product(first, last)
+            cells = torch.mm(some, patches.T, out=self._space.take("cells", len(some), len(patches)))
+            for a, b in images.equal(block.start, block.stop):
+                left, size = images.starts[a] - images.starts[block.start] + skipped, images.lengths[a]
+                for c, d in words.equal(first, last):
+                    top, length = words.starts[c] - words.starts[first] + before, words.lengths[c]
+                    own = cells[top : top + (d - c) * length, left : left + (b - a) * size].contiguous()
+                    found = tile_scores(own.view(d - c, length, b - a, size), self._temperature)
+                    scores[c:d, a - block.start : b - block.start] = found
+        return scores.T
+
+    def _words_of(self, column: int) -> Side:
+        """The words of a column; each thread remembers its last ones."""
+        if getattr(self._last, "column", None) != column:
+            chosen = self.captions[self.places_of(column)]
+            self._last.words = Side.of(self._sets.select(chosen), self._words)
+            self._last.column = column
+        words: Side = self._last.words
+        return words
+
+
+def esl_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles | None:
+    """Tiles of ESL on a CPU; None elsewhere, where products may be larger."""
+    assert isinstance(method, Esl)
+    if images.vectors.device.type != "cpu" or not len(images) or not len(captions):
+        return None
+    return TwoWayTiles(images.float(), captions.float(), method.temperature.detach().float())
