@@ -3,7 +3,8 @@
 Captions of equal length are matched together, so nothing is padded and the norm over words is that of one caption. A
 block of images and captions fits the caches of a CPU, or ``_BLOCK_BYTES``; in training, blocks are computed again in
 the backward pass when all of them together would hold more than ``_KEPT_BYTES``. Against the readable form: pass 1 and
-the final pass share their products, and the words are multiplied once for all captions of a block.
+the final pass share their products, and the words are multiplied once for all captions of a block. Without gradients:
+``regulated_inference``.
 Readable form: ``patchword.layers.reasoning.Similarity.passes`` and ``patchword.methods.cefg.Cefg.score``.
 """
 
@@ -21,6 +22,7 @@ from patchword.layers.reasoning import GatedPooling, Similarity
 from patchword.layers.region_context import SLOPE
 from patchword.methods.base import Method
 from patchword.methods.cefg import Cefg
+from patchword.scoring.regulated_inference import FoldedSimilarity
 from patchword.types import Encoded
 
 _CACHE_BYTES = 12 << 20  # temporaries of one block on a CPU: 8 to 16 MiB were fastest
@@ -38,6 +40,7 @@ def regulated_scores(method: Method, images: Encoded, captions: Encoded) -> Floa
     per_row = 4 * (block.shape[2] + block.shape[1] // 2)
     again = learns and _STORED * per_row * len(images) * len(captions.vectors) > _KEPT_BYTES
     limit = _CACHE_BYTES if block.device.type == "cpu" else _BLOCK_BYTES
+    folded = None if torch.is_grad_enabled() else FoldedSimilarity(method.similarity)
     parts, order, moments = [], [], []
     for length in captions.lengths.unique().tolist():
         chosen = torch.nonzero(captions.lengths == length)[:, 0]
@@ -46,7 +49,7 @@ def regulated_scores(method: Method, images: Encoded, captions: Encoded) -> Floa
         for some, places in zip(
             words.split(max(1, rows // len(images))), chosen.split(max(1, rows // len(images))), strict=True
         ):
-            found, moved = _logits(method.similarity, block, real, some, max(1, rows // len(some)), again)
+            found, moved = _logits(method.similarity, block, real, some, max(1, rows // len(some)), again, folded)
             parts.append(found)
             order.append(places)
             moments.append(moved)
@@ -64,6 +67,7 @@ def _logits(
     words: Float[Tensor, "C L1 D"],
     images: int,
     again: bool,
+    folded: FoldedSimilarity | None,
 ) -> tuple[Float[Tensor, "B C"], Float[Tensor, "C 2"] | None]:
     """Logits of some captions of equal length, ``images`` images at a time."""
 
@@ -72,10 +76,10 @@ def _logits(
         return result
 
     def nodes(some: Tensor, there: Tensor) -> Tensor:
-        return block_nodes(similarity, some, there, words)
+        return block_nodes(similarity, some, there, words) if folded is None else folded.nodes(some, there, words)
 
     def logits(some: Tensor, there: Tensor) -> Tensor:
-        return similarity.logits(nodes(some, there))[0]
+        return similarity.logits(nodes(some, there))[0] if folded is None else folded.logits(nodes(some, there))
 
     pieces = list(zip(block.split(images), real.split(images), strict=True))
     if not (isinstance(similarity.head, GatedPooling) and similarity.training):

@@ -16,10 +16,11 @@ EQUAL, UNEQUAL = (9,) * 4, (9, 3, 5, 7)  # a pooled vector and 2R context vector
 WORDS = (4, 7, 2, 4, 4, 3, 7)
 
 
-def cefg(head: str) -> Cefg:
+def cefg(head: str, **changes: Any) -> Cefg:
     torch.manual_seed(0)
     text = BigruConfig(vocab_size=5, word_dim=3)
     values = {"joint_dim": 8, "sim_dim": 6, "image": RegionsConfig(width=5), "text": text, "head": head}
+    values |= changes
     made = Cefg(CefgConfig.model_validate(values)).eval()
     for regulator in made.similarity.regulators:
         for parameter in regulator.parameters():
@@ -91,3 +92,32 @@ def test_nothing_is_kept_for_the_backward_pass_when_there_is_none(monkeypatch: p
     monkeypatch.setattr(regulated, "checkpoint", None)  # calling it would fail
     with torch.no_grad():
         assert regulated_scores(cefg("sgr"), sets(EQUAL, 1), sets(WORDS, 2)).shape == (4, 7)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [EQUAL, UNEQUAL])
+@pytest.mark.parametrize("head", ["sgr", "saf"])
+@pytest.mark.parametrize(("refinements", "graph_steps"), [(1, 1), (2, 3), (4, 2)])
+def test_without_gradients_the_numbers_are_the_same(
+    head: str, refinements: int, graph_steps: int, lengths: tuple[int, ...]
+) -> None:
+    method = cefg(head, refinements=refinements, graph_steps=graph_steps)
+    for parameter in method.similarity.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))  # biases start at zero, which would hide those left out
+    images, captions = sets(lengths, 1), sets(WORDS, 2)
+    wanted = method.score(images, captions)
+    assert wanted.std() > 1e-3
+    torch.testing.assert_close(regulated_scores(method, images, captions), wanted, atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_running_statistics_move_without_gradients_too() -> None:
+    buffers = []
+    for fast in (True, False):
+        method = cefg("saf").train()
+        score = regulated_scores if fast else Cefg.score
+        score(method, sets(EQUAL, 1), sets(WORDS, 2))
+        buffers.append(dict(method.named_buffers()))
+    for name, expected in buffers[1].items():
+        torch.testing.assert_close(buffers[0][name], expected, msg=name)
+    assert float(buffers[0]["similarity.head.norm.running_mean"].abs()) > 0
