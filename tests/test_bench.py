@@ -17,10 +17,12 @@ from patchword.bench.shapes import caption_lengths, published, random_sets
 from patchword.cli import main
 from patchword.data.features import RegionFeatures
 from patchword.errors import ConfigError, ScoreError
-from patchword.methods import METHODS
+from patchword.methods import METHODS, READY_MADE
+from patchword.methods.base import Method
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.train.run import train
 from patchword.types import Captions, Images
+from patchword.verbs import measuring
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Published models would take seconds to make."""
     config = ChanConfig.model_validate({"joint_dim": 16, "text": {"kind": "bigru", "vocab_size": 9, "word_dim": 4}})
     monkeypatch.setattr(score, "published", lambda name: Chan(config))
-    monkeypatch.setitem(shapes._SHAPES, "chan", shapes.SetShape(5, 16))
+    monkeypatch.setitem(shapes.SYSTEMS, "chan", shapes.System("chan", shapes.SetShape(5, 16)))
 
 
 def lines_of(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
@@ -79,7 +81,8 @@ def test_a_trained_model_is_measured_on_its_data(tmp_path: Path) -> None:
 
 
 def test_what_can_not_be_measured_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "unknown method" in refused(["bench", "score", "--method", "no_such"], capsys, kind="ConfigError")
+    line = refused(["bench", "score", "--method", "no_such"], capsys, kind="ConfigError")
+    assert line.endswith("Methods that can be measured: " + ", ".join(shapes.SYSTEMS) + ".")
     with pytest.raises(ScoreError, match="cefg has no certified mode"):
         next(bench_score("cefg", images=2, captions=2, precision="certified"))
 
@@ -92,14 +95,46 @@ def test_captions_are_as_long_as_those_of_coco() -> None:
     assert lengths.max() <= 52
 
 
-def test_every_method_has_a_shape() -> None:
-    assert set(shapes._SHAPES) == set(METHODS)
+def test_every_method_can_be_measured() -> None:
+    assert {one.method for one in shapes.SYSTEMS.values()} == {*METHODS, *READY_MADE}
+    assert all(name in str(measuring.Score.__doc__) for name in shapes.SYSTEMS)  # the help names them
+
+
+@pytest.mark.parametrize("name", ["clip", "clip_patches"])
+def test_ready_made_models_are_measured(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No weight takes part in their scores, so none is made here."""
+
+    def without_weights(name: str) -> Method:
+        with torch.device("meta"):
+            return published(name)
+
+    monkeypatch.setattr(score, "published", without_weights)
+    asked = ("--method", name, "--images", "3", "--captions", "8", "--steps", "1")
+    engine, readable, difference = lines_of(capsys, "score", *asked)
+    assert engine["method"] == readable["method"] == name
+    assert engine["width"] == 512
+    assert (engine["words"] == 8) == (name == "clip")
+    assert difference["largest_difference_engine"] < 1e-6
+
+
+def test_variants_are_those_of_their_method() -> None:
+    with torch.device("meta"):
+        made: dict[str, Any] = {name: published(name) for name in ("cefg_saf", "esl_a", "laps", "clip_patches")}
+    assert made["cefg_saf"].config.head == "saf"
+    assert made["esl_a"].config.pyramid == "adaptive"
+    assert made["laps"].name == "laps"
+    late = made["clip_patches"]
+    tower, shape = late.image.backbone.config, shapes.SYSTEMS["clip_patches"].shape
+    assert shape.rows == (tower.image_size // tower.patch_size) ** 2
+    assert shape.width == late.config.joint_dim
 
 
 @pytest.mark.parametrize("name", ["chan", "vse_inf", "hrem", "esl"])
 def test_random_sets_have_the_shapes_that_the_method_makes(name: str) -> None:
     method = published(name).eval()
-    a, b = random_sets(method, 2, 3)
+    a, b = random_sets(shapes.system(name).shape, 2, 3)
     torch.testing.assert_close(a.vectors.norm(dim=1), torch.ones(len(a.vectors)))
     with torch.no_grad():
         image = method.encode_images(Images(torch.rand(1, 36, method.config.image.width), torch.tensor([36])))

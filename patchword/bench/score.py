@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from patchword.bench.product import timed
-from patchword.bench.shapes import published, random_sets
+from patchword.bench.shapes import published, random_sets, system
 from patchword.methods.base import Method
 from patchword.scoring.matrix import MEMORY, pair_scores, score_matrix
 from patchword.scoring.ranks import ranks
@@ -41,13 +41,16 @@ def bench_score(
     """Pairs per second of the engine and of the readable formula, and their largest difference.
 
     Args:
-        name: of a method of published size, with random vectors.
+        name: of a method of published size, with random vectors; one of ``bench.shapes.SYSTEMS``.
         run, data, dataset: a trained model, and a data folder whose test split it scores, with the data set's name.
         images, captions: how many; by default 256 and 1,280, or all of the split.
         result: what is made: the whole matrix, the ranks of the right answers, or the ten best captions of each image.
         precision: ``certified`` scores only what bounds leave open; a matrix has no such mode, so ranks are made.
         memory: budget of the engine in bytes.
         steps: timed runs.
+
+    Raises:
+        ConfigError: no method has this name, or a run is given without its data.
     """
     method, a, b, owner, about = _sets(name, run, data, dataset, images, captions)
     pairs = len(a) * len(b)
@@ -92,7 +95,7 @@ def _sets(
     if run is None:
         method = published(name).eval()
         n, m = images or 256, captions or 1280
-        a, b = random_sets(method, n, m)
+        a, b = random_sets(system(name).shape, n, m)
         return method, a, b, torch.arange(m) * n // m, {"bench": "score", "method": name}
     from patchword.data.extras import require_extras
     from patchword.errors import ConfigError
