@@ -101,7 +101,7 @@ def parse_command(line: str) -> Any:
         return parsed
     call, dotted = parsed
     if verb == "bench":
-        assert not dotted or isinstance(call.args[0], Leaderboard), line
+        assert not dotted or isinstance(call.keywords["what"], Leaderboard), line
         return call
     recipe = call.keywords["recipe"] if "recipe" in call.keywords else call.args[0]
     if Path(recipe).name != "my.yaml":
