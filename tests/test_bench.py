@@ -14,6 +14,7 @@ from small import refused, write_precomp, write_recipe
 from patchword.bench import score, shapes
 from patchword.bench.score import bench_score
 from patchword.bench.shapes import caption_lengths, published, random_sets
+from patchword.bench.train import bench_train
 from patchword.cli import main
 from patchword.data.features import RegionFeatures
 from patchword.errors import ConfigError, ScoreError
@@ -170,3 +171,8 @@ def test_a_measurement_that_can_not_be_made_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert message in refused(["bench", *words], capsys, kind="ConfigError")
+
+
+def test_training_on_regions_is_refused_where_pictures_are_read() -> None:
+    with pytest.raises(ConfigError, match="'clip' of published size reads no region features"):
+        next(bench_train("clip"))

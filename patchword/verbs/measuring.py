@@ -189,12 +189,13 @@ class Leaderboard:
         from patchword.bench.leaderboard_table import choose, shown
         from patchword.config import parse_overrides
 
+        systems = choose(self.systems)  # refuses before anything is drawn
         rows = leaderboard(
             drawn_scenes(self.out) if self.data == Path("scenes") and not self.data.exists() else self.data,
             self.out,
             suffix=self.suffix,
             name=self.name,
-            systems=choose(self.systems),
+            systems=systems,
             seeds=self.seeds,
             budget=Budget(self.epochs, self.train_images),
             processes=self.processes,
