@@ -133,3 +133,9 @@ def test_torchvision_is_nowhere() -> None:
     for module in [*MODULES, *(ROOT / "tests").rglob("*.py")]:
         for name, line in imports_of(module):
             assert name.partition(".")[0] != "torchvision", f"{module}:{line}"
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by name: two of one name in different folders are refused, but only when both are run."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert not sorted({name for name in names if names.count(name) > 1})

@@ -65,7 +65,7 @@ def drawn_scenes(out: Path) -> Path:
 
 
 def leaderboard(
-    data: Path,
+    data: Path | None,
     out: Path,
     *,
     suffix: str,
@@ -80,7 +80,7 @@ def leaderboard(
     """Train and evaluate all systems; writes ``leaderboard.md`` and ``leaderboard.json`` into ``out``.
 
     Args:
-        data: data folder.
+        data: data folder; None draws scenes of the default size into ``out``.
         suffix: what follows a system's stem in the names of its recipes: ``scenes``, ``flickr8k_grid36_bigru``.
         name: data set name, when the folder does not say it.
         systems: rows of the table.
@@ -97,10 +97,9 @@ def leaderboard(
         raise ConfigError(f"{len(systems)} systems with {seeds} seeds: nothing to run. Give one or more of both.")
     stems = dict.fromkeys(stem for system in systems for stem in system.recipes)  # a member may stand alone as well
     given, whole = dict(overrides or {}), budget if budget is not None else Budget()
+    place = str(drawn_scenes(out) if data is None else data)
     jobs = [
-        Job(f"{stem}_{suffix}", seed, str(data), name, str(out), whole, given)
-        for seed in range(seeds)
-        for stem in stems
+        Job(f"{stem}_{suffix}", seed, place, name, str(out), whole, given) for seed in range(seeds) for stem in stems
     ]
     out.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}

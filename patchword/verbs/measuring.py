@@ -185,17 +185,16 @@ class Leaderboard:
 
     def run(self, overrides: tuple[str, ...]) -> None:
         """Print the table."""
-        from patchword.bench.leaderboard import Budget, drawn_scenes, leaderboard
+        from patchword.bench.leaderboard import Budget, leaderboard
         from patchword.bench.leaderboard_table import choose, shown
         from patchword.config import parse_overrides
 
-        systems = choose(self.systems)  # refuses before anything is drawn
         rows = leaderboard(
-            drawn_scenes(self.out) if self.data == Path("scenes") and not self.data.exists() else self.data,
+            None if self.data == Path("scenes") and not self.data.exists() else self.data,
             self.out,
             suffix=self.suffix,
             name=self.name,
-            systems=systems,
+            systems=choose(self.systems),
             seeds=self.seeds,
             budget=Budget(self.epochs, self.train_images),
             processes=self.processes,

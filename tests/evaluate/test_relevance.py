@@ -1,5 +1,6 @@
 """General relevance against two published libraries and a plain loop."""
 
+import os
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ from patchword.errors import ScoreError
 from patchword.evaluate.answers import Answers, rank_answers, rows_of
 from patchword.evaluate.relevance import relevance_report
 
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # ranx would compile for half a minute what takes milliseconds here
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # both import other packages that warn about themselves
     import ranx
