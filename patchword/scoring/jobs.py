@@ -154,8 +154,10 @@ def open_folder(folder: Path, identity: Mapping[str, str | int]) -> None:
     """Make the folder of a job, or check that it belongs to the same one.
 
     Raises:
-        ScoreError: it holds the parts of another job.
+        ScoreError: it is a file, or holds the parts of another job.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ScoreError(f"'{folder}' is a file. Expected the name of a folder for the parts of a scoring job.")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _ABOUT
     if path.is_file():
@@ -165,9 +167,10 @@ def open_folder(folder: Path, identity: Mapping[str, str | int]) -> None:
             kept = {}
         if kept != dict(identity):
             differs = [key for key in identity if kept.get(key) != identity[key]]
+            what = f"different {' and '.join(differs)}" if differs else "its description is damaged"
             raise ScoreError(
-                f"'{folder}' holds the parts of another scoring job (its {' and '.join(differs) or 'description'} "
-                "differs). Give another folder, or delete this one to start again."
+                f"'{folder}' holds the parts of another scoring job ({what}). "
+                "Give another folder, or delete this one to start again."
             )
         return
     write_whole(path, json.dumps(dict(identity), indent=2) + "\n")

@@ -172,16 +172,24 @@ def test_a_killed_job_goes_on(tmp_path: Path, alone: dict[str, np.ndarray]) -> N
     assert all(path.stat().st_mtime_ns == when for path, when in written.items())
 
 
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "parts").write_text("mine", encoding="utf-8")
+    images, captions = sets_for(chan(), 5, 9)
+    with pytest.raises(ScoreError, match=r"parts' is a file\. Expected the name of a folder"):
+        score_matrix(chan(), images, captions, folder=tmp_path / "parts")
+    assert (tmp_path / "parts").read_text(encoding="utf-8") == "mine"
+
+
 def test_the_folder_of_another_job_is_refused(tmp_path: Path) -> None:
     images, captions = sets_for(chan(), 5, 9)
     score_matrix(chan(), images, captions, folder=tmp_path)
     score_matrix(chan(), images, captions, folder=tmp_path)
     other = Encoded(images.vectors + 1e-6, images.lengths)
     tries: list[tuple[Method, Encoded, dict[str, Any], str]] = [
-        (chan(), other, {}, "its images differs"),
-        (chan("lse"), images, {}, "its configuration differs"),
-        (METHODS["vse_inf"], images, {}, "its method and configuration"),
-        (chan(), images, {"tile": (2, 2)}, "its tile differs"),
+        (chan(), other, {}, "different images"),
+        (chan("lse"), images, {}, "different configuration"),
+        (METHODS["vse_inf"], images, {}, "different method and configuration"),
+        (chan(), images, {"tile": (2, 2)}, "different tile"),
     ]
     for method, sets, more, message in tries:
         with pytest.raises(ScoreError, match=f"holds the parts of another scoring job .{message}.*Give another folder"):
