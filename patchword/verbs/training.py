@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 from tyro.conf import Positional, Suppress, arg
 
-from patchword.verbs.options import OptionalPath, takes_overrides
+from patchword.verbs.options import OptionalCount, OptionalPath, takes_overrides
 from patchword.verbs.output import note, say, say_json
 
 if TYPE_CHECKING:
+    from patchword.recipe import Recipe
     from patchword.train.run import TrainResult
+    from patchword.train.seeds import SeedRun
 
 
 def demo(
@@ -44,6 +47,7 @@ def demo(
 def train(
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")],
     out: OptionalPath = None,
+    seeds: OptionalCount = None,
     json: bool = False,
     overrides: Suppress[tuple[str, ...]] = (),
 ) -> int:
@@ -52,37 +56,79 @@ def train(
     Args:
         recipe: file or name (see recipes/).
         out: run folder; runs/NAME by default. An unfinished run there is resumed.
+        seeds: train this many runs, OUT/seed_N each, and report mean and deviation.
         json: print the outcome as JSON.
         overrides: dotted options.
     """
     from patchword.train.distributed import world
     from patchword.train.loop import Interrupted
     from patchword.train.run import train as run_training
+    from patchword.train.seeds import train_seeds
 
     console = Console(stderr=json, soft_wrap=True, markup=False)
+    changes = list(overrides)
     try:
-        result = run_training(recipe, out, overrides=list(overrides), console=console)
+        if seeds is not None:
+            runs = train_seeds(recipe, out, seeds=seeds, overrides=changes, console=console)
+            return _say_seeds(runs, json=json) if world()[0] == 0 else _exit_code(runs)
+        result = run_training(recipe, out, overrides=changes, console=console)
     except Interrupted:
         if world()[0] == 0:
             note("stopped and saved. The same command goes on from here.")
         return 130
-    place = result.position
     if world()[0] > 0:  # one of several processes speaks
         return 0
     if json:
-        say_json({"run": str(result.run), **asdict(place), "peak_memory_gib": result.peak_memory_gib})
+        say_json(_outcome(result))
     else:
-        chosen = f"best epoch {place.best_epoch + 1}, rsum {place.best_rsum:.1f}"
-        if place.best_rsum < 0:
-            chosen = f"last epoch {place.epoch}, not selected"
-        say(f"{chosen}, in '{result.run}/best'. Next: {shlex.join(_evaluation(result))}")
+        say(f"{_chosen(result)}, in '{result.run}/best'. Next: {shlex.join(_evaluation(result.recipe, result.run))}")
     return 0
 
 
-def _evaluation(result: TrainResult) -> list[str]:
-    """The command that evaluates a run on the data it was trained on."""
-    data = result.recipe.data
-    words = ["patchword", "evaluate", str(result.run), "--data", str(data.root)]
+def _outcome(result: TrainResult) -> dict[str, Any]:
+    return {"run": str(result.run), **asdict(result.position), "peak_memory_gib": result.peak_memory_gib}
+
+
+def _chosen(result: TrainResult) -> str:
+    place = result.position
+    if place.best_rsum < 0:
+        return f"last epoch {place.epoch}, not selected"
+    return f"best epoch {place.best_epoch + 1}, rsum {place.best_rsum:.1f}"
+
+
+def _say_seeds(runs: Sequence[SeedRun], *, json: bool) -> int:
+    """Print what every seed came to, then the spread and the command that comes next; returns the exit code."""
+    from patchword.train.seeds import rsum_over
+
+    spread = rsum_over(runs)
+    if json:
+        each = [{"seed": one.seed, **_outcome(one.result)} if one.result else _collapsed(one) for one in runs]
+        say_json({"runs": each, "rsum": {"mean": spread[0], "sd": spread[1]} if spread else None})
+        return _exit_code(runs)
+    for one in runs:
+        say(f"seed {one.seed}: {_chosen(one.result) if one.result else one.collapse}, in '{one.run}'")
+    healthy = [one.result for one in runs if one.result]
+    if spread:
+        say(f"rsum {spread[0]:.1f} +- {spread[1]:.1f} over {len(healthy)} seeds")
+    if len(healthy) > 1:
+        words = _evaluation(healthy[0].recipe, *(result.run for result in healthy))
+        say(f"Next: {shlex.join([*words, '--seeds'])}")
+    return _exit_code(runs)
+
+
+def _collapsed(one: SeedRun) -> dict[str, Any]:
+    return {"seed": one.seed, "run": str(one.run), "collapse": one.collapse}
+
+
+def _exit_code(runs: Sequence[SeedRun]) -> int:
+    """2 when a run collapsed, as for a single run."""
+    return 2 if any(one.collapse for one in runs) else 0
+
+
+def _evaluation(recipe: Recipe, *runs: Path) -> list[str]:
+    """The command that evaluates runs on the data they were trained on."""
+    data = recipe.data
+    words = ["patchword", "evaluate", *map(str, runs), "--data", str(data.root)]
     if data.test != "test":
         words += ["--split", data.test]
     if data.name is not None and data.root is not None and data.name != data.root.name:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from patchword.recipe import load_recipe
-from patchword.train.run import TrainResult, _changes
-from patchword.train.state import Position
+from patchword.train.run import _changes
 from patchword.verbs.training import _evaluation
 
 
@@ -37,6 +36,5 @@ def test_a_recipe_that_needs_its_overrides_has_no_changes(tmp_path: Path) -> Non
 
 def test_the_command_that_comes_next_names_the_data() -> None:
     recipe = load_recipe("chan_scenes", {"data": {"root": "my data", "test": "testall"}})
-    result = TrainResult(Path("r"), Position(), 1.0, recipe)
     words = ["patchword", "evaluate", "r", "--data", "my data", "--split", "testall", "--name", "scenes"]
-    assert _evaluation(result) == words
+    assert _evaluation(recipe, Path("r")) == words
