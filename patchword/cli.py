@@ -32,8 +32,11 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
     ),
     "doctor": (
         "patchword.verbs.data:doctor",
-        "check a data folder or a recipe: what is present, missing, short, wrong",
-        ("patchword doctor data path/to/f30k --name f30k", "patchword doctor recipe recipes/chan_scenes.yaml"),
+        "check a data folder or a recipe: what is present, missing, short, wrong; which batch fits into memory",
+        (
+            "patchword doctor data path/to/f30k --name f30k",
+            "patchword doctor memory chan_scenes --data.root data/scenes --limit 8GiB",
+        ),
     ),
     "prepare": (
         "patchword.verbs.preparing:prepare",

@@ -103,7 +103,10 @@ def parse_command(line: str) -> Any:
     if verb == "bench":
         assert not dotted or isinstance(call.keywords["what"], Leaderboard), line
         return call
-    recipe = call.keywords["recipe"] if "recipe" in call.keywords else call.args[0]
+    if verb == "doctor" and call.keywords["what"] == "data":
+        assert not dotted, line
+        return call
+    recipe = call.keywords["path" if verb == "doctor" else "recipe"]
     if Path(recipe).name != "my.yaml":
         load_recipe(ROOT / "recipes" / f"{Path(recipe).stem}.yaml", dotted)
     else:

@@ -14,14 +14,13 @@ from rich.console import Console
 
 from patchword.checkpoint import load_training_state, load_weights
 from patchword.console import peak_memory_gib
-from patchword.data.batches import TrainingPairs
 from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from patchword.errors import CheckpointError, ConfigError
-from patchword.model import Model, load, prepare_source, text_limit
+from patchword.model import Model, load
 from patchword.recipe import Recipe, load_recipe
 from patchword.train.loop import Trainer
 from patchword.train.optimizer import build_optimizer
-from patchword.train.setup import Parts, prepare
+from patchword.train.setup import Parts, prepare, training_pairs
 from patchword.train.state import Position, RunFolder
 
 
@@ -67,9 +66,7 @@ def train(
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     folder = Path(out) if out is not None else Path("runs") / Path(loaded.source).stem
-    precision = {"float32": "no", "bf16": "bf16"}[loaded.train.precision]
-    AcceleratorState._reset_state()  # else a second run in one Python process can not have another precision
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+    accelerator = new_accelerator(loaded)
     if loaded.train.batch_size % accelerator.num_processes:
         raise ConfigError(
             f"`train.batch_size` is {loaded.train.batch_size}, over {accelerator.num_processes} processes. "
@@ -90,6 +87,13 @@ def train(
         accelerator.wait_for_everyone()
         position = _fit(loaded, accelerator, run, shown, parts)
     return TrainResult(folder, position, peak_memory_gib(), loaded)
+
+
+def new_accelerator(recipe: Recipe) -> Accelerator:
+    """Device, precision and processes of a training."""
+    precision = {"float32": "no", "bf16": "bf16"}[recipe.train.precision]
+    AcceleratorState._reset_state()  # else a second run in one Python process can not have another precision
+    return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
 
 
 _OF_A_RUN = ("data.root", "data.name", "train.seed")  # differ between runs of one recipe
@@ -134,21 +138,8 @@ def _fit(
         model.tokenize(parts.select.captions, where=f"{parts.select.dataset}/{parts.select.name}")
     optimizer = build_optimizer(method, recipe.train)
     position = _resume(run, model, optimizer, console, is_main=accelerator.is_main_process)
-    data = recipe.data
-    pairs = TrainingPairs(
-        parts.train,
-        parts.tokenizer,
-        seed=recipe.train.seed,
-        region_drop=data.region_drop,
-        word_drop=data.word_drop,
-        grid_cells=parts.grid_cells,
-        max_words=data.max_words,
-        text_limit=text_limit(method),
-        image_extras=method.image_extras,
-        caption_extras=method.caption_extras,
-    )
-    pairs.source = prepare_source(method, pairs.source)
-    trainer = Trainer(model, pairs, parts.select, recipe.train, accelerator, optimizer, run, console, data.workers)
+    pairs, workers = training_pairs(recipe, parts), recipe.data.workers
+    trainer = Trainer(model, pairs, parts.select, recipe.train, accelerator, optimizer, run, console, workers)
     describe(console, parts, method, trainer)
     return trainer.fit(position)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from patchword.config import DataConfig
+from patchword.data.batches import TrainingPairs
 from patchword.data.features import RegionFeatures
 from patchword.data.open import open_split
 from patchword.data.table import Split
@@ -23,6 +24,7 @@ from patchword.encoders.resnet import ResnetConfig, grid_cells
 from patchword.errors import ConfigError
 from patchword.methods import method_class
 from patchword.methods.base import Method
+from patchword.model import prepare_source, text_limit
 from patchword.recipe import Recipe
 from patchword.train.start import continued, copy_weights, load_starting_weights, open_start
 
@@ -102,6 +104,29 @@ def prepare(recipe: Recipe) -> Parts:
         copy_weights(method, start)
     cells = grid_cells(image) if isinstance(image, ResnetConfig) else None
     return Parts(train, select, tokenizer, method, cells)
+
+
+def training_pairs(recipe: Recipe, parts: Parts) -> TrainingPairs:
+    """The pairs of the training split, as the method reads them.
+
+    Raises:
+        DataError: a caption is longer than the text encoder can read.
+    """
+    data, method = recipe.data, parts.method
+    pairs = TrainingPairs(
+        parts.train,
+        parts.tokenizer,
+        seed=recipe.train.seed,
+        region_drop=data.region_drop,
+        word_drop=data.word_drop,
+        grid_cells=parts.grid_cells,
+        max_words=data.max_words,
+        text_limit=text_limit(method),
+        image_extras=method.image_extras,
+        caption_extras=method.caption_extras,
+    )
+    pairs.source = prepare_source(method, pairs.source)
+    return pairs
 
 
 def check_width(split: Split, image: Any) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from patchword.errors import ConfigError
-from patchword.verbs.options import OptionalCount, OptionalText, OutPath
+from patchword.verbs.options import OptionalCount, OptionalText, OutPath, takes_overrides
 from patchword.verbs.output import say, say_json
+from patchword.verbs.sizes import OptionalSize, bytes_of
 
 
 def scenes(folder: Positional[Path], train: int = 2000, dev: int = 250, test: int = 500, seed: int = 0) -> int:
@@ -29,18 +30,32 @@ def scenes(folder: Positional[Path], train: int = 2000, dev: int = 250, test: in
     return 0
 
 
+@takes_overrides
 def doctor(
-    what: Positional[Literal["data", "recipe"]], path: Positional[Path], name: OptionalText = None, json: bool = False
+    what: Positional[Literal["data", "recipe", "memory"]],
+    path: Positional[Path],
+    name: OptionalText = None,
+    limit: OptionalSize = None,
+    json: bool = False,
+    overrides: Suppress[tuple[str, ...]] = (),
 ) -> int:
-    """Check a data folder or a recipe file.
+    """Check a data folder or a recipe, or find the batch that fits into memory.
 
     Args:
-        what: ``data`` or ``recipe``.
-        path: the folder or file.
+        what: ``data``, ``recipe``, or ``memory`` of a recipe's training steps, which are taken, not guessed.
+        path: the folder; or the recipe, by file or name, with dotted options (--data.root DIR).
         name: known data set to compare with: f30k, coco, flickr8k.
+        limit: memory: what training may take (24GiB); the device's, or this machine's, by default.
         json: print JSON.
+        overrides: dotted options.
     """
+    if limit is not None and what != "memory":
+        raise ConfigError(f"--limit is of `doctor memory`, not of `doctor {what}`. Remove it.")
+    if name is not None and what != "data":
+        raise ConfigError(f"--name is of `doctor data`, not of `doctor {what}`. Remove it; a recipe has --data.name.")
     if what == "data":
+        if overrides:
+            raise ConfigError(f"'{overrides[0]}' changes a recipe; `doctor data` reads a folder. Remove it.")
         from patchword.data.doctor import check_data
 
         report = check_data(path, name=name)
@@ -48,7 +63,13 @@ def doctor(
         return 0 if report.usable else 2
     from patchword.recipe import load_recipe, to_yaml
 
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, list(overrides))
+    if what == "memory":
+        from patchword.train.memory import step_memory
+
+        found = step_memory(recipe, limit_gib=None if limit is None else bytes_of(limit) / (1 << 30))
+        say_json(found.to_json()) if json else say("\n".join(found.lines()))
+        return 0 if found.largest is not None else 2
     if json:
         say_json(recipe.dump())
     else:
