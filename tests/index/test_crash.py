@@ -16,7 +16,9 @@ import pytest
 from small import environment
 from store_toys import save_picture, save_pictures, save_pixel_model
 
+from patchword.errors import DataError
 from patchword.index import Catalog, open_snapshot, sync, verify
+from patchword.index.catalog import Item
 from patchword.index.file_bytes import hash_bytes
 from patchword.index.layout import is_index
 from patchword.model import Model, load
@@ -93,6 +95,10 @@ class World:
             return {}
         found = verify(self.index)
         assert found.is_clean, found.problems
+        return {item.path: item.hash for item in self.searchable().values()}
+
+    def searchable(self) -> dict[int, Item]:
+        """The items that have vectors, by id, after checking ids and vectors; some may be lost."""
         snapshot = open_snapshot(self.index)
         with Catalog(self.index) as catalog:
             items = catalog.items(snapshot.ids)
@@ -101,7 +107,7 @@ class World:
             vectors = snapshot.sets([row]).vectors.numpy()
             expected = self.vectors.setdefault(item.hash, vectors)
             assert np.allclose(vectors, expected, atol=2e-3), "the vectors of another picture"
-        return {item.path: item.hash for item in items}
+        return {item.id: item for item in items}
 
     def change(self) -> None:
         """Change the folder: new, changed, moved, copied, swapped and deleted pictures."""
@@ -239,3 +245,33 @@ def test_killed_captions_are_whole(zygote: Zygote, model: Model, tmp_path: Path)
         found = verify(world.index)
         assert found.is_clean, (what, found.problems)
         assert found.captions == len(texts), what
+
+
+def test_a_killed_restoration_is_finished_by_the_next_sync(zygote: Zygote, model: Model, tmp_path: Path) -> None:
+    world = World(tmp_path, model, 4)
+    save_pictures(world.pictures, 9)
+    zygote.run(
+        "build",
+        {"folder": str(world.pictures), "out": str(world.index), "shard_mb": TINY, "batch": 2, "threads": 1},
+    )
+    assert world.held() == world.files()
+    ids = open_snapshot(world.index).ids.tolist()
+    lost = open_snapshot(world.index).shards[1:3]
+    for shard in lost:
+        shard.path.unlink()
+    gone = {number for shard in lost for number in shard.ids.tolist()}
+    backup = tmp_path / "backup"
+    shutil.copytree(world.index, backup)
+    arguments = {"index": str(world.index), "batch": 2, "threads": 1}
+    stages: set[bool | str] = set()
+    for what in kills(zygote, world, "sync", arguments, backup):
+        try:
+            found = set(world.searchable())
+        except DataError as error:  # no sync has seen the damage yet
+            stages.add("patchword index sync" in str(error))
+        else:
+            assert set(ids) - gone <= found <= set(ids), what
+            stages.add("searchable")
+        sync(world.index, model=model, batch=2)
+        assert (open_snapshot(world.index).ids.tolist(), world.held()) == (ids, world.files()), what
+    assert stages == {True, "searchable"}, "an error that does not say what to do, or every kill at one stage"
