@@ -10,14 +10,12 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +34,7 @@ from patchword.index.model_hash import hash_checkpoint
 from patchword.report.rows import ReportRun, report_run
 from patchword.report.write import write_report
 from patchword.search import Searcher
+from patchword.threads import one_core
 from patchword.train.run import train
 from patchword.train.state import RunFolder
 
@@ -119,7 +118,7 @@ def run_demo(
         "the same command goes on."
     )
     _make_data(demo)
-    with _one_thread():
+    with one_core():  # the same numbers on every machine
         _train(demo, "2 of 5  CHAN: every word looks for its best region", "chan_scenes", demo.out)
         baseline = demo.out / "vse_inf"
         _train(demo, "3 of 5  VSE-infinity, the baseline: one vector per picture", "vse_inf_scenes", baseline)
@@ -139,17 +138,6 @@ def run_demo(
         _index(demo)
     _what_next(demo, queries, time.monotonic() - started)
     return report
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Train with one thread: the same numbers whatever the machine has, and no waiting where its cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _make_data(demo: Demo) -> None:

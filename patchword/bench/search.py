@@ -34,7 +34,7 @@ from patchword.index.encode import to_rows
 from patchword.index.layout import IndexFolder
 from patchword.index.manifest import BackendChoice, Manifest, Pooling, write_manifest
 from patchword.index.model_hash import stamp_of
-from patchword.index.parallel import Cores, one_core
+from patchword.index.parallel import Cores
 from patchword.index.pooled import ANCHORS, PoolSpec, pool_kind
 from patchword.index.records import NewItem
 from patchword.index.scan import Seen
@@ -46,6 +46,7 @@ from patchword.index.snapshot import open_snapshot
 from patchword.index.writer import Writer
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.model import Model
+from patchword.threads import one_core
 from patchword.types import Encoded
 
 PATCH_BYTES = 2 * 36  # of one number of every patch

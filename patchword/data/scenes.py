@@ -12,14 +12,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import torch
 from PIL import Image
 
 from patchword.data.scenes_draw import CANVAS, place
@@ -28,6 +27,7 @@ from patchword.data.scenes_language import PHRASES, WORDS
 from patchword.data.scenes_regions import FEWEST_REGIONS, REGION_WIDTH
 from patchword.data.scenes_world import ATTRIBUTES, Scene
 from patchword.errors import ConfigError, DataError
+from patchword.threads import one_core
 
 VERSION = 1  # of the generator: raised whenever the same seed gives other data
 PRECOMP = "scenes_precomp"
@@ -81,7 +81,7 @@ def write_scenes(
     try:
         (partial / PRECOMP).mkdir(parents=True)
         with ExitStack() as files:
-            files.enter_context(_one_thread())
+            files.enter_context(one_core())  # the products are too small to share
             listing = None
             if pictures:
                 (partial / "images").mkdir()
@@ -93,17 +93,6 @@ def write_scenes(
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # nothing is left of it after the renaming
     return folder
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: the products here are too small to share."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check(sizes: SceneSizes, seed: int, regions: int) -> None:

@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
-from typing import Any, Literal
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import Any, Unpack
 
 from patchword.data.clip_features import ClipEncoder
-from patchword.errors import ConfigError, DataError
+from patchword.errors import DataError
 from patchword.index.about import info as folder_info
-from patchword.index.asked import Asked, CaptionQueries
 from patchword.index.batch import answer_each
-from patchword.index.calibrate import Calibration, read_calibration
-from patchword.index.candidates import candidates_for
+from patchword.index.calibrate import Calibration
 from patchword.index.catalog import Catalog, Item
-from patchword.index.collection import Collection, Hits
+from patchword.index.chances import Chances
+from patchword.index.collection import Collection
 from patchword.index.explain_item import explain_item
-from patchword.index.inputs import encode_image, encode_queries, reads_regions
+from patchword.index.generations import Generations
+from patchword.index.inputs import reads_regions
 from patchword.index.layout import open_folder
 from patchword.index.manifest import read_manifest
 from patchword.index.model_hash import open_model
-from patchword.index.parallel import Cores, one_core
+from patchword.index.parallel import Cores
 from patchword.index.pooled import PoolSpec
-from patchword.index.query import Answer, Found, FoundCaption, Mode, Part, Query
+from patchword.index.query import Answer, Found, FoundCaption, Mode, Part, Picture, Query
 from patchword.index.results import ReaderInfo
-from patchword.index.shortlist.view import open_shortlist
-from patchword.index.snapshot import open_snapshot
+from patchword.index.searching import Searching
+from patchword.index.wanted import How, Wanted
 from patchword.model import Model
 from patchword.types import Alignment
-
-EXACT_MS = 100.0  # `auto` scores everything as long as that is expected to take less
-Picture = int | Path | str | NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class State:
-    """One generation as searches see it."""
-
-    images: Collection
-    captions: Collection
 
 
 class Index:
@@ -69,11 +51,11 @@ class Index:
         self.manifest = read_manifest(self.place)
         self.spec = PoolSpec.of(self.manifest.pooled, model)
         self.catalog = Catalog(self.place)
-        self.clip, self._options, self._cores = clip, dict(backend), Cores(threads)
-        self._calibration: tuple[int, Calibration | None] = (-1, None)
-        self._refreshing = Lock()
+        self.clip, self._cores = clip, Cores(threads)
+        self._chances = Chances(self.place, self.manifest.model.hash, model.method)
+        self._searching = Searching(self.place, model, clip, self.catalog, self._chances)
         model.method.eval()
-        self._state = State(self._open("image"), self._open("caption"))
+        self._generations = Generations(self.place, self.manifest, self.spec, backend, self._cores)
 
     @classmethod
     def open(
@@ -104,24 +86,18 @@ class Index:
         loaded = open_model(read_manifest(place), model, device=device)
         return cls(place.path, loaded, backend or {}, None if clip is None else ClipEncoder(clip), threads)
 
-    def _open(self, kind: Literal["image", "caption"], before: Collection | None = None) -> Collection:
-        snapshot = open_snapshot(self.place, kind)
-        if before is not None and before.shortlist.is_current(self.place, kind):
-            return before.advanced(snapshot, before.shortlist.advanced(snapshot))
-        options = {**self.manifest.backend.options, **self._options}
-        method = self.manifest.model.method
-        shortlist = open_shortlist(self.place, snapshot, method, self.manifest.pooled, options)
-        if before is None:
-            return Collection(snapshot, shortlist, self.spec, self._cores)
-        return before.advanced(snapshot, shortlist)
-
     def __len__(self) -> int:
-        return len(self._state.images)
+        return len(self.images)
 
     @property
     def images(self) -> Collection:
         """The images of the generation that is searched now."""
-        return self._state.images
+        return self._generations.now.images
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The fitted probability of a match, read again when its file has changed."""
+        return self._chances.calibration
 
     def refresh(self) -> bool:
         """Look for a newer generation and take it, while searches go on with the old one.
@@ -129,162 +105,44 @@ class Index:
         Returns:
             Whether there was one.
         """
-        with self._refreshing:
-            now = self._state
-            if self.catalog.generation() == now.images.snapshot.generation:
-                return False
-            self._state = State(self._open("image", now.images), self._open("caption", now.captions))
-            return True
+        return self._generations.refresh(self.catalog)
 
-    def search(
-        self,
-        query: str | Query,
-        k: int = 10,
-        *,
-        mode: Mode = "auto",
-        where: str | None = None,
-        threshold: float | None = None,
-        candidates: int | None = None,
-    ) -> Answer:
+    def search(self, query: str | Query, k: int = 10, **how: Unpack[How]) -> Answer:
         """The best images for one query; see ``search_batch``."""
-        return self.search_batch(
-            [query], k, mode=mode, where=where, threshold=threshold, candidates=candidates
-        )[0]  # fmt: skip
+        return self.search_batch([query], k, **how)[0]
 
-    def search_batch(
-        self,
-        queries: Sequence[str | Query],
-        k: int = 10,
-        *,
-        mode: Mode = "auto",
-        where: str | None = None,
-        threshold: float | None = None,
-        candidates: int | None = None,
-    ) -> list[Answer]:
+    def search_batch(self, queries: Sequence[str | Query], k: int = 10, **how: Unpack[How]) -> list[Answer]:
         """The best images for each of several queries, encoded and scored together.
 
         Args:
             queries: sentences, taken word for word, or compositions.
             k: at most so many images.
-            mode: ``exact`` scores every image, ``fast`` those of a shortlist, ``auto`` scores every one as long as that
-                is expected to take less than 100 ms.
-            where: only images for which this holds; see ``patchword.index.filters``.
-            threshold: only images with at least this score.
-            candidates: of the shortlist; by default what ``index info --recall`` recommends.
+            how: ``mode``, ``where``, ``threshold`` and ``candidates``; see ``patchword.index.wanted.Wanted``.
 
         Raises:
             DataError: a query is empty or unknown to the model, or an image can not be encoded.
-            ConfigError: the filter can not be read, or k is below 1.
+            ConfigError: the filter can not be read, the mode is unknown, or k is below 1.
         """
-        started = time.perf_counter()
-        if k < 1:
-            raise ConfigError(f"`k` is {k}. Expected 1 or more.")
-        if mode not in ("auto", "exact", "fast"):
-            raise ConfigError(f"the mode {mode!r} is unknown. Known: auto, exact, fast.")
-        if not queries:
-            return []
-        images = self._state.images
-        asked_for = [Query.of(query) for query in queries]
-        with one_core(), torch.no_grad():
-            asked = encode_queries(self.model, asked_for, images, self.clip)
-            rows = None if where is None else images.snapshot.known(self.catalog.where(where))
-            done, hits = self._hits(images, asked, k, mode, rows, threshold, candidates)
-        items = self.catalog.find({int(images.snapshot.ids[row]) for found in hits for row in found.rows})
-        took = (time.perf_counter() - started) * 1e3 / len(queries)
-        searched = len(images) if rows is None else len(rows)
-        return [
-            Answer(self._found(images, query, one, items), done, searched, one.rescored, took)
-            for query, one in zip(asked_for, hits, strict=True)
-        ]
+        wanted = Wanted(k, **how)
+        return self._searching.images(self.images, [Query.of(query) for query in queries], wanted) if queries else []
 
-    def search_each(
-        self,
-        queries: Sequence[str | Query],
-        k: int = 10,
-        *,
-        mode: Mode = "auto",
-        where: str | None = None,
-        threshold: float | None = None,
-        candidates: int | None = None,
-    ) -> list[Answer | DataError]:
+    def search_each(self, queries: Sequence[str | Query], k: int = 10, **how: Unpack[How]) -> list[Answer | DataError]:
         """Like `search_batch`, but a query that can not be answered does not stop the others: its place holds the
         reason.
 
         Raises:
-            ConfigError: what is wrong for all of them: the filter, or k.
+            ConfigError: what is wrong for all of them: the filter, the mode, or k.
         """
+        return answer_each(lambda some: self.search_batch(some, k, **how), queries)
 
-        def ask(some: Sequence[str | Query]) -> list[Answer]:
-            return self.search_batch(
-                some, k, mode=mode, where=where, threshold=threshold, candidates=candidates
-            )  # fmt: skip
-
-        return answer_each(ask, queries)
-
-    def _hits(
-        self,
-        collection: Collection,
-        asked: Asked,
-        k: int,
-        mode: Mode,
-        rows: NDArray[np.int64] | None,
-        threshold: float | None,
-        candidates: int | None,
-    ) -> tuple[Literal["exact", "fast"], list[Hits]]:
-        """Search in the mode that was asked for; returns the mode that was used, and what was found."""
-        items = len(collection) if rows is None else len(rows)
-        wanted = max(k, candidates or candidates_for(self.place, len(collection), k))
-        if mode == "exact" or items <= wanted or (
-            mode == "auto" and collection.expected_ms(items, asked) / len(asked) <= EXACT_MS
-        ):  # fmt: skip
-            return "exact", collection.exact(asked, k, rows, threshold)
-        return "fast", collection.fast(asked, k, rows, threshold, wanted)
-
-    def _found(self, images: Collection, query: Query, hits: Hits, items: Mapping[int, Item]) -> list[Found]:
-        """Hits with what the catalog knows; images that a writer has just removed are left out."""
-        ids = images.snapshot.ids[hits.rows].tolist()
-        chances = self._probabilities(hits.scores) if query.sentence is not None else None
-        found: list[Found] = []
-        for place, (one, score) in enumerate(zip(ids, hits.scores.tolist(), strict=True)):
-            if one in items:
-                chance = None if chances is None else float(chances[place])
-                found.append(Found(one, score, chance, items[one], len(found) + 1))
-        return found
-
-    def _probabilities(self, scores: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """The probability that a pair with such a score matches: from the calibration, else from the method itself."""
-        calibration = self.calibration
-        if calibration is not None:
-            return calibration.probabilities(scores)
-        said = self.model.method.match_probability(torch.from_numpy(scores))
-        return None if said is None else np.asarray(said.detach().cpu().numpy(), dtype=np.float64)
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """The fitted probability of a match, read again when its file has changed."""
-        stamp, known = self._calibration
-        now = Calibration.stamp(self.place)
-        if now != stamp:
-            known = read_calibration(self.place, self.manifest.model.hash)
-            self._calibration = (now, known)
-        return known
-
-    def similar(
-        self,
-        id: int,
-        k: int = 10,
-        *,
-        mode: Mode = "auto",
-        where: str | None = None,
-        threshold: float | None = None,
-    ) -> Answer:
-        """The images most like an indexed one, itself left out.
+    def similar(self, id: int, k: int = 10, **how: Unpack[How]) -> Answer:
+        """The images most like an indexed one, itself left out; see ``search_batch``.
 
         Raises:
             DataError: there is no such image.
         """
         query = Query((Part(image=int(id)),))
-        found = self.search(query, k + 1, mode=mode, where=where, threshold=threshold)
+        found = self.search(query, k + 1, **how)
         others = [hit for hit in found.hits if hit.id != id][:k]
         hits = [Found(hit.id, hit.score, hit.probability, hit.item, rank) for rank, hit in enumerate(others, start=1)]
         return Answer(hits, found.mode, found.searched, found.rescored, found.took_ms)
@@ -299,30 +157,13 @@ class Index:
 
         Raises:
             DataError: no captions are indexed, or the image can not be encoded.
+            ConfigError: the mode is unknown, or k is below 1.
         """
-        if k < 1:
-            raise ConfigError(f"`k` is {k}. Expected 1 or more.")
-        state = self._state
-        captions = state.captions
-        if not len(captions):
+        wanted = Wanted(k, mode=mode, threshold=threshold)
+        state = self._generations.now
+        if not len(state.captions):
             raise DataError("no captions are indexed. Add some with: patchword index captions INDEX FILE")
-        with one_core(), torch.no_grad():
-            asked = CaptionQueries(self.model.method, encode_image(self.model, image, state.images))
-            _, (hits,) = self._hits(captions, asked, k, mode, None, threshold, None)
-        ids = captions.snapshot.ids[hits.rows].tolist()
-        items = self.catalog.find_captions(ids)
-        chances = self._probabilities(hits.scores)
-        known = [place for place, one in enumerate(ids) if one in items]
-        return [
-            FoundCaption(
-                ids[place],
-                float(hits.scores[place]),
-                None if chances is None else float(chances[place]),
-                items[ids[place]],
-                rank,
-            )
-            for rank, place in enumerate(known, start=1)
-        ]
+        return self._searching.captions(state, image, wanted)
 
     def explain(self, id: int, text: str) -> Alignment:
         """Why an indexed image and a text get their score: words x patches, with boxes in 0..1 where they are known.
@@ -331,8 +172,8 @@ class Index:
             DataError: there is no such image, its picture or its features are gone, or the text is unknown.
         """
         item = self.item(id)
-        images = self._state.images
-        boxes = images.snapshot.boxes(int(images.snapshot.positions([id])[0]))
+        snapshot = self.images.snapshot
+        boxes = snapshot.boxes(int(snapshot.positions([id])[0]))
         return explain_item(self.model, self.manifest, item, text, boxes)
 
     def item(self, id: int) -> Item:
@@ -361,7 +202,7 @@ class Index:
 
     def info(self) -> ReaderInfo:
         """Say what the index answers from now."""
-        state = self._state
+        state = self._generations.now
         return ReaderInfo(
             images=len(state.images),
             captions=len(state.captions),

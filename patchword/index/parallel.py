@@ -6,26 +6,16 @@ Blocks that whole threads take one after the other wait for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from threading import Lock
 from typing import TypeVar
 
 import torch
 
+from patchword.threads import one_core
+
 Block = TypeVar("Block")
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """The calling thread computes without helpers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # holds for the calling thread
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Cores:

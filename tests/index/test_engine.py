@@ -297,7 +297,7 @@ def test_an_explanation_adds_up(pictures: tuple[Path, Model], many: tuple[Path, 
 def test_auto_takes_the_time_into_account(many: tuple[Path, Model], monkeypatch: pytest.MonkeyPatch) -> None:
     with Index.open(many[0]) as index:
         assert index.search("a dog").mode == "exact"
-        monkeypatch.setattr("patchword.index.engine.EXACT_MS", 0.0)
+        monkeypatch.setattr("patchword.index.searching.EXACT_MS", 0.0)
         assert index.search("a dog").mode == "fast"
         assert index.search("a dog", where="id < 50").mode == "exact"  # fewer than there are candidates
 

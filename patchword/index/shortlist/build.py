@@ -11,7 +11,6 @@ from patchword.errors import DataError
 from patchword.index.catalog import generation
 from patchword.index.layout import IndexFolder, open_folder
 from patchword.index.manifest import Manifest, read_manifest
-from patchword.index.parallel import one_core
 from patchword.index.shortlist import backend_class
 from patchword.index.shortlist.base import GlobalIndex, Ids
 from patchword.index.shortlist.files import open_saved, write_saved
@@ -19,6 +18,7 @@ from patchword.index.shortlist.fit import Fit
 from patchword.index.shortlist.saved import Saved, is_current, name_newest, read_saved
 from patchword.index.shortlist.view import filled, learn_fit
 from patchword.index.snapshot import Snapshot, open_snapshot
+from patchword.threads import one_core
 
 GROWTH = 1.5  # times as many items as the directions were learnt from: they are learnt again
 MOST_DEAD = 0.1  # share of deleted items in the backend: it is built again
