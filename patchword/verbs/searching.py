@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,13 +23,52 @@ from patchword.verbs.options import (
 from patchword.verbs.search_output import say_answer, say_captions, say_hits, say_lines, say_split_lines
 
 if TYPE_CHECKING:
-    from patchword.index.query import Part, Picture
+    from patchword.index.engine import Index
+    from patchword.index.query import Picture, Query
     from patchword.index.query_file import QueryLine
+    from patchword.index.wanted import How
 
 _MINUS = re.compile(r"-[^\W\d_][^=]+")  # a part to avoid; -k and -h are options
-
-
 FEW = 5  # results for each query, unless said otherwise
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is searched for, as the command line says it.
+
+    Attributes:
+        words: written parts; in a split, sentences.
+        image: pictures or ids to be like.
+        without: written parts to avoid.
+        unlike: pictures or ids to avoid.
+    """
+
+    words: tuple[str, ...]
+    image: tuple[str, ...]
+    without: tuple[str, ...]
+    unlike: tuple[str, ...]
+
+    @property
+    def is_something(self) -> bool:
+        """Whether there is any of it."""
+        return bool(self.words or self.image or self.without or self.unlike)
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether it only makes sense as parts of one query."""
+        return bool(self.without or self.unlike) or len(self.image) > 1
+
+    @property
+    def label(self) -> str:
+        """All of it in one line."""
+        return " ".join([*self.words, *(f"-{one}" for one in (*self.without, *self.unlike)), *self.image])
+
+    def query(self) -> Query:
+        """All of it as one query."""
+        from patchword.index.query import parse_image, parse_query
+
+        pictures, others = [parse_image(one) for one in self.image], [parse_image(one) for one in self.unlike]
+        return parse_query(self.words, pictures, without=(*self.without, *others))
 
 
 def search(
@@ -79,54 +118,38 @@ def search(
     """
     from patchword.index.layout import is_index
 
+    asked, few = Asked(query, image, without, unlike), FEW if k is None else k
     if k is not None and k < 1:
         raise ConfigError(f"`k` is {k}. Expected 1 or more.")
-    if file is not None and (query or image or without or unlike):
+    if file is not None and asked.is_something:
         raise ConfigError("--file holds the queries. Leave out the others.")
-    how: dict[str, Any]
     in_index = is_index(place)
     if not in_index and data is None:
-        if not place.exists():
-            raise ConfigError(f"'{place}' does not exist. Expected an index, or a run and its data (--data DIR).")
-        raise ConfigError(
-            f"'{place}' is no index. Make one with: patchword index build; or name a data folder with --data DIR, to "
-            "search a split with a run."
-        )
-    if not (query or image or without or unlike or file is not None):
+        raise ConfigError(_no_index(place))
+    if file is None and not asked.is_something:
         raise ConfigError("nothing to search for. Give a sentence, or --image ID.")
     if not in_index:
-        assert data is not None
-        if where or without or unlike or captions or len(image) > 1 or threshold is not None or mode != "auto":
+        if where or captions or threshold is not None or mode != "auto" or asked.is_composed:
             raise ConfigError("filters, modes and composed queries need an index. Make one with: patchword index build")
         how = {"data": data, "split": split, "name": name, "clip": clip, "device": device_of(device)}
-        return _in_split(place, query, image, file, {**how, "k": FEW if k is None else k}, json)
+        return _in_split(place, asked, file, {**how, "k": few}, json)
     if data is not None:
         raise ConfigError(f"'{place}' is an index, which holds its images itself. Leave out --data.")
     from patchword.index.engine import Index
-    from patchword.index.query import parse_image, parse_query
     from patchword.index.query_file import read_queries
 
     lines = [] if file is None else read_queries(file)
     computes = "cpu" if device == "auto" else device_of(device)  # where an index scores, and a query is soon encoded
     with Index.open(place, model=model, clip=clip, device=computes) as index:
-        pictures, others = [parse_image(one) for one in image], [parse_image(one) for one in unlike]
         if captions:
-            found = index.captions_for(
-                _only_picture(pictures, query or without or unlike, where),
-                FEW if k is None else k,
-                mode=mode,
-                threshold=threshold,
-            )
+            found = index.captions_for(_only_picture(asked, where), few, mode=mode, threshold=threshold)
             return say_captions(found, json)
-        if k is None and threshold is not None:
-            k, mode = max(1, len(index)), "exact" if mode == "auto" else mode
-        how = {"k": FEW if k is None else k, "mode": mode, "where": where, "threshold": threshold}
-        how |= {"candidates": candidates}
+        if k is None and threshold is not None:  # all that reach it
+            few, mode = max(1, len(index)), "exact" if mode == "auto" else mode
+        wanted: How = {"mode": mode, "where": where, "threshold": threshold, "candidates": candidates}
         if file is not None:
-            answers = iter(index.search_each([line.query for line in lines if line.query is not None], **how))
-            return say_lines(file, [(line, line.error or next(answers)) for line in lines], json)
-        answer = index.search(parse_query(query, pictures, without=(*without, *others)), **how)
-        say_answer(" ".join([*query, *(f"-{one}" for one in (*without, *unlike)), *image]), answer, json)
+            return _each_line(index, file, lines, few, wanted, json)
+        say_answer(asked.label, index.search(asked.query(), few, **wanted), json)
         return 0
 
 
@@ -147,13 +170,32 @@ def prepare_words(words: Sequence[str]) -> list[str]:
 search.prepare_words = prepare_words  # type: ignore[attr-defined]
 
 
-def _only_picture(pictures: Sequence[Part], others: Sequence[str], where: str | None) -> Picture:
+def _no_index(place: Path) -> str:
+    """What is wrong with a place that was given without data."""
+    if not place.exists():
+        return f"'{place}' does not exist. Expected an index, or a run and its data (--data DIR)."
+    return (
+        f"'{place}' is no index. Make one with: patchword index build; or name a data folder with --data DIR, to "
+        "search a split with a run."
+    )
+
+
+def _each_line(index: Index, file: Path, lines: Sequence[QueryLine], k: int, how: How, json: bool) -> int:
+    """Find the images of an index for every line of a file."""
+    answers = iter(index.search_each([line.query for line in lines if line.query is not None], k, **how))
+    return say_lines(file, [(line, line.error or next(answers)) for line in lines], json)
+
+
+def _only_picture(asked: Asked, where: str | None) -> Picture:
     """The picture whose captions are wanted.
 
     Raises:
         ConfigError: something else is asked for as well.
     """
-    if len(pictures) != 1 or others:
+    from patchword.index.query import parse_image
+
+    pictures = [parse_image(one) for one in asked.image]
+    if len(pictures) != 1 or asked.words or asked.without or asked.unlike:
         raise ConfigError("--captions finds the captions of one picture. Give one --image and nothing else.")
     if where:
         raise ConfigError("--where filters images, and --captions finds captions. Leave one of them out.")
@@ -164,18 +206,16 @@ def _only_picture(pictures: Sequence[Part], others: Sequence[str], where: str | 
     return only.image
 
 
-def _in_split(
-    run: Path, query: Sequence[str], image: Sequence[str], file: Path | None, how: dict[str, Any], json: bool
-) -> int:
+def _in_split(run: Path, asked: Asked, file: Path | None, how: dict[str, Any], json: bool) -> int:
     """Search a split of a data folder."""
     from patchword.index.query_file import read_queries
     from patchword.search import search as run_search
     from patchword.search import search_each
 
     if file is None:
-        for one in query:
+        for one in asked.words:
             _refuse_weights(one)
-        return say_hits(run_search(run, query, image=image[0] if image else None, **how), json)
+        return say_hits(run_search(run, asked.words, image=asked.image[0] if asked.image else None, **how), json)
     lines = [_plain(line) for line in read_queries(file)]
     hits = iter(search_each(run, [line.label for line in lines if line.error is None], **how))
     return say_split_lines(file, [(line, line.error or next(hits)) for line in lines], json)
