@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from patchword.bench.product import gemm_gflops
-from patchword.data.features import RegionFeatures, open_array
+from patchword.data.features import RegionFeatures
+from patchword.data.npy import open_array
 
 
 def bench_load(*, gigabytes: float = 2.0, batch: int = 128, batches: int = 200) -> Iterator[dict[str, Any]]:

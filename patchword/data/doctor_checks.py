@@ -5,7 +5,6 @@ Each takes what it checks and returns findings; none raises for broken data.
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from patchword.data.features import RegionFeatures, open_array, read_header, scan_rows
+from patchword.data.features import RegionFeatures, scan_rows
 from patchword.data.find_pictures import is_picture_name
+from patchword.data.npy import header_of, open_array
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import Split
 from patchword.data.text_files import ASK_DOCTOR, LFS_MARK, is_bytes_literal, read_json, read_lines
@@ -97,8 +97,9 @@ def check_captions_file(path: Path) -> list[Finding]:
 def check_array_file(path: Path) -> list[Finding]:
     """The header of a ``.npy`` file against its size, without reading the data."""
     try:
-        shape, dtype, start, _ = read_header(path)
-        size, expected = path.stat().st_size, start + dtype.itemsize * math.prod(shape)
+        header = header_of(path)
+        shape, dtype = header.shape, header.dtype
+        size, expected = path.stat().st_size, header.start + header.data_bytes
         if size < expected:
             return [
                 Finding(

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchword.data.features import open_array, read_header, read_rows
+from patchword.data.features import read_rows
+from patchword.data.npy import header_of, open_array
 from patchword.data.table import Extra, Split
 from patchword.errors import DataError
 
@@ -85,7 +86,7 @@ def find_extras(folder: Path, split: str, side: str, items: int, *, repeated: in
         if name in BOX_FILES:
             continue
         name = SYNONYMS.get(name, name)
-        shape = read_header(path)[0]
+        shape = header_of(path).shape
         count = shape[0] if shape else 0
         if count in (items, items * repeated):
             found[name] = ArrayExtra(name, path, np.arange(items, dtype=np.int64) * (count // max(1, items)))

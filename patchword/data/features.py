@@ -8,87 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-import struct
-import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from patchword.data.npy import open_array
 from patchword.data.table import Split
-from patchword.data.text_files import ASK_DOCTOR, LFS_MARK
 from patchword.errors import DataError
 from patchword.types import Images
-
-# What numpy raises on damaged headers; the warning speaks of a header that needs repair.
-_HEADER_ERRORS = (
-    ValueError, OSError, EOFError, SyntaxError, TypeError, LookupError, AttributeError, OverflowError, MemoryError,
-    RecursionError, struct.error, tokenize.TokenError, UserWarning,
-)  # fmt: skip
-
-
-def open_array(path: Path, *, truths: bool = False) -> NDArray[np.generic]:
-    """Memory-map a ``.npy`` file read-only.
-
-    Args:
-        path: the file.
-        truths: take truth values as well as numbers.
-
-    Raises:
-        DataError: the file is missing, truncated, not a ``.npy`` file, or holds something else than numbers.
-    """
-    if not path.is_file():
-        raise DataError(f"'{path}' is missing. {ASK_DOCTOR} {path.parent}")
-    shape, dtype, start, order = read_header(path)
-    if dtype.hasobject:
-        raise DataError(
-            f"'{path}' holds pickled Python objects, which are never loaded. Convert it to a numeric array."
-        )
-    if dtype.kind not in ("fiub" if truths else "fiu"):
-        raise DataError(f"'{path}' holds {dtype} values. Expected numbers (float32, float16 or integers).")
-    size, expected = path.stat().st_size, start + dtype.itemsize * math.prod(shape)
-    if size < expected:
-        raise DataError(
-            f"'{path}' is truncated: {size:,} bytes, but its header promises {expected:,} for shape {shape}. "
-            "Copy or download the file again."
-        )
-    if 0 in shape:
-        raise DataError(f"'{path}' is an empty array of shape {shape}. Expected at least one row.")
-    return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape, order=order)
-
-
-def read_header(path: Path) -> tuple[tuple[int, ...], np.dtype[np.generic], int, Literal["C", "F"]]:
-    """Shape, number type, first data byte and memory order that the header of a ``.npy`` file promises.
-
-    Raises:
-        DataError: the file is not a ``.npy`` file, is cut inside its header, or is a Git LFS pointer.
-    """
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            begin = file.read(len(LFS_MARK))
-            file.seek(0)
-            if begin == LFS_MARK:
-                raise DataError(
-                    f"'{path}' is a Git LFS pointer of {size} bytes, not the file itself. Fetch it with: git lfs pull"
-                )
-            if begin.startswith(b"PK"):
-                raise DataError(f"'{path}' is an archive, not a single array. Expected a .npy file.")
-            version = np.lib.format.read_magic(file)
-            if version == (1, 0):
-                shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            else:
-                shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
-            if any(axis < 0 for axis in shape):
-                raise ValueError(f"its header names the shape {shape}")
-            return shape, dtype, file.tell(), "F" if is_fortran else "C"
-    except _HEADER_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else "unreadable"
-        raise DataError(f"'{path}' is not a readable .npy file ({size:,} bytes): {reason}. Copy it again.") from None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from patchword.data.adjacency import box_extras
 from patchword.data.extras import find_extras
-from patchword.data.features import RegionFeatures, open_array
+from patchword.data.features import RegionFeatures
 from patchword.data.find_pictures import pictures_of_ids
 from patchword.data.graph_words import find_graphs
+from patchword.data.npy import open_array
 from patchword.data.table import Split
 from patchword.data.text_files import in_split_order, missing_split, read_captions, read_lines
 from patchword.errors import DataError

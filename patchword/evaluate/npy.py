@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from jaxtyping import Shaped
 
+from patchword.data.npy import read_header
 from patchword.errors import ScoreError
 
 _HINT = "Save the plain matrix with numpy.save(FILE, scores)."
@@ -67,7 +68,7 @@ def read_npy(path: Path) -> tuple[Shaped[np.ndarray, "N M"], str]:
     """
     try:
         with path.open("rb") as file:
-            if _read_header(file)[1].hasobject:
+            if read_header(file).dtype.hasobject:
                 return _read_dictionary(path, file), "the authors' result file"
     except (OSError, ValueError, EOFError) as error:
         raise ScoreError(f"'{path}' is no readable .npy file: {error}. {_HINT}") from None
@@ -82,27 +83,15 @@ def read_numbers(path: Path) -> Shaped[np.ndarray, "*shape"]:
     """
     try:
         with path.open("rb") as file:
-            shape, dtype = _read_header(file)
-            wanted = int(np.prod([dtype.itemsize, *shape], dtype=object))
-            held = path.stat().st_size - file.tell()
-        if not dtype.hasobject and held != wanted:
-            raise ScoreError(f"'{path}' is truncated: {held:,} bytes of data, its header promises {wanted:,}.")
+            header = read_header(file)
+        held = path.stat().st_size - header.start
+        if not header.dtype.hasobject and held != header.data_bytes:
+            promised = f"its header promises {header.data_bytes:,}"
+            raise ScoreError(f"'{path}' is truncated: {held:,} bytes of data, {promised}.")
         array: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ScoreError(f"'{path}' is no readable .npy file: {error}. {_HINT}") from None
     return array
-
-
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype, for versions 1 and 2 of the format."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"format version {version} is not used for numbers")
-    return shape, dtype
 
 
 def _read_dictionary(path: Path, file: BinaryIO) -> Shaped[np.ndarray, "N M"]:

@@ -160,6 +160,19 @@ def test_truncated_npy(tmp_path: Path, keep: int) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("position", "letter"), [(6, b"\t"), (8, b"\n"), (10, b"("), (21, b","), (60, b"-"), (66, b"L")]
+)
+def test_a_damaged_header_is_refused(tmp_path: Path, position: int, letter: bytes) -> None:
+    path = tmp_path / "s.npy"
+    np.save(path, scores())
+    content = path.read_bytes()
+    path.write_bytes(content[:position] + letter + content[position + 1 :])
+    with pytest.raises(ScoreError, match=r"is no readable \.npy file") as caught:
+        load_scores(path)
+    assert "\n" not in str(caught.value)
+
+
 def write_pickled(path: Path, payload: bytes) -> Path:
     """A .npy file whose object array is the given pickle."""
     with path.open("wb") as file:
