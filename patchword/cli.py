@@ -6,7 +6,6 @@ Nothing heavy is imported before parsing.
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import sys
@@ -16,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 import patchword
-from patchword.errors import ConfigError, PatchwordError
+from patchword.errors import ConfigError, PatchwordError, exit_code
 
 # verb -> (module:function, what it does, two examples)
 VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
@@ -140,19 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = dispatch(words)
         sys.stdout.flush()  # here, where a closed pipe is expected, not when Python ends
         return code
-    except PatchwordError as error:
-        return fail(2, f"{type(error).__name__}: {error}", debug)
-    except KeyboardInterrupt:
-        return fail(130, "stopped", debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR):
-            return fail(2, f"'{error.filename or 'output'}' can not be read or written: {error.strerror}", debug)
-        return fail(1, f"unexpected {type(error).__name__}: {error} (this is a bug; --debug shows where)", debug)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: say that it is ours
-        return fail(1, f"unexpected {type(error).__name__}: {error} (this is a bug; --debug shows where)", debug)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
+        return fail(exit_code(error), told(error), debug)
 
 
 def dispatch(words: list[str]) -> int:
@@ -260,6 +251,17 @@ def one_line(box: str) -> str:
         said = said[1:]  # the title
     chosen = [*said[:1], *(one for one in said[1:] if one.startswith("Available subcommands"))]
     return " ".join(one if one.endswith(".") else f"{one}." for one in chosen)
+
+
+def told(error: BaseException) -> str:
+    """What the user is told about an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped"
+    if isinstance(error, PatchwordError):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and exit_code(error) == 2:
+        return f"'{error.filename or 'output'}' can not be read or written: {error.strerror}"
+    return f"unexpected {type(error).__name__}: {error} (this is a bug; --debug shows where)"
 
 
 def fail(code: int, message: str, debug: bool) -> int:

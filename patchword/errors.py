@@ -3,6 +3,13 @@
 The command line prints such an error as one line and exits with 2; anything else is a bug of ours and exits with 1.
 """
 
+from __future__ import annotations
+
+import errno
+
+# The disk is full, a place may not be written, or a file and a folder are in each other's place.
+_REFUSED = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+
 
 class PatchwordError(Exception):
     """Base of every error that is the user's to fix."""
@@ -28,5 +35,23 @@ class ScoreError(PatchwordError):
     """A score matrix can not be ranked honestly (non-finite values, wrong size, mismatched ids)."""
 
 
+class ExportError(PatchwordError):
+    """A model can not be written in another form, or gives other numbers in it."""
+
+
 class CollapseError(PatchwordError):
     """Training has collapsed: all pairs score alike and the loss sits at its margin."""
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that the command line gives an error: 2 for the user's to fix, among them places that the system
+    refuses to read or write, 130 when it was stopped, 1 for a bug of ours.
+
+    Example:
+        >>> exit_code(DataError("no such folder")), exit_code(KeyboardInterrupt()), exit_code(ValueError("a bug"))
+        (2, 130, 1)
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    is_refused = isinstance(error, OSError) and error.errno in _REFUSED
+    return 2 if is_refused or isinstance(error, PatchwordError) else 1

@@ -6,7 +6,6 @@ so in the store that the processes meet in, and the others end with its code, ev
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from patchword.errors import PatchwordError
+from patchword.errors import exit_code
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 _PATIENCE = timedelta(days=30)  # a share of the work may take days longer than another
 _LOOK_S = 0.1  # between two looks at the store
 _GRACE_S = 10.0  # in which the others hear of an outcome before a process ends, and perhaps the store with it
-_REFUSED = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
 
 def together(work: Callable[[], int]) -> int:
@@ -54,7 +52,7 @@ def together(work: Callable[[], int]) -> int:
         try:
             code = work()
         except BaseException as error:
-            told = pact.fail(code_of(error))
+            told = pact.fail(exit_code(error))
             if told is not None:
                 return told
             raise
@@ -66,14 +64,6 @@ def speaks() -> bool:
     from patchword.scoring.jobs import process
 
     return process()[0] == 0
-
-
-def code_of(error: BaseException) -> int:
-    """The exit code that the command line gives an error."""
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    is_refused = isinstance(error, PatchwordError) or (isinstance(error, OSError) and error.errno in _REFUSED)
-    return 2 if is_refused else 1
 
 
 class Pact:

@@ -18,8 +18,8 @@ from pair import two_processes
 from safetensors.numpy import load_file
 from small import command, environment
 
-from patchword.errors import DataError
-from patchword.verbs.processes import code_of, together
+from patchword.errors import DataError, exit_code
+from patchword.verbs.processes import together
 
 HERE = Path(__file__).parent
 IMAGES = 600  # more than two batches, so that both processes encode some
@@ -117,7 +117,7 @@ def test_one_process_works_alone() -> None:
 
 def test_errors_have_the_codes_of_the_command_line() -> None:
     errors = (DataError("x"), PermissionError(13, "x"), OSError(5, "x"), ValueError("x"), KeyboardInterrupt())
-    assert [code_of(error) for error in errors] == [2, 2, 1, 1, 130]
+    assert [exit_code(error) for error in errors] == [2, 2, 1, 1, 130]
 
 
 def worker(folder: Path) -> None:
