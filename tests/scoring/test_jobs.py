@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from made_sets import METHODS, chan, owners, sets_for
+from pair import two_processes
 from small import environment
 
 from patchword.errors import ScoreError
@@ -74,25 +74,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     return everything(None)
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.mark.integration
 def test_two_processes_give_the_bytes_of_one(tmp_path: Path, alone: dict[str, np.ndarray]) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--nnodes", "1"]
-    program = [__file__, str(tmp_path)]
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [*torchrun, "--master_addr", "127.0.0.1", "--master_port", str(free_port()), *program],
-        capture_output=True,
-        text=True,
-        env={**environment(), "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
-        timeout=180,
-        check=False,
-    )
+    done = two_processes(__file__, tmp_path, folders=[Path(__file__).parent], timeout_s=180)
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         for kind in ("plain", "kept"):
