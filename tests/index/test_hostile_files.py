@@ -12,17 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from store_toys import age, save_picture, save_pictures, save_pixel_model
+from store_toys import age, save_picture, save_pictures
 
 from patchword.errors import DataError
 from patchword.index import Catalog, add, build, info, open_snapshot, sync, verify
 from patchword.index.results import Changes
-from patchword.model import Model, load
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load(save_pixel_model(tmp_path_factory.mktemp("model") / "m"))
+from patchword.model import Model
 
 
 def png_bomb(side: int = 50_000) -> bytes:

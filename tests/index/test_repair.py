@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from small import refused
-from store_toys import age, save_picture, save_pictures, save_pixel_model, save_region_model, write_precomp
+from store_toys import age, save_picture, save_region_model, write_precomp
 
 from patchword.cli import main
 from patchword.errors import DataError
@@ -21,24 +21,6 @@ from patchword.index.sources import Pictures
 from patchword.model import Model, load
 
 CAPTIONS = ("a red dog", "a blue ball", "a green tree and a car")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load(save_pixel_model(tmp_path_factory.mktemp("model") / "m"))
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return save_pictures(tmp_path / "p", 12)
-
-
-@pytest.fixture
-def index(model: Model, pictures: Path, tmp_path: Path) -> Path:
-    """Four shards of three pictures."""
-    build(pictures, tmp_path / "i", model=model, shard_mb=0.0003, batch=3)
-    assert len(open_snapshot(tmp_path / "i").shards) == 4
-    return tmp_path / "i"
 
 
 def shards_of(index: Path) -> list[Path]:

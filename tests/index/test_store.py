@@ -22,23 +22,7 @@ from patchword.index.lock import writer_lock
 from patchword.index.pooled import pool_kind
 from patchword.index.schema import meta
 from patchword.index.writer import open_writer
-from patchword.model import Model, load
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load(save_pixel_model(tmp_path_factory.mktemp("model") / "m"))
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return save_pictures(tmp_path / "p", 12)
-
-
-@pytest.fixture
-def index(model: Model, pictures: Path, tmp_path: Path) -> Path:
-    build(pictures, tmp_path / "i", model=model, shard_mb=0.003, batch=3)
-    return tmp_path / "i"
+from patchword.model import Model
 
 
 def ids_of(index: Path) -> dict[str, int]:
