@@ -120,5 +120,4 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     """
     method = Aahr(config_of(state, options), loss_of(options))
     ours, dead = translate(state, RULES)
-    load_all(method, stack_heads(ours), source="AAHR checkpoint")
-    return Imported(method.eval(), [k for k in state if k not in dead], dead)
+    return load_all(method, stack_heads(ours), state, dead, source="AAHR checkpoint")

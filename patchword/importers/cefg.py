@@ -104,8 +104,7 @@ def import_exact(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     rules = rules_of(state)
     method = Cefg(config_of(state, options), loss_of(options))
     ours, dead = translate(state, rules)
-    load_all(method, ours, source="CEFG checkpoint")
-    return Imported(method.eval(), [k for k in state if k not in dead], dead)
+    return load_all(method, ours, state, dead, source="CEFG checkpoint")
 
 
 def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imported:

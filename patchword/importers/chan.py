@@ -91,5 +91,4 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     """
     method = Chan(config_of(state, options), loss_of(options))
     ours, dead = translate(state, RULES)
-    load_all(method, ours, source="CHAN checkpoint")
-    return Imported(method.eval(), [k for k in state if k not in dead], dead)
+    return load_all(method, ours, state, dead, source="CHAN checkpoint")

@@ -139,8 +139,7 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
             dead.append(key)
         else:
             ours[name] = in_our_shape(name, value)
-    load_all(method, ours, source="ESL checkpoint")
-    return Imported(method.eval(), [k for k in state if k not in dead], dead)
+    return load_all(method, ours, state, dead, source="ESL checkpoint")
 
 
 def in_our_shape(name: str, value: Tensor) -> Tensor:

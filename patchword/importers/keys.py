@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -73,10 +73,19 @@ def translate(state: Mapping[str, Tensor], rules: KeyRules) -> tuple[dict[str, T
     return ours, dead
 
 
-def load_all(method: Method, ours: Mapping[str, Tensor], *, source: str) -> None:
+def load_all(
+    method: Method, ours: Mapping[str, Tensor], state: Iterable[str], dead: Collection[str], *, source: str
+) -> Imported:
     """Load a complete state dict: every live tensor demanded, none left over, shapes equal.
 
     What only training needs is in no checkpoint and keeps its starting values.
+
+    Args:
+        method: gets the weights, and is set to evaluation.
+        ours: the weights under our names.
+        state: all of the authors' keys.
+        dead: those that their code never uses.
+        source: what they were read from, for messages.
 
     Raises:
         CheckpointError: naming the first offenders.
@@ -94,6 +103,7 @@ def load_all(method: Method, ours: Mapping[str, Tensor], *, source: str) -> None
                 f"{source}: `{key}` has shape {tuple(ours[key].shape)}, the model expects {tuple(value.shape)}."
             )
     method.load_state_dict(dict(ours), strict=False)  # queues and key encoders are in no authors' checkpoint
+    return Imported(method.eval(), [key for key in state if key not in dead], list(dead))
 
 
 def _some(names: Iterable[str]) -> str:

@@ -166,5 +166,4 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     }
     if method.has_variants:
         ours["bank"] = method.bank
-    load_all(method, ours, source=f"{method.name.upper()} checkpoint")
-    return Imported(method.eval(), [k for k in state if k not in dead], dead)
+    return load_all(method, ours, state, dead, source=f"{method.name.upper()} checkpoint")

@@ -71,5 +71,4 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     prefix = "image.patches.backbone."
     backbone = rename_backbone({k.removeprefix(prefix): v for k, v in ours.items() if k.startswith(prefix)})
     ours = {k: v for k, v in ours.items() if not k.startswith(prefix)} | {prefix + k: v for k, v in backbone.items()}
-    load_all(method, ours, source="VSE-infinity checkpoint")
-    return Imported(method.eval(), [k for k in state if k not in dead], dead)
+    return load_all(method, ours, state, dead, source="VSE-infinity checkpoint")
