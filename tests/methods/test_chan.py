@@ -3,6 +3,7 @@ from itertools import product
 
 import pytest
 import torch
+from padded_batches import padded_captions, padded_images
 from torch import Tensor
 
 from patchword.encoders.bert import BertConfig
@@ -44,17 +45,11 @@ def sets(lengths: tuple[int, ...], seed: int, *, scale: float | None = None) -> 
 
 
 def images(lengths: tuple[int, ...] = REGIONS, *, extra: int = 0) -> Images:
-    values = torch.zeros(len(lengths), max(lengths) + extra, 5)
-    for k, (row, length) in enumerate(zip(values, lengths, strict=True)):
-        row[:length] = torch.randn(length, 5, generator=torch.Generator().manual_seed(10 * k + length))
-    return Images(values, torch.tensor(lengths))
+    return padded_images(lengths, extra=extra)
 
 
 def captions(lengths: tuple[int, ...] = WORDS, *, extra: int = 0) -> Captions:
-    tokens = torch.zeros(len(lengths), max(lengths) + extra, dtype=torch.long)
-    for k, (row, length) in enumerate(zip(tokens, lengths, strict=True)):
-        row[:length] = torch.randint(1, 12, (length,), generator=torch.Generator().manual_seed(k))
-    return Captions(tokens, torch.tensor(lengths))
+    return padded_captions(lengths, extra=extra)
 
 
 def dot(a: list[float], b: list[float]) -> float:

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from padded_batches import padded_captions, padded_images
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -51,17 +52,11 @@ def hrem(loss: dict[str, Any] | None = None, **changes: object) -> Hrem:
 
 
 def images(lengths: tuple[int, ...] = REGIONS, *, extra: int = 0) -> Images:
-    values = torch.zeros(len(lengths), max(lengths) + extra, 5)
-    for k, (row, length) in enumerate(zip(values, lengths, strict=True)):
-        row[:length] = torch.randn(length, 5, generator=torch.Generator().manual_seed(10 * k + length))
-    return Images(values, torch.tensor(lengths))
+    return padded_images(lengths, extra=extra)
 
 
 def captions(lengths: tuple[int, ...] = WORDS, *, extra: int = 0) -> Captions:
-    tokens = torch.zeros(len(lengths), max(lengths) + extra, dtype=torch.long)
-    for k, (row, length) in enumerate(zip(tokens, lengths, strict=True)):
-        row[:length] = torch.randint(1, 12, (length,), generator=torch.Generator().manual_seed(k))
-    return Captions(tokens, torch.tensor(lengths))
+    return padded_captions(lengths, extra=extra)
 
 
 def scores(method: Hrem, a: Images, b: Captions) -> Tensor:

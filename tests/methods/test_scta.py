@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from padded_batches import padded_captions, padded_images
 from plain_scta import plain_score
 from torch import Tensor
 
@@ -60,20 +61,14 @@ def made(kind: str, **changes: Any) -> Scta:
     return method.eval()
 
 
-def images(kind: str, count: int = len(REGIONS), *, extra: int = 0) -> Images:
+def images(kind: str, *, extra: int = 0) -> Images:
     if kind.endswith("vit"):
-        return Images(torch.randn(count, 3, 12, 12, generator=torch.Generator().manual_seed(3)))
-    values = torch.zeros(count, max(REGIONS) + extra, 5)
-    for k, (row, length) in enumerate(zip(values, REGIONS, strict=True)):
-        row[:length] = torch.randn(length, 5, generator=torch.Generator().manual_seed(10 * k + length))
-    return Images(values, torch.tensor(REGIONS))
+        return Images(torch.randn(len(REGIONS), 3, 12, 12, generator=torch.Generator().manual_seed(3)))
+    return padded_images(REGIONS, extra=extra)
 
 
 def captions(lengths: tuple[int, ...] = WORDS, *, extra: int = 0) -> Captions:
-    tokens = torch.zeros(len(lengths), max(lengths) + extra, dtype=torch.long)
-    for k, (row, length) in enumerate(zip(tokens, lengths, strict=True)):
-        row[:length] = torch.randint(1, 12, (length,), generator=torch.Generator().manual_seed(k))
-    return Captions(tokens, torch.tensor(lengths))
+    return padded_captions(lengths, extra=extra)
 
 
 def encoded(method: Method, kind: str) -> tuple[Encoded, Encoded]:

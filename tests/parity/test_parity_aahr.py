@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from changed_cases import OFF, misses, off_by_a_little, write_case
+from safetensors.torch import load_file
 from torch import Tensor
 
 from patchword.cli import main
@@ -15,7 +16,6 @@ from patchword.parity.cases import Ledger
 from patchword.parity.run import compare_path
 
 CASE = Path(__file__).parents[1] / "golden" / "aahr" / "case2"
-OFF = 1e-3
 
 
 @cache
@@ -34,35 +34,14 @@ def compared() -> list[str]:
     return [name for name in sorted(tensors()) if not name.startswith(inputs) and not name.endswith("neg_idx")]
 
 
-def write(folder: Path, changed: dict[str, Tensor], about: dict[str, Any] | None = None) -> Path:
-    """A changed copy of the case under another name."""
-    save_file(changed, folder / "other.safetensors")
-    (folder / "other.json").write_text(json.dumps(about if about is not None else fields()))
-    return folder / "other.json"
-
-
-def off_by_a_little(value: Tensor) -> Tensor:
-    """The tensor with one entry changed by 1e-3; the first truth value turned."""
-    flat = value.flatten().clone()
-    if flat.dtype == torch.bool:
-        flat[0] = ~flat[0]
-    else:
-        flat[int(flat.isfinite().nonzero()[-1])] += OFF
-    return flat.view(value.shape)
-
-
 @cache
 def all_off() -> Ledger:
     """The comparison of a case in which every expected value is off at once; none takes part in computing another."""
     about = fields()
     about["smallest_connectivity_gap"] += OFF
-    changed = {name: off_by_a_little(v) if name in compared() else v for name, v in tensors().items()}
+    changed = {name: off_by_a_little(v, -1) if name in compared() else v for name, v in tensors().items()}
     with TemporaryDirectory() as folder:
-        return compare_path(write(Path(folder), changed, about))
-
-
-def misses(ledger: Ledger) -> set[str]:
-    return {row.name for row in ledger.rows if not row.passed}
+        return compare_path(write_case(Path(folder), changed, about))
 
 
 def test_the_case_passes_and_nothing_is_left_over() -> None:
@@ -103,7 +82,7 @@ def test_changed_inputs_are_noticed(tmp_path: Path, name: str) -> None:
         value += torch.linspace(0.0, 0.2, len(value))
     else:
         value[0] = 3 if value[0] != 3 else 4
-    assert misses(compare_path(write(tmp_path, changed)))
+    assert misses(compare_path(write_case(tmp_path, changed, fields())))
 
 
 @pytest.mark.parametrize(
@@ -113,13 +92,13 @@ def test_changed_inputs_are_noticed(tmp_path: Path, name: str) -> None:
 def test_changed_options_are_noticed(tmp_path: Path, option: str, value: float) -> None:
     about = fields()
     about["config"][option] = value
-    assert misses(compare_path(write(tmp_path, tensors(), about)))
+    assert misses(compare_path(write_case(tmp_path, tensors(), about)))
 
 
 def test_a_miss_fails_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changed = dict(tensors())
-    changed["eval.sim"] = off_by_a_little(changed["eval.sim"])
-    write(tmp_path, changed)
+    changed["eval.sim"] = off_by_a_little(changed["eval.sim"], -1)
+    write_case(tmp_path, changed, fields())
     assert main(["parity", str(tmp_path)]) == 1
     said = capsys.readouterr().out
     assert "MISS eval.sim" in said
@@ -129,4 +108,4 @@ def test_a_miss_fails_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_case_without_a_needed_tensor_is_refused_by_name(tmp_path: Path) -> None:
     changed = {name: value for name, value in tensors().items() if name != "in2.clip_image"}
     with pytest.raises(DataError, match=r"no tensor `in2\.clip_image`"):
-        compare_path(write(tmp_path, changed))
+        compare_path(write_case(tmp_path, changed, fields()))

@@ -3,15 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from changed_cases import OFF, misses, off_by_a_little, write_case
+from safetensors.torch import load_file
 from torch import Tensor
 
-from patchword.parity.cases import Ledger
 from patchword.parity.run import compare_path
 
 CASE = Path(__file__).parents[1] / "golden" / "hrem" / "case2_slice"
-OFF = 1e-3
 
 
 def tensors() -> dict[str, Tensor]:
@@ -29,27 +27,6 @@ def compared() -> list[str]:
     return [name for name in sorted(tensors()) if not name.startswith(inputs) and not name.endswith("neg_idx")]
 
 
-def write(folder: Path, changed: dict[str, Tensor], about: dict[str, Any] | None = None) -> Path:
-    """A changed copy of the case under another name."""
-    save_file(changed, folder / "other.safetensors")
-    (folder / "other.json").write_text(json.dumps(about if about is not None else fields()))
-    return folder / "other.json"
-
-
-def off_by_a_little(value: Tensor) -> Tensor:
-    """The tensor with one finite entry changed by 1e-3; the first truth value turned."""
-    flat = value.flatten().clone()
-    if flat.dtype == torch.bool:
-        flat[0] = ~flat[0]
-    else:
-        flat[int(flat.isfinite().nonzero()[0])] += OFF
-    return flat.view(value.shape)
-
-
-def misses(ledger: Ledger) -> set[str]:
-    return {row.name for row in ledger.rows if not row.passed}
-
-
 def test_the_case_passes_and_nothing_is_left_over() -> None:
     ledger = compare_path(CASE.with_suffix(".json"))
     assert ledger.passed, [row for row in ledger.rows if not row.passed]
@@ -61,7 +38,7 @@ def test_every_changed_value_is_a_miss(tmp_path: Path) -> None:
     about = fields()
     about["smallest_connectivity_gap"] += OFF
     changed = {name: off_by_a_little(v) if name in compared() else v for name, v in tensors().items()}
-    found = misses(compare_path(write(tmp_path, changed, about)))
+    found = misses(compare_path(write_case(tmp_path, changed, about)))
     assert found == {*compared(), "smallest_connectivity_gap"}
 
 
@@ -81,7 +58,7 @@ def test_changed_inputs_are_noticed(tmp_path: Path, name: str) -> None:
         value += 0.1
     else:
         value[0] = 3 if value[0] != 3 else 4
-    assert misses(compare_path(write(tmp_path, changed)))
+    assert misses(compare_path(write_case(tmp_path, changed, fields())))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +68,7 @@ def test_changed_inputs_are_noticed(tmp_path: Path, name: str) -> None:
 def test_changed_options_are_noticed(tmp_path: Path, option: str, value: float) -> None:
     about = fields()
     about["config"][option] = value
-    path = write(tmp_path, tensors(), about)
+    path = write_case(tmp_path, tensors(), about)
     if option == "topk":
         with pytest.raises(ValueError, match="top_k"):
             compare_path(path)

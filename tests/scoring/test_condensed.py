@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from condensed_toys import KINDS, made
 from torch import Tensor
 
-from patchword.encoders.all_tokens import ClassVitConfig
-from patchword.encoders.bigru import BigruConfig
-from patchword.encoders.patches import RegionsConfig
 from patchword.losses.triplet import hinge
-from patchword.methods.scta import Laps, LapsConfig, Scta, SctaConfig
+from patchword.methods.scta import Scta
 from patchword.scoring import condensed
 from patchword.scoring.condensed import condensed_scores
 from patchword.scoring.matrix import pair_scores, score_matrix
@@ -20,28 +18,6 @@ from patchword.types import Encoded
 
 D = 10
 EQUAL, UNEQUAL, WORDS = (6,) * 5, (9, 2, 5, 1 + 1, 7), (4, 1, 2, 12, 3)
-VIT = {
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-    "image_size": 8,
-    "patch_size": 4,
-}
-KINDS = ("scta", "laps", "class_token")
-
-
-def made(kind: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Scta:
-    torch.manual_seed(2)
-    base: dict[str, Any] = {"joint_dim": D, "patches": 24, "text": BigruConfig(vocab_size=5, word_dim=3)}
-    base["image"] = ClassVitConfig(arch=VIT) if kind == "class_token" else RegionsConfig(width=5)
-    base |= changes
-    method = Laps(LapsConfig(**base)) if kind == "laps" else Scta(SctaConfig(**base))
-    with torch.no_grad():
-        for name, parameter in method.named_parameters():
-            if "condenser" in name:
-                parameter.add_(torch.randn_like(parameter))
-    return method.eval().to(dtype)
 
 
 def sets(lengths: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> Encoded:
@@ -78,7 +54,9 @@ def test_gradients_equal_those_of_the_readable_form(
     monkeypatch: pytest.MonkeyPatch, kind: str, keep_ratio: float, needed: float, tile: int
 ) -> None:
     monkeypatch.setattr(condensed, "_TILE_FLOATS", tile)
-    method = made(kind, torch.float64, keep_ratio=keep_ratio, **({"word_head": "trained"} if kind == "scta" else {}))
+    method = made(
+        kind, dtype=torch.float64, keep_ratio=keep_ratio, **({"word_head": "trained"} if kind == "scta" else {})
+    )
     images, captions = sets(UNEQUAL, 3, torch.float64), sets(WORDS, 4, torch.float64)
     draw = torch.Generator().manual_seed(9)
     upstream = torch.randn(len(UNEQUAL), len(WORDS), generator=draw, dtype=torch.float64)

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from condensed_toys import KINDS, made
 
-from patchword.encoders.all_tokens import ClassVitConfig
-from patchword.encoders.bigru import BigruConfig
-from patchword.encoders.patches import RegionsConfig
-from patchword.methods.scta import Laps, LapsConfig, Scta, SctaConfig
+from patchword.methods.scta import Scta
 from patchword.scoring import condensed_tiles
 from patchword.scoring.condensed_tiles import CondensedTiles, ImageSide, _keep
 from patchword.scoring.matrix import open_tiles, score_matrix
 from patchword.types import Encoded
 
-VIT = {
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-    "image_size": 8,
-    "patch_size": 4,
-}
 WORDS = (4, 1, 2, 30, 3, 9, 2)
-
-
-def made(kind: str, width: int, **changes: Any) -> Scta:
-    torch.manual_seed(2)
-    base: dict[str, Any] = {"joint_dim": width, "patches": 24, "text": BigruConfig(vocab_size=5, word_dim=3)}
-    base["image"] = ClassVitConfig(arch=VIT) if kind == "class_token" else RegionsConfig(width=5)
-    base |= changes
-    method = Laps(LapsConfig(**base)) if kind == "laps" else Scta(SctaConfig(**base))
-    with torch.no_grad():
-        for name, parameter in method.named_parameters():
-            if "condenser" in name:
-                parameter.add_(torch.randn_like(parameter))
-    return method.eval()
 
 
 def sets(lengths: tuple[int, ...], width: int, seed: int = 3) -> Encoded:
@@ -52,7 +27,7 @@ def check(method: Scta, images: Encoded, captions: Encoded) -> None:
     torch.testing.assert_close(score_matrix(method, images, captions), wanted, atol=2e-6, rtol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["scta", "laps", "class_token"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", [10, 40])
 @pytest.mark.parametrize("keep_ratio", [0.5, 1.0])
 def test_equal_to_the_readable_formula(
