@@ -230,7 +230,7 @@ def test_late_interaction_is_ranked_by_bounds_as_by_scores(
     for side in ("i2t", "t2i"):
         for part in ("greater", "equal", "positives"):
             assert (getattr(getattr(found, side), part) == getattr(getattr(exact, side), part)).all()
-    with pytest.raises(ScoreError, match="one matrix product"):
+    with pytest.raises(ScoreError, match="every item is one vector"):
         ranks(load(folders["clip"]), images, captions, owner, precision="certified")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # Share of a sample of pairs (some images, some captions, their lower and upper bounds) that bounds leave open. It only
@@ -87,6 +87,33 @@ class Screen(ABC):
             if is_last or self.caption_cuts[column + 1] - self.caption_cuts[first] > captions:
                 yield range(first, column)
                 first = column
+
+
+@dataclass(frozen=True)
+class BoundedPairs:
+    """Some pairs, each with bounds of its score.
+
+    Attributes:
+        images, captions: of each pair.
+        low, high: between which its score is.
+    """
+
+    images: Int[Tensor, " k"]
+    captions: Int[Tensor, " k"]
+    low: Float[Tensor, " k"]
+    high: Float[Tensor, " k"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def where(self, chosen: Bool[Tensor, " k"]) -> BoundedPairs:
+        """Those of the pairs that are chosen."""
+        return BoundedPairs(self.images[chosen], self.captions[chosen], self.low[chosen], self.high[chosen])
+
+    @classmethod
+    def joined(cls, parts: Sequence[BoundedPairs]) -> BoundedPairs:
+        """All pairs of the parts, in their order."""
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
 @dataclass(frozen=True)

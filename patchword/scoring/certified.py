@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patchword.scoring.bounds import Screen
+from patchword.scoring.bounds import BoundedPairs, Screen
 from patchword.scoring.cells import Cells
 from patchword.scoring.counts import count_tiles
 from patchword.scoring.jobs import Found, Job
@@ -30,20 +30,20 @@ def count_screened(
 ) -> Found:
     """What ``count_tiles`` gives for a unit, from bounds of ``memory`` bytes at a time."""
     counter = _Counter(screen, cells, boundaries, units[unit])
-    most, waiting, n_open = max(1, memory // PAIR_BYTES), _Pairs(), 0
+    most, waiting, n_open = max(1, memory // PAIR_BYTES), _Waiting(), 0
     for images, columns in screen.parts(counter.block, most):
         found = counter.candidates(images, columns)
         # A right pair is never counted and is no candidate, so what is decided here is a negative. Of a decided pair
         # the lower bound is above a boundary exactly when the score is.
-        is_open = counter.count_decided(*found)
-        n_open += len(is_open[0])
+        left = counter.count_decided(found)
+        n_open += len(left)
         if n_open > _TOO_MANY * counter.pairs:
             return count_tiles(job, cells, boundaries, units, unit)
-        waiting.add(is_open)
+        waiting.add(left)
         if waiting.count > most:
-            counter.settle(*waiting.taken())
+            counter.settle(waiting.taken())
     if waiting.count:
-        counter.settle(*waiting.taken())
+        counter.settle(waiting.taken())
     job.advance(counter.pairs)
     return {
         "i2t": counter.i2t,
@@ -53,26 +53,22 @@ def count_screened(
     }
 
 
-# Image, caption and bounds of some pairs.
-_Bounded = tuple[Int[Tensor, " o"], Int[Tensor, " o"], Float[Tensor, " o"], Float[Tensor, " o"]]
-
-
-class _Pairs:
-    """Pairs and their bounds that wait until there are many."""
+class _Waiting:
+    """Pairs that wait until there are many."""
 
     def __init__(self) -> None:
-        self._waiting: list[_Bounded] = []
+        self._parts: list[BoundedPairs] = []
         self.count = 0
 
-    def add(self, pairs: _Bounded) -> None:
-        self._waiting.append(pairs)
-        self.count += len(pairs[0])
+    def add(self, pairs: BoundedPairs) -> None:
+        self._parts.append(pairs)
+        self.count += len(pairs)
 
-    def taken(self) -> _Bounded:
+    def taken(self) -> BoundedPairs:
         """All of them; none are left."""
-        images, captions, low, high = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
-        self._waiting, self.count = [], 0
-        return images, captions, low, high
+        found = BoundedPairs.joined(self._parts)
+        self._parts, self.count = [], 0
+        return found
 
 
 class _Counter:
@@ -93,7 +89,7 @@ class _Counter:
         self.t2i = torch.zeros(2, total, dtype=torch.long)
         self.screened = torch.zeros(4, dtype=torch.long)
 
-    def candidates(self, images: slice, columns: range) -> _Bounded:
+    def candidates(self, images: slice, columns: range) -> BoundedPairs:
         """The pairs of a block that may be above or at a boundary, without the right pairs."""
         screen, boundaries = self._screen, self._boundaries
         low, high = screen.strip(images, columns)
@@ -105,32 +101,21 @@ class _Counter:
         chosen = screen.captions[first:last]
         lowest = torch.minimum(boundaries.images[images][:, None], boundaries.captions[chosen])  # (n, m)
         rows, places = (high >= lowest).nonzero(as_tuple=True)
-        return rows + images.start, chosen[places], low[rows, places], high[rows, places]
+        return BoundedPairs(rows + images.start, chosen[places], low[rows, places], high[rows, places])
 
-    def count_decided(
-        self,
-        images: Int[Tensor, " k"],
-        captions: Int[Tensor, " k"],
-        low: Float[Tensor, " k"],
-        high: Float[Tensor, " k"],
-    ) -> _Bounded:
+    def count_decided(self, pairs: BoundedPairs) -> BoundedPairs:
         """Count the pairs that their bounds decide; the others are given back."""
-        is_open = self._boundaries.are_open(images, captions, low, high)
-        self._count(images[~is_open], captions[~is_open], low[~is_open], exact=False)
-        return images[is_open], captions[is_open], low[is_open], high[is_open]
+        is_open = self._boundaries.are_open(pairs)
+        self._count(pairs.images[~is_open], pairs.captions[~is_open], pairs.low[~is_open], exact=False)
+        return pairs.where(is_open)
 
-    def settle(
-        self,
-        images: Int[Tensor, " k"],
-        captions: Int[Tensor, " k"],
-        low: Float[Tensor, " k"],
-        high: Float[Tensor, " k"],
-    ) -> None:
+    def settle(self, pairs: BoundedPairs) -> None:
         """Count open pairs by narrower bounds, and what these leave open by scores."""
-        narrowed = bounds_again(self._screen, images, captions)
+        narrowed = bounds_again(self._screen, pairs.images, pairs.captions)
         if narrowed is not None:
-            self.screened[0] += len(images)
-            images, captions = self.count_decided(images, captions, *narrowed)[:2]
+            self.screened[0] += len(pairs)
+            pairs = self.count_decided(narrowed)
+        images, captions = pairs.images, pairs.captions
         values, near, tiled = _score_open(self._screen, self._cells, self._boundaries, images, captions)
         self._count(images, captions, values, exact=True)
         self.screened += torch.tensor([0, len(images), near, tiled])
@@ -166,9 +151,7 @@ def _score_open(
     return values, len(near), tiled
 
 
-def bounds_again(
-    screen: Screen, images: Int[Tensor, " k"], captions: Int[Tensor, " k"]
-) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]] | None:
+def bounds_again(screen: Screen, images: Int[Tensor, " k"], captions: Int[Tensor, " k"]) -> BoundedPairs | None:
     """Narrower bounds of pairs, image by image, where the screen has them."""
     low, high = torch.empty(len(images)), torch.empty(len(images))
     for image, chosen in _by_image(images):
@@ -176,7 +159,7 @@ def bounds_again(
         if found is None:
             return None
         low[chosen], high[chosen] = found
-    return low, high
+    return BoundedPairs(images, captions, low, high)
 
 
 def score_again(

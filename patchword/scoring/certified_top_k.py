@@ -59,7 +59,7 @@ def top_screened(
 
     narrowed = bounds_again(screen, *pairs())
     if narrowed is not None:
-        kept = narrowed[1] >= _kth_largest(asked, narrowed[0], k, size)[asked]
+        kept = narrowed.high >= _kth_largest(asked, narrowed.low, k, size)[asked]
         asked, others = asked[kept], others[kept]
     scores, distance = score_again(screen, *pairs())
     kept = scores + distance >= _kth_largest(asked, scores - distance, k, size)[asked]

@@ -176,12 +176,12 @@ def chan_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge
     return _screen(Pool(config.pooling, config.pooling_temperature), images, captions, judge)
 
 
-def late_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge) -> Screen | NoScreen | str:
-    """Bounds for the late interaction of a ready-made model: the mean over words of the best cosine."""
+def late_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge) -> Screen | NoScreen | None:
+    """Bounds for the late interaction of a ready-made model, the mean over words of the best cosine; None for its
+    global vectors.
+    """
     pooling = method.best_patch_pooling
-    if pooling is None:
-        return "scoring is one matrix product, and settling near ties would compute most of its tiles anyway"
-    return _screen(Pool(*pooling), images, captions, judge)
+    return None if pooling is None else _screen(Pool(*pooling), images, captions, judge)
 
 
 def _screen(pool: Pool, images: Encoded, captions: Encoded, judge: Judge) -> Screen | NoScreen:

@@ -87,6 +87,6 @@ def chan_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles | No
 
 
 def late_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles | None:
-    """Tiles for the late interaction of a ready-made model; None for its global vectors, which are one product."""
+    """Tiles for the late interaction of a ready-made model; None for its global vectors."""
     assert isinstance(method, Clip)
     return HardTiles(images, captions, "mean", 1.0) if method.config.interaction == "patches" else None

@@ -8,7 +8,7 @@ nothing but the sets and the method decides (``tiles.py``). All agree (tests/sco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -47,9 +47,9 @@ class Forms:
     uncertified: str = "no bound of its scores is known that costs less than the scores"
 
 
-_ONE_PRODUCT = Forms(
-    uncertified="scoring is one matrix product (5,000 x 25,000 in 3.4 s), and settling near ties would compute most of "
-    "its tiles anyway"
+_ONE_VECTOR = Forms(
+    uncertified="every item is one vector, so a tile of scores is one small matrix product (5,000 x 25,000 in 3.4 s), "
+    "and settling near ties would compute most of the tiles anyway"
 )
 
 _CONDENSED = Forms(
@@ -65,10 +65,14 @@ _FAST: dict[str, str | Forms] = {
         tiles="patchword.scoring.hard_tiles:chan_tiles",
         screen="patchword.scoring.hard_screen:chan_screen",
     ),
-    "clip": Forms(tiles="patchword.scoring.hard_tiles:late_tiles", screen="patchword.scoring.hard_screen:late_screen"),
-    "vse_inf": _ONE_PRODUCT,
-    "hrem": _ONE_PRODUCT,
-    "aahr": _ONE_PRODUCT,
+    "clip": replace(
+        _ONE_VECTOR,
+        tiles="patchword.scoring.hard_tiles:late_tiles",
+        screen="patchword.scoring.hard_screen:late_screen",
+    ),
+    "vse_inf": _ONE_VECTOR,
+    "hrem": _ONE_VECTOR,
+    "aahr": _ONE_VECTOR,
     "cefg": Forms(
         pairs="patchword.scoring.regulated:regulated_scores",
         uncertified="its only proven bound is one constant for all pairs, which leaves 100 % of them open",
@@ -173,11 +177,6 @@ def check_memory(tiles: Tiles, memory: int) -> int:
             f"{tiles.tile_bytes:,}: give at least that."
         )
     return memory // max(1, tiles.tile_bytes)
-
-
-def memory_of_bounds(memory: int, at_a_time: int) -> int:
-    """Bytes of a budget that one thread may spend on bounds: a quarter is for all of them, the rest is for tiles."""
-    return memory // 4 // max(1, min(torch.get_num_threads(), at_a_time))
 
 
 @torch.no_grad()

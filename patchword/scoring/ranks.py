@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -20,18 +19,9 @@ from patchword.scoring.cells import Cells
 from patchword.scoring.certified import count_screened
 from patchword.scoring.counts import count_tiles, refuse_odd
 from patchword.scoring.jobs import UNITS, Found, Job, Progress, digest, share
-from patchword.scoring.matrix import (
-    MEMORY,
-    HasMethod,
-    check_memory,
-    memory_of_bounds,
-    method_of,
-    open_job,
-    open_screen,
-    open_tiles,
-    require_one_of,
-)
+from patchword.scoring.matrix import MEMORY, HasMethod
 from patchword.scoring.query_ranks import QueryRanks
+from patchword.scoring.sweep import Precision, Sweep
 from patchword.scoring.tiles import groups_of
 from patchword.scoring.truth import Boundaries, RightPairs, Truth
 from patchword.types import Encoded
@@ -58,7 +48,7 @@ def ranks(
     captions: Encoded,
     truth: Truth,
     *,
-    precision: Literal["float32", "certified"] = "float32",
+    precision: Precision = "float32",
     memory: int = MEMORY,
     progress: Progress | None = None,
     folder: Path | str | None = None,
@@ -86,21 +76,18 @@ def ranks(
     Example:
         ``ranks(model, images, captions, split.owner, precision="certified").t2i.pessimistic``
     """
-    require_one_of("precision", precision, ("float32", "certified"))
-    method = method_of(model)
     pairs = RightPairs.of(truth, len(images), len(captions))
-    tiles = open_tiles(method, images, captions)
-    listed = {"what": "ranks", "precision": precision, "truth": digest(pairs.images, pairs.captions)}
-    place = open_job(folder, method, images, captions, **listed)
-    at_a_time = check_memory(tiles, memory)
-    cells = Cells(tiles, memory // 2)
+    known = digest(pairs.images, pairs.captions)
+    sweep = Sweep.open(
+        model, images, captions, precision=precision, memory=memory, folder=folder, what="ranks", truth=known
+    )
+    tiles, cells = sweep.tiles, Cells(sweep.tiles, memory // 2)
     units = groups_of(tiles.image_cuts, -(-len(images) // UNITS))
-    boundaries, tiled = find_boundaries(Job("right", place, at_a_time=at_a_time), cells, pairs, units)
+    boundaries, tiled = find_boundaries(sweep.job("right"), cells, pairs, units)
 
-    job = Job("counts", place, progress, at_a_time)
-    screen = open_screen(method, images, captions, boundaries.open_share) if precision == "certified" else None
+    job, screen = sweep.job("counts", progress), sweep.screen(boundaries.open_share)
     if isinstance(screen, Screen):
-        work = partial(count_screened, job, screen, cells, boundaries, units, memory_of_bounds(memory, at_a_time))
+        work = partial(count_screened, job, screen, cells, boundaries, units, sweep.bounds_memory)
     else:
         work = partial(count_tiles, job, cells, boundaries, units)
     totals = {

@@ -19,17 +19,8 @@ from patchword.scoring.cells import Cells
 from patchword.scoring.certified_top_k import open_share, top_screened
 from patchword.scoring.counts import note_odd, refuse_odd
 from patchword.scoring.jobs import UNITS, Found, Job, Progress, share
-from patchword.scoring.matrix import (
-    MEMORY,
-    HasMethod,
-    check_memory,
-    memory_of_bounds,
-    method_of,
-    open_job,
-    open_screen,
-    open_tiles,
-    require_one_of,
-)
+from patchword.scoring.matrix import MEMORY, HasMethod, require_one_of
+from patchword.scoring.sweep import Precision, Sweep
 from patchword.scoring.tiles import Tiles, cuts_of, groups_of
 from patchword.types import Encoded
 
@@ -57,7 +48,7 @@ def top_k(
     k: int,
     *,
     queries: Literal["images", "captions"] = "images",
-    precision: Literal["float32", "certified"] = "float32",
+    precision: Precision = "float32",
     memory: int = MEMORY,
     progress: Progress | None = None,
     folder: Path | str | None = None,
@@ -82,21 +73,16 @@ def top_k(
     if k < 1:
         raise ScoreError(f"the best {k} were asked for. Expected at least 1.")
     require_one_of("queries", queries, ("images", "captions"))
-    require_one_of("precision", precision, ("float32", "certified"))
-    method, by_image = method_of(model), queries == "images"
+    by_image = queries == "images"
     k = min(k, len(captions) if by_image else len(images))
-    what: dict[str, str | int] = {"what": "top_k", "queries": queries, "precision": precision, "k": k}
-    place = open_job(folder, method, images, captions, **what)
-    tiles = open_tiles(method, images, captions)
-    at_a_time = check_memory(tiles, memory)
-    job = Job("top", place, progress, at_a_time)
-    screen = None
-    if precision == "certified":
-        screen = open_screen(method, images, captions, partial(open_share, k, by_image, (len(images), len(captions))))
+    sweep = Sweep.open(
+        model, images, captions, precision=precision, memory=memory, folder=folder, what="top_k", queries=queries, k=k
+    )
+    tiles, job = sweep.tiles, sweep.job("top", progress)
+    screen = sweep.screen(partial(open_share, k, by_image, (len(images), len(captions))))
     if isinstance(screen, Screen):
-        cuts = cuts_of(len(images), _SCREENED) if by_image else screen.caption_cuts
-        of_bounds = memory_of_bounds(memory, at_a_time)
-        places, find = screen.captions, partial(top_screened, job, screen, Cells(tiles, 0), k, by_image, of_bounds)
+        cuts, places = cuts_of(len(images), _SCREENED) if by_image else screen.caption_cuts, screen.captions
+        find = partial(top_screened, job, screen, Cells(tiles, 0), k, by_image, sweep.bounds_memory)
     else:
         cuts = tiles.image_cuts if by_image else tiles.caption_cuts
         places, find = tiles.captions, partial(_top_scored, job, tiles, k, by_image)

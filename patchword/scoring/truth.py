@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patchword.errors import ScoreError
+from patchword.scoring.bounds import BoundedPairs
 
 
 @runtime_checkable
@@ -112,15 +113,10 @@ class Boundaries:
     images: Float[Tensor, " N"]
     captions: Float[Tensor, " M"]
 
-    def are_open(
-        self,
-        images: Int[Tensor, " n"],
-        captions: Int[Tensor, " n"],
-        low: Float[Tensor, " n"],
-        high: Float[Tensor, " n"],
-    ) -> Bool[Tensor, " n"]:
+    def are_open(self, pairs: BoundedPairs) -> Bool[Tensor, " k"]:
         """Whether the bounds of pairs touch the boundary of their image or of their caption."""
-        at_image, at_caption = self.images[images], self.captions[captions]
+        at_image, at_caption = self.images[pairs.images], self.captions[pairs.captions]
+        low, high = pairs.low, pairs.high
         return ((low <= at_image) & (high >= at_image)) | ((low <= at_caption) & (high >= at_caption))
 
     def open_share(
@@ -131,8 +127,9 @@ class Boundaries:
         high: Float[Tensor, "n m"],
     ) -> float:
         """Share of the pairs of some images and captions that their bounds leave open."""
-        pairs = torch.cartesian_prod(images, captions).T
-        return float(self.are_open(pairs[0], pairs[1], low.reshape(-1), high.reshape(-1)).float().mean())
+        of_images, of_captions = torch.cartesian_prod(images, captions).unbind(1)
+        pairs = BoundedPairs(of_images, of_captions, low.reshape(-1), high.reshape(-1))
+        return float(self.are_open(pairs).float().mean())
 
     def ties(self, images: slice | None = None) -> tuple[Int[Tensor, " N"], Int[Tensor, " M"]]:
         """How many right pairs (of some images) have the best score of their image, and of their caption."""

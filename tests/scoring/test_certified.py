@@ -293,7 +293,7 @@ def test_float32_that_may_be_rounded_to_less_is_not_screened(trained: Trained, p
         (chan("softmax"), "with softmax pooling a score may fall"),
         (chan(coding="tha"), "coding vha with masked padding only"),
         (chan(padding="reference"), "coding vha with masked padding only"),
-        (vse(), "one matrix product"),
+        (vse(), "every item is one vector"),
     ],
 )
 def test_methods_without_bounds_say_so_in_one_line(method: Method, why: str) -> None:
