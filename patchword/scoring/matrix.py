@@ -75,6 +75,7 @@ _FAST: dict[str, str | Forms] = {
     "aahr": _ONE_VECTOR,
     "cefg": Forms(
         pairs="patchword.scoring.regulated:regulated_scores",
+        tiles="patchword.scoring.regulated:regulated_tiles",
         uncertified="its only proven bound is one constant for all pairs, which leaves 100 % of them open",
     ),
     "scta": _CONDENSED,

@@ -3,14 +3,15 @@
 Captions of equal length are matched together, so nothing is padded and the norm over words is that of one caption. A
 block of images and captions fits the caches of a CPU, or ``_BLOCK_BYTES``; in training, blocks are computed again in
 the backward pass when all of them together would hold more than ``_KEPT_BYTES``. Against the readable form: pass 1 and
-the final pass share their products, and the words are multiplied once for all captions of a block. Without gradients:
-``regulated_inference``.
+the final pass share their products, and the words are multiplied once for all captions of a block. Without gradients,
+blocks are those of ``regulated_inference``; a training SAF, which needs the statistics of whole captions, stays here.
 Readable form: ``patchword.layers.reasoning.Similarity.passes`` and ``patchword.methods.cefg.Cefg.score``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +24,7 @@ from patchword.layers.region_context import SLOPE
 from patchword.methods.base import Method
 from patchword.methods.cefg import Cefg
 from patchword.scoring.regulated_inference import FoldedSimilarity
+from patchword.scoring.tiles import PairTiles
 from patchword.types import Encoded
 
 _CACHE_BYTES = 12 << 20  # temporaries of one block on a CPU: 8 to 16 MiB were fastest
@@ -30,17 +32,51 @@ _BLOCK_BYTES = 256 << 20  # and elsewhere
 _KEPT_BYTES = 3 << 30  # temporaries of all blocks that are kept for the backward pass
 _LIVE = 8  # vectors of width D per word of a pair that are alive at a time without gradients
 _STORED = 40  # and that the backward pass needs
+_FOLDED_LIVE = 4  # the same in ``regulated_inference``
+_TILE = (8, 256)  # images and captions of a tile, about; a tile takes a few seconds of a core
+
+
+def regulated_tiles(method: Method, images: Encoded, captions: Encoded) -> PairTiles:
+    """The grid of a whole matrix; weights are folded and packed once for all of its tiles."""
+    assert isinstance(method, Cefg)
+    if _moves(method.similarity):
+        score, rows = partial(regulated_scores, method), 0
+    else:
+        rows = _rows(images)
+        score = partial(FoldedSimilarity(method.similarity).scores, rows=rows)
+    n_captions = _even(len(captions), _TILE[1])
+    most = max(_TILE[0], _TILE[0] * _TILE[1] // n_captions)  # with few captions more images, so that blocks are full
+    n_images = _even(len(images), max(1, min(most, -(-len(images) // 4))))  # four rows keep four cores busy
+    held = n_captions * captions.max_length + 2 * n_images * images.max_length + (_FOLDED_LIVE + 1) * rows
+    return PairTiles(score, images, captions, (n_images, n_captions), 4 * images.vectors.shape[1] * held)
+
+
+def _even(count: int, most: int) -> int:
+    """Size of equal parts of ``count`` things, each with at most ``most``."""
+    return max(1, -(-count // max(1, -(-count // most))))
+
+
+def _rows(images: Encoded) -> int:
+    """Words of pairs in a block without gradients."""
+    limit = _CACHE_BYTES if images.vectors.device.type == "cpu" else _BLOCK_BYTES
+    return max(1, limit // (4 * _FOLDED_LIVE * images.vectors.shape[1]))
+
+
+def _moves(similarity: Similarity) -> bool:
+    """Whether scoring moves running statistics."""
+    return isinstance(similarity.head, GatedPooling) and similarity.training
 
 
 def regulated_scores(method: Method, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
     """Scores of every image with every caption; equal to ``Cefg.score`` up to rounding."""
     assert isinstance(method, Cefg)
+    if not torch.is_grad_enabled() and not _moves(method.similarity):
+        return FoldedSimilarity(method.similarity).scores(images, captions, _rows(images))
     block, real = images.padded()
     learns = torch.is_grad_enabled() and (images.vectors.requires_grad or captions.vectors.requires_grad)
     per_row = 4 * (block.shape[2] + block.shape[1] // 2)
     again = learns and _STORED * per_row * len(images) * len(captions.vectors) > _KEPT_BYTES
     limit = _CACHE_BYTES if block.device.type == "cpu" else _BLOCK_BYTES
-    folded = None if torch.is_grad_enabled() else FoldedSimilarity(method.similarity)
     parts, order, moments = [], [], []
     for length in captions.lengths.unique().tolist():
         chosen = torch.nonzero(captions.lengths == length)[:, 0]
@@ -49,7 +85,7 @@ def regulated_scores(method: Method, images: Encoded, captions: Encoded) -> Floa
         for some, places in zip(
             words.split(max(1, rows // len(images))), chosen.split(max(1, rows // len(images))), strict=True
         ):
-            found, moved = _logits(method.similarity, block, real, some, max(1, rows // len(some)), again, folded)
+            found, moved = _logits(method.similarity, block, real, some, max(1, rows // len(some)), again)
             parts.append(found)
             order.append(places)
             moments.append(moved)
@@ -67,7 +103,6 @@ def _logits(
     words: Float[Tensor, "C L1 D"],
     images: int,
     again: bool,
-    folded: FoldedSimilarity | None,
 ) -> tuple[Float[Tensor, "B C"], Float[Tensor, "C 2"] | None]:
     """Logits of some captions of equal length, ``images`` images at a time."""
 
@@ -76,13 +111,13 @@ def _logits(
         return result
 
     def nodes(some: Tensor, there: Tensor) -> Tensor:
-        return block_nodes(similarity, some, there, words) if folded is None else folded.nodes(some, there, words)
+        return block_nodes(similarity, some, there, words)
 
     def logits(some: Tensor, there: Tensor) -> Tensor:
-        return similarity.logits(nodes(some, there))[0] if folded is None else folded.logits(nodes(some, there))
+        return similarity.logits(nodes(some, there))[0]
 
     pieces = list(zip(block.split(images), real.split(images), strict=True))
-    if not (isinstance(similarity.head, GatedPooling) and similarity.training):
+    if not _moves(similarity):
         return torch.cat([run(logits, *piece) for piece in pieces]), words.new_zeros(len(words), 2)
     return similarity.logits(torch.cat([run(nodes, *piece) for piece in pieces]))  # its statistics need all images
 

@@ -6,10 +6,12 @@ from torch import Tensor
 
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
+from patchword.layers.reasoning import Similarity
 from patchword.methods.cefg import Cefg, CefgConfig
 from patchword.scoring import regulated
-from patchword.scoring.matrix import pair_scores, score_matrix
+from patchword.scoring.matrix import open_tiles, pair_scores, score_matrix
 from patchword.scoring.regulated import regulated_scores
+from patchword.scoring.regulated_inference import FoldedSimilarity
 from patchword.types import Encoded
 
 EQUAL, UNEQUAL = (9,) * 4, (9, 3, 5, 7)  # a pooled vector and 2R context vectors
@@ -121,3 +123,80 @@ def test_running_statistics_move_without_gradients_too() -> None:
     for name, expected in buffers[1].items():
         torch.testing.assert_close(buffers[0][name], expected, msg=name)
     assert float(buffers[0]["similarity.head.norm.running_mean"].abs()) > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["sgr", "saf"])
+def test_a_matrix_of_many_tiles_is_that_of_the_readable_form(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    """The last tiles reach back into those before them, and blocks hold captions of different lengths."""
+    monkeypatch.setattr(regulated, "_TILE", (2, 5))
+    monkeypatch.setattr(regulated, "_CACHE_BYTES", 4000)
+    made: list[Similarity] = []
+
+    class Counted(FoldedSimilarity):
+        def __init__(self, similarity: Similarity) -> None:
+            made.append(similarity)
+            super().__init__(similarity)
+
+    monkeypatch.setattr(regulated, "FoldedSimilarity", Counted)
+    method, images, captions = cefg(head), sets(UNEQUAL * 4 + (6,), 1), sets((*WORDS, 19, 2, 5, 1), 2)
+    tiles = open_tiles(method, images, captions)
+    assert (tiles.rows, tiles.columns) == (9, 3)
+    made.clear()
+    found = score_matrix(method, images, captions)
+    torch.testing.assert_close(found, method.score(images, captions), atol=1e-6, rtol=1e-5)
+    assert made == [method.similarity]  # the weights are folded once for all tiles
+
+
+@pytest.mark.parametrize(
+    ("images", "captions", "sizes"),
+    [(5000, 25000, (8, 256)), (16, 128, (4, 128)), (5000, 1, (1250, 1)), (1, 300, (1, 150)), (0, 0, (1, 1))],
+)
+def test_tiles_are_even_and_not_too_small(images: int, captions: int, sizes: tuple[int, int]) -> None:
+    a, b = (Encoded(torch.zeros(n, 8), torch.ones(n, dtype=torch.long)) for n in (images, captions))
+    tiles = regulated.regulated_tiles(cefg("sgr"), a, b)
+    assert (tiles.image_cuts[:2][-1], tiles.caption_cuts[:2][-1]) == (min(images, sizes[0]), min(captions, sizes[1]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["sgr", "saf"])
+def test_modulation_and_sharpness_meet_their_bounds(head: str) -> None:
+    method, images, captions = cefg(head, refinements=4), sets(EQUAL, 1), sets(WORDS, 2)
+    for regulator in method.similarity.regulators:
+        for parameter in regulator.parameters():
+            parameter.mul_(8)
+    lowered, sharpnesses = [], []
+    for caption in captions.vectors.split(list(WORDS)):
+        _, passes = method.nodes(images, caption)
+        lowered += [float(m.min()) for m in passes.modulations if m is not None]
+        sharpnesses += [float(s.min()) for s in passes.sharpnesses]
+    assert min(lowered) == -1.0
+    assert min(sharpnesses) == 0.0
+    torch.testing.assert_close(regulated_scores(method, images, captions), method.score(images, captions))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["sgr", "saf"])
+def test_a_caption_that_is_not_a_number_leaves_its_neighbours(head: str) -> None:
+    method, images, captions = cefg(head), sets(EQUAL, 1), sets(WORDS, 2)
+    wanted = regulated_scores(method, images, captions)
+    captions.vectors[WORDS[0]] = torch.nan  # the first row of the second caption
+    captions.vectors[sum(WORDS[:4])] = torch.inf  # and of the fifth
+    found = regulated_scores(method, images, captions)
+    sound = [0, 2, 3, 5, 6]
+    assert torch.equal(found[:, sound], wanted[:, sound])
+    assert not bool(found[:, 1].isfinite().any())
+
+
+@torch.no_grad()
+def test_captions_without_words_have_their_pooled_vector() -> None:
+    method, images, captions = cefg("sgr"), sets(EQUAL, 1), sets((1, 1), 2)
+    torch.testing.assert_close(regulated_scores(method, images, captions), method.score(images, captions))
+
+
+@torch.no_grad()
+def test_tiles_of_a_training_saf_have_the_statistics_of_their_captions() -> None:
+    method, images, captions = cefg("saf").train(), sets(EQUAL, 1), sets(WORDS, 2)
+    tiles = open_tiles(method, images, captions)
+    wanted = method.score(images.slice(0, 1), captions)
+    torch.testing.assert_close(tiles.tile(0, 0), wanted[:, tiles.captions], atol=1e-6, rtol=1e-5)
