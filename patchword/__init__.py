@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from patchword.data.open import open_split
     from patchword.evaluate.run import evaluate
     from patchword.explain.run import explain
+    from patchword.export.run import export
     from patchword.index.engine import Index
     from patchword.model import Model, load
     from patchword.train.run import train
@@ -19,8 +20,8 @@ _HOME = {
     "Model": "patchword.model",
     "open_split": "patchword.data.open",
 }
-_PACKAGES = ("evaluate", "explain", "train")  # folders that can be called
-__all__ = ["Index", "Model", "__version__", "evaluate", "explain", "load", "open_split", "train"]
+_PACKAGES = ("evaluate", "explain", "export", "train")  # folders that can be called
+__all__ = ["Index", "Model", "__version__", "evaluate", "explain", "export", "load", "open_split", "train"]
 
 
 def __getattr__(name: str) -> Any:

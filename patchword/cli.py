@@ -103,6 +103,11 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
             "patchword import vse_inf model_best.pth -o checkpoints/vse --bert bert-base-uncased",
         ),
     ),
+    "export": (
+        "patchword.verbs.exporting:export",
+        "write a model's two encoders as ONNX, to be run without torch",
+        ("patchword export runs/mine -o exported", "patchword export checkpoints/chan -o exported --json"),
+    ),
     "parity": (
         "patchword.verbs.evaluation:parity",
         "compare with numbers measured from the authors' own code",
@@ -124,7 +129,7 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         ("patchword bench score --method chan", "patchword bench leaderboard --data scenes"),
     ),
 }  # fmt: skip
-INDEX_ACTIONS = ("build", "add", "remove", "sync", "compact", "verify", "export")  # that somebody may take for verbs
+INDEX_ACTIONS = ("build", "add", "remove", "sync", "compact", "verify")  # that somebody may take for verbs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

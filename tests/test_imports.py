@@ -27,7 +27,7 @@ FLOORS = (
     ("scoring", "recipe", "checkpoint"),
     ("model",),
     ("zero_shot", "importers", "evaluate"),
-    ("train", "search", "explain"),
+    ("train", "search", "explain", "export"),
     ("index", "report"),
     ("parity", "bench", "demo"),
     ("cli", "verbs", "web", "__main__"),

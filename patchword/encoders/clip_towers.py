@@ -124,7 +124,7 @@ class ImageTower(nn.Module):
         if images.lengths is not None or images.values.ndim != (3 if self.kind == "siglip2" else 4):
             raise ShapeError("this model reads raw images, but region features were given. Use --data.images pictures.")
         if self.kind != "siglip2":
-            shapes = torch.full((len(images), 2), self.side, device=images.values.device)
+            shapes = torch.full((images.values.shape[0], 2), self.side, device=images.values.device)
             return self.backbone(pixel_values=images.values), shapes
         patches, shapes = split_shapes(images.values)
         mask = torch.arange(patches.shape[1], device=patches.device) < shapes.prod(1, keepdim=True)

@@ -102,7 +102,7 @@ class TransformerPatches(nn.Module):
         if images.lengths is not None:
             raise ShapeError("this model reads raw images, but region features were given. Use --data.images pictures.")
         tokens = self.backbone(pixel_values=images.values).last_hidden_state[:, self.skip :]
-        return tokens, torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+        return tokens, torch.full(tokens.shape[:1], tokens.shape[1], device=tokens.device)
 
     def freeze_blocks(self, blocks: int) -> None:
         """Freeze all of the backbone (blocks >= 4) or nothing."""

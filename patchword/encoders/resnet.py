@@ -130,7 +130,7 @@ class Resnet(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         cells = x.flatten(2).transpose(1, 2)  # (B, h*w, F), row-major
-        return cells, torch.full((len(cells),), cells.shape[1], device=cells.device)
+        return cells, torch.full(cells.shape[:1], cells.shape[1], device=cells.device)
 
     def freeze_blocks(self, blocks: int) -> None:
         """Freeze the stem and stages 1..blocks; 0 frees everything, 4 freezes everything."""

@@ -43,8 +43,8 @@ def slot_counts(adjacency: Bool[Tensor, "B R R"], slots: int) -> Float[Tensor, "
     others = adjacency & ~itself
     ones = adjacency.sum(2, keepdim=True)  # (B, R, 1)
     nearest = others & (others.cumsum(2) < slots)
-    chosen = torch.where(ones > slots, nearest | itself, adjacency)
-    return chosen.float() + itself * (slots - ones).clamp_min(0)
+    chosen = torch.where(ones > slots, (nearest | itself).float(), adjacency.float())  # of truths ONNX has no `where`
+    return chosen + itself * (slots - ones).clamp_min(0)
 
 
 class RegionNorm(nn.BatchNorm1d):

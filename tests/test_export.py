@@ -1,0 +1,237 @@
+"""The encoders as ONNX files: the numbers of the model for any batch, a description that suffices, clear refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from clip_models import write_checkpoint
+from small import refused
+
+import patchword
+from patchword.cli import main
+from patchword.data.tokenizers import WordTokenizer
+from patchword.data.vocab import Vocabulary
+from patchword.errors import ConfigError, ExportError
+from patchword.export import graph as writing
+from patchword.export import verify
+from patchword.export.ports import CaptionGraph, ImageGraph
+from patchword.export.traced import traceable
+from patchword.methods import method_class
+from patchword.model import Model, load
+
+CAPTIONS = ["a red ball left of a box", "two dogs", "a cat on the box"]
+WORDS = WordTokenizer(Vocabulary.build(CAPTIONS, min_count=1))
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+REGIONS = {"kind": "regions", "width": 5}
+VIT = {"kind": "vit", "arch": {**SIZES, "image_size": 8, "patch_size": 4}}
+RESNET = {"kind": "resnet", "layers": (1, 1, 1, 1), "base_width": 4, "image_size": 32}
+GRU = {"kind": "bigru", "vocab_size": WORDS.size, "word_dim": 6}
+BERT = {"kind": "bert", "arch": {**SIZES, "vocab_size": 30, "max_position_embeddings": 40}}
+CASES: dict[str, dict[str, Any]] = {
+    "vse_inf": {"image": VIT, "text": BERT},
+    "chan": {"image": REGIONS, "text": {**GRU, "layers": 2}, "heads": 2, "pooling": "mean"},
+    "cefg": {"image": REGIONS, "text": GRU, "regions": 12, "sim_dim": 6},
+    "hrem": {"image": REGIONS, "text": BERT, "heads": 2},
+    "aahr": {"image": REGIONS, "text": GRU, "heads": 2, "guide_heads": 2, "clip_dim": 3, "prototypes": 0, "queue": 0},
+    "scta": {"image": VIT, "text": BERT, "word_limit": 8},
+    "laps": {"image": RESNET, "text": GRU},
+    "esl": {"image": REGIONS, "text": GRU, "pyramid": "adaptive", "levels": 3},
+}
+# A set of one comes last: before others it would change them in HREM and AAHR, which the files leave out.
+BATCHES = ((1,), (2, 12, 5, 1), (9, 9))
+
+
+def model(name: str, **changes: Any) -> Model:
+    """A tiny model with random weights and moved batch statistics."""
+    torch.manual_seed(5)
+    cls = method_class(name)
+    method = cls(cls.Config.model_validate({"joint_dim": 16, **CASES[name], **changes})).eval()  # type: ignore[call-arg]
+    for module in method.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    return Model(method, WORDS if method.config.text.kind == "bigru" else None)
+
+
+def run(path: Path, graph: ImageGraph | CaptionGraph, inputs: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """What a file gives."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    sets, sizes = session.run(None, {port.name: x.numpy() for port, x in zip(graph.inputs, inputs, strict=True)})
+    return sets, sizes
+
+
+@torch.no_grad()
+def check(folder: Path, method: Any, batches: Sequence[tuple[int, ...]] = BATCHES) -> float:
+    """Both files against the model on batches of other sizes than those that were traced; the largest difference."""
+    largest = 0.0
+    for graph in (ImageGraph(method), CaptionGraph(method)):
+        for lengths in batches:
+            inputs = graph.draw(lengths, seed=7)
+            batch: Any = graph.batch(*inputs)
+            encode: Any = method.encode_images if isinstance(graph, ImageGraph) else method.encode_captions
+            expected = encode(batch)
+            sets, sizes = run(folder / graph.file, graph, inputs)
+            assert np.array_equal(sizes, expected.lengths.numpy())
+            padded = expected.padded()[0].numpy()
+            assert not sets[:, padded.shape[1] :].any()
+            found = float(np.abs(sets[:, : padded.shape[1]] - padded).max())
+            largest = max(largest, found / max(1.0, float(np.abs(padded).max())))
+    return largest
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_files_give_the_numbers_of_the_model(name: str, tmp_path: Path) -> None:
+    made = model(name)
+    found = patchword.export(made, tmp_path / "out")
+    assert found.runtime == onnxruntime.__version__
+    assert max(found.differences.values()) < 1e-5
+    assert check(tmp_path / "out", made.method) < 1e-5
+    for path in (tmp_path / "out").iterdir():
+        assert str(Path(patchword.__file__).parent).encode() not in path.read_bytes()  # no place of this machine
+    about = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert about["score"]["needs_patchword"] == (name in ("cefg", "scta", "laps"))
+    assert (about["pixels"] is not None) == (made.method.reads == "pictures")
+    assert (about["tokens"] is not None) == (made.tokenizer is not None)
+
+
+@pytest.mark.parametrize("interaction", ["global", "patches"])
+def test_clip_is_exported(interaction: Any, tmp_path: Path) -> None:
+    made = load(write_checkpoint(tmp_path / "clip"), interaction=interaction)
+    patchword.export(made, tmp_path / "out")
+    assert check(tmp_path / "out", made.method, [(2,), (3, 9, 2)]) < 1e-5
+
+
+def test_a_caption_is_scored_with_onnxruntime_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = model("chan", context="none")
+    made.save(tmp_path / "run")
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "run"), "-o", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "images.onnx (" in said
+    assert "largest difference from the model on a random batch: images " in said
+
+    about = json.loads((out / "export.json").read_text())
+    assert about["method"] == "chan"
+    assert about["patchword"] == patchword.__version__
+    assert about["config"]["pooling"] == "mean"
+    assert "pretrained" not in about["config"]["text"]
+    assert about["images"]["inputs"][0]["shape"] == ["images", "regions", 5]
+    assert about["images"]["outputs"][0]["shape"] == ["images", "regions", 16]
+    assert about["captions"]["outputs"][0]["shape"] == ["captions", "words", 16]
+    assert about["score"]["how"].endswith(
+        "z[l] = max over r of s, one number for every word; the score is the mean of z"
+    )
+    assert about["verified"]["onnxruntime"] == onnxruntime.__version__
+
+    sessions = {kind: onnxruntime.InferenceSession(out / about[kind]["file"]) for kind in ("images", "captions")}
+    for kind, session in sessions.items():
+        for given, described in zip(session.get_inputs(), about[kind]["inputs"], strict=True):
+            assert (given.name, given.shape) == (described["name"], described["shape"])
+    ids = json.loads((out / about["tokens"]["file"]).read_text())["word2idx"]
+    words = ["<start>", *["a", "cat", "on", "a", "unicorn"], "<end>"]
+    tokens = np.array([[ids.get(word, ids["<unk>"]) for word in words]])
+    features = np.random.default_rng(0).standard_normal((3, 4, 5), dtype=np.float32)
+    lengths = np.full(3, 4)
+    words_of = sessions["captions"].run(["sets"], {"tokens": tokens, "lengths": np.array([len(words)])})[0][0]
+    regions = sessions["images"].run(["sets"], {"features": features, "lengths": lengths})[0]
+    scores = (regions @ words_of.T).max(axis=1).mean(axis=1)
+
+    images = made.method.encode_images(
+        ImageGraph(made.method).batch(torch.from_numpy(features), torch.from_numpy(lengths))
+    )
+    expected = made.score(images, made.encode_captions(["a cat on a unicorn"]))[:, 0]
+    assert np.allclose(scores, expected.numpy(), atol=1e-6)
+
+
+@torch.no_grad()
+def test_esl_is_scored_as_its_file_says(tmp_path: Path) -> None:
+    method: Any = model("esl", pyramid="heuristic").method
+    patchword.export(Model(method, None), tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "export.json").read_text())
+    graphs: list[Any] = [ImageGraph(method), CaptionGraph(method)]
+    inputs = [graph.draw((4,), 2) for graph in graphs]
+    (image,), (caption,) = (run(tmp_path / "out" / g.file, g, x)[0] for g, x in zip(graphs, inputs, strict=True))
+    s = caption @ image.T  # (L, R)
+    p = np.where(np.tanh(s) > 0, 1, 0.1) * np.tanh(s)
+
+    def weights(axis: int) -> Any:
+        a = about["score"]["tau"] * p / (np.linalg.norm(p, axis=1 - axis, keepdims=True) + 1e-8)
+        return np.exp(a) / np.exp(a).sum(axis, keepdims=True)
+
+    score = (weights(1) * s / len(caption) + weights(0) * s / len(image)).sum()
+    encoded: Any = [graph.batch(*x) for graph, x in zip(graphs, inputs, strict=True)]
+    expected = method.score(method.encode_images(encoded[0]), method.encode_captions(encoded[1]))
+    assert score == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_region_of_zeros_stays_zero(tmp_path: Path) -> None:
+    """The 1e-8 beside a length must be in the file: without it, zero vectors become 0 / 0."""
+    method = model("chan", context="none").method
+    graph = ImageGraph(traceable(method))
+    writing.write_graph(graph, tmp_path / "images.onnx")
+    sets, _ = run(tmp_path / "images.onnx", graph, [torch.zeros(2, 3, 5), torch.tensor([3, 2])])
+    assert not sets.any()
+    assert np.isfinite(sets).all()
+
+
+def test_a_file_with_other_numbers_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model("chan", context="none").save(tmp_path / "run")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "export.json").write_text("{}")  # an earlier one
+    monkeypatch.setattr(verify, "TOLERANCE", -1.0)
+    said = refused(["export", tmp_path / "run", "-o", out], capsys, kind="ExportError")
+    assert "'images.onnx' differs from the model by" in said
+    assert [path.name for path in out.iterdir()] == ["export.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+    monkeypatch.setattr(verify, "find_spec", lambda name: None)
+    assert main(["export", str(tmp_path / "run"), "-o", str(out), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "not verified: pip install onnxruntime" in printed.err
+    assert json.loads(printed.out)["differences"] == {}
+    assert json.loads((out / "export.json").read_text())["verified"] is None
+
+
+def test_what_can_not_be_exported_is_refused_by_name(tmp_path: Path) -> None:
+    for made, reason in (
+        (model("chan", context="transformer"), "chan can not be exported: its images see the others of their batch"),
+        (model("cefg", amr="concat"), "cefg can not be exported: the graph of every caption"),
+        (load(write_checkpoint(tmp_path / "n", "siglip2")), "can not be exported: NaFlex resizes"),
+    ):
+        with pytest.raises(ExportError, match=reason):
+            patchword.export(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").touch()
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "manifest.json").write_text("damaged")
+    (tmp_path / "index" / "catalog.sqlite").touch()
+    where = tmp_path / "out"
+    for words, kind, part in (
+        (["none", "-o", where], "CheckpointError", "does not exist"),
+        (["none", "-o", tmp_path / "notes"], "ExportError", "holds 'mine.txt', which an export would replace"),
+        (["none", "-o", tmp_path / "notes" / "mine.txt"], "ExportError", "is a file"),
+        (["none"], "ConfigError", "out"),
+    ):
+        assert part in refused(["export", *words], capsys, kind=kind)
+    monkeypatch.setattr(writing, "find_spec", lambda name: None)
+    said = refused(["export", "none", "-o", where], capsys, kind="ConfigError")
+    assert said == "ConfigError: onnx is not installed. pip install 'patchword[export]'"
+    with pytest.raises(ConfigError, match="pip install"):
+        patchword.export("none", where)
