@@ -270,6 +270,5 @@ def is_training_only(method: Method, key: str) -> bool:
 
 def lengths_of(tensor: Tensor) -> Int[Tensor, " N"]:
     """Set sizes of vectors that stand alone: all ones."""
-    return torch.ones(
-        tensor.shape[:1], dtype=torch.long, device=tensor.device
-    )  # not len(), which a tracer takes for fixed
+    size = tensor.shape[:1]  # not len(), which a tracer takes for fixed
+    return torch.ones(size, dtype=torch.long, device=tensor.device)
