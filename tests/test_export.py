@@ -52,7 +52,7 @@ def model(name: str, **changes: Any) -> Model:
     """A tiny model with random weights and moved batch statistics."""
     torch.manual_seed(5)
     cls = method_class(name)
-    method = cls(cls.Config.model_validate({"joint_dim": 16, **CASES[name], **changes})).eval()  # type: ignore[call-arg]
+    method = cls(cls.Config.model_validate({"joint_dim": 16, **CASES[name], **changes})).eval()
     for module in method.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             assert module.running_mean is not None
