@@ -75,7 +75,18 @@ def find_recipe(name: str | Path) -> Path:
             if path.parent == Path() and candidate.is_file():
                 return candidate
         known += [p.stem for p in folder.glob("*.yaml")]
-    raise ConfigError(f"recipe '{name}' does not exist.{suggestion(path.stem, sorted(set(known)))}")
+    raise ConfigError(f"recipe '{name}' does not exist.{_nearest(path.stem, sorted(set(known)))}")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The recipe that was meant; else those of its method, else the methods: there are too many to name them all."""
+    method = name.partition("_")[0]
+    of_method = [one for one in known if one.partition("_")[0] == method]
+    found = suggestion(name, of_method or known)
+    if of_method or "Did you mean" in found:
+        return found
+    methods = dict.fromkeys(one.partition("_")[0] for one in known)
+    return f" The {len(known)} known ones begin with {', '.join(methods)}; an example is chan_scenes."
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:

@@ -84,3 +84,17 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
 def test_sections_may_be_empty(tmp_path: Path) -> None:
     values = recipe_values("chan", tmp_path)
     assert make_recipe({**values, "train": None}).train == make_recipe({"method": "chan"}).train
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("chan_scene", "Did you mean `chan_scenes`?"),
+        ("hrem_xyz", "Known: hrem_coco_butd_bert, hrem_f30k_butd_bert, hrem_flickr8k_grid36_bigru, hrem_scenes."),
+        ("xyz", "known ones begin with aahr, best, cefg, chan, esl, hrem, laps, scta, vse; an example is chan_scenes."),
+    ],
+)
+def test_an_unknown_recipe_is_answered_with_the_nearest(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"recipe '{name}' does not exist") as error:
+        find_recipe(name)
+    assert str(error.value).endswith(said)
