@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from patchword.errors import CheckpointError
+from patchword.errors import CheckpointError, PatchwordError
 from patchword.files import save_tensors
 from patchword.methods.base import Method, is_training_only
 
@@ -53,15 +53,29 @@ def write_training_state(folder: Path, method: Method) -> None:
         save_tensors(state, folder / TRAINING_WEIGHTS)
 
 
-def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
+def save_folder(
+    folder: Path,
+    write: Callable[[Path], None],
+    *,
+    what: str = "checkpoint",
+    files: Collection[str] = _OURS,
+    error: type[PatchwordError] = CheckpointError,
+) -> None:
     """Fill a folder under a temporary name and put it in place; whatever fails, the old folder survives.
 
+    Args:
+        folder: the place.
+        write: fills the folder that it is given.
+        what: the folder is, for messages.
+        files: that such a folder may hold; one with others is not replaced.
+        error: to raise.
+
     Raises:
-        CheckpointError: the folder holds something else than a checkpoint, the disk is full, or the place can not be
+        PatchwordError: ``error``: the place is a file or holds something else, the disk is full, or it can not be
             written.
     """
     folder = folder.resolve()
-    refuse_others(folder)
+    refuse_others(folder, what, files, error)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -73,13 +87,16 @@ def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
         for path in fresh.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError) as failure:
         shutil.rmtree(fresh, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
-        kept = " The checkpoint that was there before is untouched." if folder.exists() else ""
-        raise CheckpointError(
+        reason = getattr(failure, "strerror", None) or str(failure)
+        kept = f" The {what} that was there before is untouched." if folder.exists() else ""
+        raise error(
             f"'{folder}' could not be written: {reason}.{kept} Free some space and run the same command again."
         ) from None
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     if old.exists():
         shutil.rmtree(old)
     if folder.exists():
@@ -88,20 +105,15 @@ def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def refuse_others(folder: Path) -> None:
-    """Refuse a place whose content a checkpoint must not replace.
-
-    Raises:
-        CheckpointError: it is a file, or a folder with other files than those of a checkpoint.
-    """
+def refuse_others(folder: Path, what: str, files: Collection[str], error: type[PatchwordError]) -> None:
+    """Refuse a place whose content must not be replaced: a file, or a folder with other files than ``files``."""
     if folder.is_file():
-        raise CheckpointError(f"'{folder}' is a file. Expected the name of a folder to write.")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in _OURS) if folder.is_dir() else []
+        raise error(f"'{folder}' is a file. Expected the name of a folder to write.")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in files) if folder.is_dir() else []
     if others:
         named = ", ".join(repr(name) for name in others[:3]) + (" ..." if len(others) > 3 else "")
-        raise CheckpointError(
-            f"'{folder}' holds {named}, which a checkpoint would replace. Name a new folder, such as "
-            f"'{folder / 'checkpoint'}'."
+        raise error(
+            f"'{folder}' holds {named}, which a new {what} would replace. Name a new folder, such as '{folder / what}'."
         )
 
 

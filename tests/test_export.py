@@ -225,7 +225,7 @@ def test_mistakes_are_one_line(
     where = tmp_path / "out"
     for words, kind, part in (
         (["none", "-o", where], "CheckpointError", "does not exist"),
-        (["none", "-o", tmp_path / "notes"], "ExportError", "holds 'mine.txt', which an export would replace"),
+        (["none", "-o", tmp_path / "notes"], "ExportError", "holds 'mine.txt', which a new export would replace"),
         (["none", "-o", tmp_path / "notes" / "mine.txt"], "ExportError", "is a file"),
         (["none"], "ConfigError", "out"),
     ):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import patchword
+from patchword.checkpoint import refuse_others, save_folder
 from patchword.errors import ExportError
 from patchword.export.about import graph_json, how_to_score, notes_on, pixels_of, settings_of, tokens_of
 from patchword.export.graph import require_packages, write_graph
@@ -63,17 +63,16 @@ def export(model: Model | Path | str, out: Path | str) -> Exported:
     """
     require_packages()
     folder = Path(out).resolve()
-    refuse_others(folder)
+    refuse_others(folder, "export", _OURS, ExportError)  # before the model is read and traced
     model = model if isinstance(model, Model) else load(model)
     method = model.method.eval()
     reason = why_not(method)
     if reason is not None:
         raise ExportError(f"{model.label} can not be exported: {reason}.")
-    runtime = runtime_version()
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+    runtime, notes = runtime_version(), notes_on(method)
+    differences: dict[str, float] = {}
+
+    def write(fresh: Path) -> None:
         about = {
             "format": FORMAT,
             "patchword": patchword.__version__,
@@ -81,37 +80,18 @@ def export(model: Model | Path | str, out: Path | str) -> Exported:
             "config": settings_of(method),
             "score": how_to_score(method),
         }
-        traced, differences = traceable(method), {}
+        traced = traceable(method)
         for kind in (ImageGraph, CaptionGraph):
             opset, shape = write_graph(kind(traced), fresh / kind.file)
             about[kind.items] = graph_json(kind(method), shape, opset)
             if runtime is not None:
                 differences[kind.items] = difference(kind(method), fresh / kind.file)
-        notes = notes_on(method)
         about |= {"pixels": pixels_of(method), "tokens": tokens_of(model.tokenizer, model.max_words), "notes": notes}
         about["verified"] = None if runtime is None else {"onnxruntime": runtime, **differences}
         if model.tokenizer is not None:
             model.tokenizer.save(fresh)
         (fresh / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+
+    save_folder(folder, write, what="export", files=_OURS, error=ExportError)
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     return Exported(folder, files, runtime, differences, tuple(notes))
-
-
-def refuse_others(folder: Path) -> None:
-    """Refuse a place whose content an export must not replace.
-
-    Raises:
-        ExportError: it is a file, or a folder with other files than those of an export.
-    """
-    if folder.is_file():
-        raise ExportError(f"'{folder}' is a file. Expected the name of a folder to write.")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in _OURS) if folder.is_dir() else []
-    if others:
-        named = ", ".join(repr(name) for name in others[:3]) + (" ..." if len(others) > 3 else "")
-        raise ExportError(
-            f"'{folder}' holds {named}, which an export would replace. Name a new folder, such as '{folder / 'onnx'}'."
-        )

@@ -20,7 +20,6 @@ from patchword.encoders.bigru import Bigru
 from patchword.encoders.projected import PatchMlp
 from patchword.layers.fragment_graph import mean_of_largest, mean_of_real
 from patchword.layers.gpo import Gpo, positional_encoding
-from patchword.layers.normalise import unit
 from patchword.layers.pyramid import AdaptivePyramid, LevelForms, Pyramid
 from patchword.layers.region_context import RegionContext, RegionNorm
 from patchword.methods.aahr import GuidedHead
@@ -198,18 +197,9 @@ class TracedFragmentPool(FragmentPool):
 class TracedGuidedHead(GuidedHead):
     """With ``short_sets: own``."""
 
-    def forward(
-        self, fragments: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"], clip: Float[Tensor, "N F"] | None
-    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
-        """The vector e, and the local one v, not normalised."""
-        config = self.config
-        largest = mean_of_two_largest(fragments, lengths)
-        guide = self.project(largest if clip is None else clip)
-        counted = real_slots(lengths, fragments.shape[1]) if config.pool_padding == "masked" else None
-        pooled = self.pool(guide, self.graph(fragments, lengths), counted)
-        local = config.residual_weight * largest + (1 - config.residual_weight) * pooled
-        fused: Tensor = self.gate(unit(local), unit(guide)) if self.is_unit else self.gate(local, guide)
-        return fused, local
+    def largest(self, fragments: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+        """The mean of the two largest values of every set."""
+        return mean_of_two_largest(fragments, lengths)
 
 
 # Another module in the place of a layer, and another class over its weights.

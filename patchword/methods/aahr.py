@@ -131,13 +131,17 @@ class GuidedHead(nn.Module):
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
         """The vector e, and the local one v, not normalised."""
         config = self.config
-        largest = mean_of_largest(fragments, lengths, short_sets=config.short_sets)
+        largest = self.largest(fragments, lengths)
         guide = self.project(largest if clip is None else clip)
         counted = real_slots(lengths, fragments.shape[1]) if config.pool_padding == "masked" else None
         pooled = self.pool(guide, self.graph(fragments, lengths), counted)
         local = config.residual_weight * largest + (1 - config.residual_weight) * pooled
         fused: Tensor = self.gate(unit(local), unit(guide)) if self.is_unit else self.gate(local, guide)
         return fused, local
+
+    def largest(self, fragments: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+        """The mean of the largest values of every set."""
+        return mean_of_largest(fragments, lengths, short_sets=self.config.short_sets)
 
     def shares(self, fragments: Float[Tensor, "1 n D"], clip: Float[Tensor, "1 F"] | None) -> Float[Tensor, "n D"]:
         """What each fragment of one item without padding contributes to e; the shares add up to it.

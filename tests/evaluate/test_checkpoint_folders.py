@@ -20,7 +20,7 @@ from patchword.model import load
 def test_nothing_but_a_checkpoint_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy_model().save(tmp_path / "checkpoints" / "vse")
     (tmp_path / "checkpoints" / "thesis.txt").write_text("years of work", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"holds 'thesis.txt', 'vse', which a checkpoint would replace"):
+    with pytest.raises(CheckpointError, match=r"holds 'thesis.txt', 'vse', which a new checkpoint would replace"):
         toy_model().save(tmp_path / "checkpoints")
     assert (tmp_path / "checkpoints" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
     monkeypatch.chdir(tmp_path)
