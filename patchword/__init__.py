@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from patchword.explain.run import explain
     from patchword.export.run import export
     from patchword.index.engine import Index
-    from patchword.model import Model, load
+    from patchword.loading import load
+    from patchword.model import Model
     from patchword.train.run import train
 
 _HOME = {
-    "load": "patchword.model",
+    "load": "patchword.loading",
     "Index": "patchword.index.engine",
     "Model": "patchword.model",
     "open_split": "patchword.data.open",

@@ -14,6 +14,8 @@ from patchword.data.pictures import PictureFiles
 from patchword.data.table import Extra, Split
 from patchword.data.tokenizers import require_tokenizer
 from patchword.errors import ConfigError, DataError
+from patchword.evaluate.run import open_for
+from patchword.loading import load
 from patchword.model import Model
 from patchword.types import Encoded
 
@@ -239,8 +241,6 @@ def search_each(
 
 def _model_of(run: Path | str | Model, device: str) -> Model:
     """A loaded model."""
-    from patchword.model import load
-
     return run if isinstance(run, Model) else load(run, device=device)
 
 
@@ -248,7 +248,5 @@ def _searcher(
     model: Model, data: Path | str | Split, split: str, name: str | None, clip: Path | str | None
 ) -> Searcher:
     """A split, encoded."""
-    from patchword.evaluate.run import open_for
-
     opened = data if isinstance(data, Split) else open_for(model, data, split, name=name)
     return Searcher(model, opened, clip=clip)

@@ -23,8 +23,9 @@ from patchword.export import graph as writing
 from patchword.export import verify
 from patchword.export.ports import CaptionGraph, ImageGraph
 from patchword.export.traced import traceable
+from patchword.loading import load
 from patchword.methods import method_class
-from patchword.model import Model, load
+from patchword.model import Model
 
 CAPTIONS = ["a red ball left of a box", "two dogs", "a cat on the box"]
 WORDS = WordTokenizer(Vocabulary.build(CAPTIONS, min_count=1))

@@ -26,15 +26,17 @@ FLOORS = (
     ("methods",),
     ("scoring", "recipe", "checkpoint"),
     ("model",),
-    ("zero_shot", "importers", "evaluate"),
+    ("zero_shot",),
+    ("loading",),
+    ("importers", "evaluate"),
     ("train", "search", "explain", "export"),
     ("index", "report"),
     ("parity", "bench", "demo"),
     ("cli", "verbs", "web", "__main__"),
 )
 FLOOR_OF = {name: k for k, names in enumerate(FLOORS) for name in names}
-# Short cuts to functions that stand above, imported when they are called: ``Model.search``, and ``load`` of a CLIP.
-SHORT_CUTS = {("model", "search"), ("model", "zero_shot")}
+# Short cuts to functions that stand above, imported when they are called: ``Model.search``.
+SHORT_CUTS = {("model", "search")}
 
 
 def part_of(module: Path) -> str:

@@ -10,7 +10,8 @@ from small import recipe, same_tensors, weights, write_bert, write_pictures, wri
 
 from patchword.data.open import open_split
 from patchword.errors import CheckpointError, ConfigError, PatchwordError
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 from patchword.train.run import train
 from patchword.train.setup import prepare
 

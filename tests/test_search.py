@@ -10,7 +10,8 @@ from patchword.data.open import open_split
 from patchword.data.table import Split
 from patchword.errors import ConfigError, DataError
 from patchword.index.inputs import encode_texts
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 from patchword.search import Searcher, best, query_extras, search
 from patchword.train.run import train
 

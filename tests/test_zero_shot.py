@@ -27,7 +27,8 @@ from patchword.data.open import open_split
 from patchword.data.pictures import PictureFiles, decode
 from patchword.errors import CheckpointError, ConfigError, ScoreError
 from patchword.explain.run import explain
-from patchword.model import Model, load, prepare_source
+from patchword.loading import load
+from patchword.model import Model, prepare_source
 from patchword.scoring.ranks import ranks
 from patchword.search import Searcher
 from patchword.types import Encoded

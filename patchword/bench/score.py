@@ -100,7 +100,7 @@ def _sets(
     from patchword.data.extras import require_extras
     from patchword.errors import ConfigError
     from patchword.evaluate.run import open_for
-    from patchword.model import load
+    from patchword.loading import load
 
     if data is None:
         raise ConfigError(f"'{run}' was given without data. Give --data, the folder whose split is scored.")

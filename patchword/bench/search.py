@@ -120,7 +120,7 @@ def make_setup(near: Path, run: Path | None, data: Path | None, dataset: str | N
     if data is None:
         raise ConfigError(f"'{run}' was given without data. Give --data, the folder whose images are multiplied.")
     from patchword.evaluate.run import open_for
-    from patchword.model import load
+    from patchword.loading import load
 
     model = load(run)
     opened = open_for(model, data, "test", name=dataset)

@@ -23,7 +23,8 @@ from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.run import open_for
 from patchword.evaluate.scores_file import Provenance
 from patchword.evaluate.setting import Setting
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 
 BANK_SEEDS = (0, 1, 2, 3, 4)
 

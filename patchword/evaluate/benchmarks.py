@@ -27,7 +27,8 @@ from patchword.evaluate.rococo_images import evaluate_mixed
 from patchword.evaluate.run import open_for
 from patchword.evaluate.scores_file import SavedScores
 from patchword.evaluate.setting import Setting
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 from patchword.scoring.matrix import MEMORY
 
 # name -> whether a score matrix is enough

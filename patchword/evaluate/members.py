@@ -18,7 +18,8 @@ from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.run import open_for, provenance_of, score_split
 from patchword.evaluate.scores_file import SavedScores, caption_digests, load_scores
 from patchword.evaluate.setting import Setting
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 
 Source: TypeAlias = Path | str | Model | SavedScores
 FILES = (".safetensors", ".npy")

@@ -17,7 +17,8 @@ from patchword.evaluate.encoding import encode_split
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.scores_file import Provenance, save_scores, write_scores
 from patchword.evaluate.setting import Setting
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 from patchword.scoring.jobs import process
 from patchword.scoring.matrix import MEMORY
 

@@ -20,7 +20,8 @@ from patchword.errors import ConfigError, DataError
 from patchword.evaluate.run import open_for
 from patchword.explain.lit_words import explain_picture, light_words, lit_words
 from patchword.files import replacing
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 from patchword.search import check_query
 from patchword.types import Alignment
 

@@ -15,7 +15,8 @@ from patchword.export.ports import CaptionGraph, ImageGraph
 from patchword.export.sets import why_not
 from patchword.export.traced import traceable
 from patchword.export.verify import difference, runtime_version
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 
 ABOUT = "export.json"
 FORMAT = 1

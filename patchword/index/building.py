@@ -32,8 +32,9 @@ from patchword.index.scan import scan_folder
 from patchword.index.schema import connect_to_write, count_items, create
 from patchword.index.syncing import sync_locked
 from patchword.index.writer import Writer, write_locked
+from patchword.loading import load
 from patchword.methods.clip import Interaction
-from patchword.model import Model, load
+from patchword.model import Model
 from patchword.types import Encoded, Images
 
 

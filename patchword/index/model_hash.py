@@ -9,7 +9,8 @@ from typing import Any
 
 from patchword.errors import CheckpointError
 from patchword.index.manifest import Manifest, ModelStamp
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 
 ModelGiven = Model | Path | str | None  # a loaded model, its folder, or: where the manifest says
 

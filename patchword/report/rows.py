@@ -19,7 +19,8 @@ from patchword.evaluate.result import Evaluation
 from patchword.evaluate.run import evaluate_model
 from patchword.evaluate.setting import Setting
 from patchword.explain.lit_words import light_words
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 from patchword.report.curves import RunLog, read_log
 from patchword.types import Alignment
 

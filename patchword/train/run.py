@@ -16,7 +16,8 @@ from patchword.checkpoint import load_training_state, load_weights
 from patchword.console import peak_memory_gib
 from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from patchword.errors import CheckpointError, ConfigError
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 from patchword.recipe import Recipe, load_recipe
 from patchword.train.loop import Trainer
 from patchword.train.optimizer import build_optimizer

@@ -15,8 +15,9 @@ from patchword.encoders.bigru import Bigru, set_embedding_rows
 from patchword.encoders.patches import TransformerPatches
 from patchword.encoders.resnet import ResnetConfig
 from patchword.errors import ConfigError
+from patchword.loading import load
 from patchword.methods.base import Method
-from patchword.model import Model, load
+from patchword.model import Model
 from patchword.recipe import Recipe
 
 _FROM_CHECKPOINT = ("arch", "vocab_size")  # sizes of a tower that a recipe does not say, but finds

@@ -215,7 +215,7 @@ class Options:
     def _streamed(self, how: Literal["streamed", "certified"]) -> int:
         from patchword.evaluate.run import open_for
         from patchword.evaluate.streamed import evaluate_streamed
-        from patchword.model import load
+        from patchword.loading import load
 
         self._refuse(f"--ranks {how}", *MATRIX_OUTPUTS, "html", "compat_fold_adjacency")
         run, data = self._one_run("--ranks")

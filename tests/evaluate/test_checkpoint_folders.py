@@ -14,7 +14,7 @@ from small import refused
 from patchword.data.text_files import LFS_MARK
 from patchword.errors import CheckpointError, ScoreError
 from patchword.evaluate.scores_file import load_scores, write_scores
-from patchword.model import load
+from patchword.loading import load
 
 
 def test_nothing_but_a_checkpoint_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

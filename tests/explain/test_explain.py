@@ -28,8 +28,9 @@ from patchword.errors import ConfigError, DataError
 from patchword.explain.heat import WARM, draw_png, heat_map, warmed
 from patchword.explain.lit_words import light_words, lit_words, shown_words
 from patchword.explain.run import Explanation, explain, find_image
+from patchword.loading import load
 from patchword.methods import METHODS, method_class
-from patchword.model import Model, load
+from patchword.model import Model
 from patchword.types import Alignment
 
 TEXT = "a red dog and a small <ball>"

@@ -18,7 +18,8 @@ from patchword.data.table import Split
 from patchword.encoders.patches import VitConfig
 from patchword.errors import DataError
 from patchword.explain.lit_words import LitWord, explain_picture, grid_boxes, light_words, lit_words, telling_patches
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 from patchword.types import Alignment
 
 CAPTIONS = ["a red ball , left of a box", "two dogs", "a box", "a red dog"]

@@ -8,7 +8,8 @@ import pytest
 from store_toys import save_pictures, save_pixel_model
 
 from patchword.index import build, open_snapshot
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 
 
 @pytest.fixture(scope="module")

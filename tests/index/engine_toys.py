@@ -9,7 +9,8 @@ import torch
 from store_toys import save_pictures, save_pixel_model, save_region_model, write_precomp
 
 from patchword.index import add_captions, build
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 from patchword.types import Encoded
 
 CAPTIONS = ("a red dog and a blue ball.", "a green tree and a car.", "a white bird.", "a black hat and a boat.")

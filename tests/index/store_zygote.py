@@ -22,7 +22,7 @@ import torch
 import patchword.index as actions
 from patchword.index import building, captions, compacting, removing, sources, syncing
 from patchword.index.shortlist import build
-from patchword.model import load
+from patchword.loading import load
 
 torch.set_num_threads(1)
 HOME = str(Path(building.__file__).parent)

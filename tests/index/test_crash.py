@@ -21,7 +21,8 @@ from patchword.index import Catalog, open_snapshot, sync, verify
 from patchword.index.catalog import Item
 from patchword.index.file_bytes import hash_bytes
 from patchword.index.layout import is_index
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 
 pytestmark = pytest.mark.integration
 KILLS = {"build": 9, "add": 8, "remove": 6, "sync": 9, "compact": 7, "add_captions": 5}

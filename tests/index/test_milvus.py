@@ -20,7 +20,7 @@ from patchword.index.shortlist import backend_class
 from patchword.index.shortlist.base import NONE
 from patchword.index.shortlist.build import update_shortlist
 from patchword.index.shortlist.milvus import MilvusIndex
-from patchword.model import load
+from patchword.loading import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 IDS = np.arange(400, dtype=np.int64) * 2 + 1

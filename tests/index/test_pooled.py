@@ -14,8 +14,9 @@ from patchword.errors import CheckpointError, DataError
 from patchword.index.manifest import Pooling
 from patchword.index.pooled import PoolSpec, made_captions, pool_kind
 from patchword.index.shortlist.fit import learn
+from patchword.loading import load
 from patchword.methods import METHODS, method_class
-from patchword.model import Model, load
+from patchword.model import Model
 from patchword.scoring.matrix import score_matrix
 from patchword.types import Encoded
 

@@ -18,7 +18,8 @@ from patchword.index import Catalog, add_captions, build, compact, open_snapshot
 from patchword.index.engine import Index
 from patchword.index.pending import Pending
 from patchword.index.sources import Pictures
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 
 CAPTIONS = ("a red dog", "a blue ball", "a green tree and a car")
 

@@ -17,7 +17,7 @@ from patchword.index.engine import Index
 from patchword.index.layout import IndexFolder
 from patchword.index.shortlist.build import update_shortlist
 from patchword.index.shortlist.saved import read_saved
-from patchword.model import load
+from patchword.loading import load
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from store_toys import save_picture, save_pixel_model
 from patchword.data.pictures import PictureFiles
 from patchword.index import Catalog, add, build, compact, open_snapshot, remove, sync, verify
 from patchword.index.file_bytes import hash_bytes
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 
 CONTENTS, BROKEN = 7, 7  # pictures, and the number of a file that is none
 NAMES = [f"{folder}{name}" for folder in ("", "x/", "x/y/") for name in ("a.png", "b ü.png", "new\nline.png")]

@@ -16,7 +16,8 @@ from patchword.errors import ConfigError, DataError
 from patchword.index import Catalog, Item, add, add_captions, build, compact, open_snapshot, remove, sync, verify
 from patchword.index.features import FeatureFolder
 from patchword.index.manifest import read_manifest
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 
 
 @pytest.fixture(scope="module")

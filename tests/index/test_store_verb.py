@@ -21,7 +21,8 @@ from patchword.index.file_bytes import hash_bytes
 from patchword.index.records import NewItem
 from patchword.index.scan import Seen
 from patchword.index.writer import open_writer
-from patchword.model import Model, load
+from patchword.loading import load
+from patchword.model import Model
 
 
 @pytest.fixture(scope="module")

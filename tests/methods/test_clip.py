@@ -13,10 +13,10 @@ from torch import Tensor
 
 from patchword.encoders.token_shares import attended, image_shares, text_shares
 from patchword.errors import ConfigError, ShapeError
+from patchword.loading import load
 from patchword.methods import METHODS, method_class
 from patchword.methods.base import Step
 from patchword.methods.clip import Clip, ClipConfig
-from patchword.model import load
 from patchword.scoring.matrix import pair_scores, score_matrix
 from patchword.types import Captions, Encoded, Images
 

@@ -11,9 +11,10 @@ from patchword.console import peak_memory_gib
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.encoders.resnet import ResnetConfig
+from patchword.loading import load
 from patchword.methods import method_class
 from patchword.methods.base import Method, Step
-from patchword.model import Model, load
+from patchword.model import Model
 from patchword.recipe import load_recipe
 from patchword.scoring.matrix import pair_scores, score_matrix
 from patchword.train.optimizer import build_optimizer, clip_gradients

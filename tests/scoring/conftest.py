@@ -18,7 +18,7 @@ from patchword.types import Encoded
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Method, Encoded, Encoded, np.ndarray]:
     """Method, images, captions and the image of each caption; a few dozen steps of training."""
-    from patchword.model import load
+    from patchword.loading import load
 
     folder = tmp_path_factory.mktemp("trained")
     data = write_scenes(folder / "scenes", train=150, dev=10, test=80, pictures=False) / "scenes_precomp"

@@ -10,9 +10,9 @@ from small import recipe, same_tensors, training_state, write_precomp
 from torch import Tensor
 
 import patchword.methods
+from patchword.loading import load
 from patchword.methods.base import LossConfig, Step
 from patchword.methods.chan import Chan, ChanConfig
-from patchword.model import load
 from patchword.train.run import train
 from patchword.types import Encoded
 

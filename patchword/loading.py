@@ -1,0 +1,69 @@
+"""From a folder, or a name on the hub, to a model: every kind of checkpoint comes in through ``load``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from patchword.checkpoint import FORMAT, find_checkpoint, load_weights, read_config
+from patchword.config import Source
+from patchword.data.tokenizers import Tokenizer, load_tokenizer
+from patchword.errors import CheckpointError
+from patchword.methods.base import Method
+from patchword.methods.clip import Interaction
+from patchword.model import Model, build_method, word_rows
+from patchword.zero_shot import is_zero_shot, load_zero_shot, with_interaction
+
+
+def load(
+    path: Path | str, *, method: str | None = None, device: str = "cpu", interaction: Interaction | None = None
+) -> Model:
+    """Load a checkpoint, the best checkpoint of a run, or a CLIP, SigLIP or SigLIP 2 of transformers.
+
+    Args:
+        path: a run folder, a checkpoint folder, a folder of transformers, or a name on the hub
+            (``openai/clip-vit-base-patch32``), which is asked only when nothing local has the name.
+        method: refuse a checkpoint of any other method.
+        device: where the weights go.
+        interaction: of a CLIP-like model: ``global`` (one vector per item, the default) or ``patches``.
+
+    Raises:
+        CheckpointError: it is missing, truncated, of another method or of a newer format.
+        ConfigError: ``interaction`` was given for a method that has none.
+
+    Example:
+        ``model = patchword.load("runs/demo")``
+    """
+    if is_zero_shot(path):
+        if method not in (None, "clip"):
+            raise CheckpointError(f"'{path}' is a checkpoint of 'clip'. Expected one of {method!r}.")
+        return load_zero_shot(path, interaction=interaction or "global", device=device)
+    folder = find_checkpoint(Path(path))
+    about = read_config(folder / "config.json")
+    name = about["method"]
+    if about["format"] != FORMAT:
+        raise CheckpointError(
+            f"'{folder}' has checkpoint format {about['format']}. This version reads format {FORMAT}."
+        )
+    if method is not None and name != method:
+        raise CheckpointError(f"'{folder}' is a checkpoint of {name!r}. Expected one of {method!r}.")
+    made = build_method(name, about["model"], about["loss"], Source(str(folder / "config.json"), {}))
+    load_weights(made, folder)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer is None and about["vocabulary"] is not None:
+        raise CheckpointError(
+            f"'{folder}' lacks the vocabulary that its config.json names. "
+            "Expected vocabulary.json, vocab.txt or tokenizer.json."
+        )
+    check_vocabulary(made, tokenizer, folder)
+    model = Model(made.to(device).eval(), tokenizer, about["about"], folder, about["max_words"])
+    return with_interaction(model, interaction)
+
+
+def check_vocabulary(method: Method, tokenizer: Tokenizer | None, folder: Path) -> None:
+    """Refuse a vocabulary whose size differs from the rows of the word table."""
+    rows = word_rows(method)
+    if tokenizer is not None and rows is not None and tokenizer.size != rows:
+        raise CheckpointError(
+            f"'{folder}': the vocabulary has {tokenizer.size:,} words, the weights have {rows:,} word rows. "
+            "Use the vocabulary the model was trained with."
+        )
