@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from test_docs import README, blocks, run_blocks, workplace  # noqa: F401
 
+CHINESE = README.with_name("README.zh.md")
 FIRST_SCREEN = 40
 LINES_OF_CODE = 8
 
@@ -41,3 +43,29 @@ def test_the_example_prints_what_is_shown(
 def words_of(line: str) -> list[str]:
     """The words of a line of output; numbers and ids differ between machines."""
     return [word for word in line.split() if word.replace("->", "").replace(":", "").isalpha()]
+
+
+def test_the_chinese_page_has_the_same_code() -> None:
+    assert [code_of(block.text) for block in blocks(CHINESE)] == [code_of(block.text) for block in blocks(README)]
+
+
+def test_the_chinese_page_has_the_same_numbers() -> None:
+    assert rows_of(CHINESE) == rows_of(README)
+
+
+def test_the_chinese_page_links_to_what_is_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)", CHINESE.read_text(encoding="utf-8"))
+    assert links
+    assert not [link for link in links if not (CHINESE.parent / link).is_file()]
+
+
+def code_of(text: str) -> list[str]:
+    """Lines without their comments."""
+    return [re.sub(r"\s+#.*", "", line) for line in text.splitlines()]
+
+
+def rows_of(page: Path) -> list[tuple[str, list[str]]]:
+    """Recipe and numbers of every row of the tables."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|") for line in lines if line.startswith("|") and "`" in line]
+    return [(cells[-2], re.findall(r"\d+\.\d", " ".join(cells[4:-2]))) for cells in rows]
