@@ -115,7 +115,7 @@ def test_the_examples_parse(verb: str, entry: Any, monkeypatch: pytest.MonkeyPat
         (["ensemble", "a.npy"], "an ensemble of 1 matrices"),
         (
             ["bench", "everything"],
-            "everything. Available subcommands: score, train, load, search, service, leaderboard.",
+            "everything. Available subcommands: score, bounds, train, load, search, service, leaderboard.",
         ),
         (["bench", "score", "--images", "x"], "no type matching INT"),
     ],

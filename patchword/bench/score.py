@@ -97,20 +97,11 @@ def _sets(
         n, m = images or 256, captions or 1280
         a, b = random_sets(system(name).shape, n, m)
         return method, a, b, torch.arange(m) * n // m, {"bench": "score", "method": name}
-    from patchword.data.extras import require_extras
+    from patchword.bench.trained import trained_sets
     from patchword.errors import ConfigError
-    from patchword.evaluate.run import open_for
-    from patchword.loading import load
 
     if data is None:
         raise ConfigError(f"'{run}' was given without data. Give --data, the folder whose split is scored.")
-    model = load(run)
-    opened = open_for(model, data, "test", name=dataset, limit=images)
-    require_extras(opened, model.method.image_extras, model.method.caption_extras)
-    a = model.encode_images(opened.require_images(), extras=opened.image_extras)
-    b = model.encode_captions(opened.captions, extras=opened.caption_extras)
-    owner = torch.as_tensor(opened.owner)
-    m = len(b) if captions is None else min(captions, len(b))
-    n = int(owner[:m].max()) + 1
-    about = {"bench": "score", "method": model.method.name, "run": str(run)}
-    return model.method, a.slice(0, n), b.slice(0, m), owner[:m], about
+    sets = trained_sets(run, data, dataset, images=images, captions=captions)
+    about = {"bench": "score", "method": sets.method.name, "run": str(run)}
+    return sets.method, sets.images, sets.captions, sets.owner, about

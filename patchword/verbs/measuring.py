@@ -60,6 +60,31 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What the best known bounds of ESL, SCTA and LAPS leave open: the reason why they have no certified ranks.
+
+    Attributes:
+        run: a trained model.
+        data: data folder whose test split is scored.
+        name: data set name, when the folder does not say it.
+        images: of the split, at most.
+        captions: of the split, at most.
+    """
+
+    run: Path
+    data: Path
+    name: OptionalText = None
+    images: OptionalCount = None
+    captions: OptionalCount = None
+
+    def lines(self) -> Iterable[dict[str, Any]]:
+        """What was measured."""
+        from patchword.bench.bounds import bench_bounds
+
+        return bench_bounds(self.run, self.data, self.name, images=self.images, captions=self.captions)
+
+
+@dataclass(frozen=True)
 class Train:
     """Whole training steps per second.
 
@@ -206,6 +231,7 @@ class Leaderboard:
 
 Measurement = (
     Annotated[Score, subcommand("score")]
+    | Annotated[Bounds, subcommand("bounds")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Load, subcommand("load")]
     | Annotated[Search, subcommand("search")]
