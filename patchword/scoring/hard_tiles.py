@@ -34,7 +34,8 @@ class HardTiles(Tiles):
         self.image_sets, self.caption_sets = images.float(), captions.float()
         self.pooling, self.temperature = pooling, temperature
         scale = 1 if images.vectors.shape[1] >= _WIDE else 2
-        scale *= 1 if images.vectors.device.type == "cpu" else ON_A_DEVICE
+        if images.vectors.device.type != "cpu":
+            scale = ON_A_DEVICE
         self.width = _WORDS * scale
         self.image_cuts = cuts_by_rows(images.lengths, _PATCHES * scale)
         self.caption_cuts = cuts_by_rows(captions.lengths, self.width)
