@@ -65,6 +65,16 @@ def focused(page: Page) -> str:
     )
 
 
+def test_the_keyboard_begins_at_the_best_picture_of_the_last_answer(visit: Visit, album: str) -> None:
+    """Not at the best one of an answer before it, which may be among the others now."""
+    page = visit.open(album)
+    before = search(page, "a green heart")[0]["id"]
+    hits = [hit["id"] for hit in search(page, WORDS)]
+    assert before in hits[1:]
+    page.keyboard.press("ArrowDown")
+    assert focused(page).startswith("1: ")
+
+
 def test_a_whole_visit_with_the_keyboard(visit: Visit, album: str) -> None:
     page = visit.open(album)
     expect(page.locator("#words")).to_be_focused()

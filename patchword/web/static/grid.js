@@ -53,7 +53,8 @@ export class Grid {
       wanted.length > this.list.children.length && [...this.list.children].every((tile, k) => tile === wanted[k]);
     if (isLonger) this.list.append(...wanted.slice(this.list.children.length));
     else if (!isSame) this.list.replaceChildren(...wanted);
-    this.#stop(tiles.has(this.current) ? this.current : (hits[0]?.id ?? null));
+    const stays = (hadFocus || isSame || isLonger) && tiles.has(this.current); // else the keyboard begins at the best
+    this.#stop(stays ? this.current : (hits[0]?.id ?? null));
     if (hadFocus && !this.list.contains(document.activeElement)) this.focus();
   }
 
