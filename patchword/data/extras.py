@@ -69,28 +69,35 @@ class ArrayExtra:
         return {self.name: torch.from_numpy(values)}
 
 
-def find_extras(folder: Path, split: str, side: str, items: int, *, repeated: int = 1) -> dict[str, Extra]:
-    """Side inputs of a split that lie in a folder; only their headers are read.
+def find_extras(
+    folder: Path, split: str, side: str, items: int, *, repeated: NDArray[np.integer] | None = None, n_rows: int = 0
+) -> tuple[dict[str, Extra], list[str]]:
+    """Side inputs of a split that lie in a folder, and notes on files left out; only headers are read.
 
     Args:
         folder, split: where, and of which split.
         side: ``ims`` or ``caps``.
         items: images or captions of the split.
-        repeated: how often the feature file repeats every image; a side file may do so as well.
+        repeated: where the feature file repeats images: the row of each image. A side file may repeat them as well.
+        n_rows: of that feature file.
 
-    A file with any other number of rows is no side input of this split.
+    A file with any other number of rows is no side input of this split; a note names those that a method would ask for.
     """
     found: dict[str, Extra] = {}
+    notes = []
     for path in sorted(folder.glob(f"{split}_{side}_*.npy")):
         name = path.stem.removeprefix(f"{split}_{side}_")
         if name in BOX_FILES:
             continue
-        name = SYNONYMS.get(name, name)
         shape = header_of(path).shape
-        count = shape[0] if shape else 0
-        if count in (items, items * repeated):
-            found[name] = ArrayExtra(name, path, np.arange(items, dtype=np.int64) * (count // max(1, items)))
-    return found
+        count, called = (shape[0] if shape else 0), SYNONYMS.get(name, name)
+        if count == items:
+            found[called] = ArrayExtra(called, path, np.arange(items, dtype=np.int64))
+        elif repeated is not None and count == n_rows:
+            found[called] = ArrayExtra(called, path, repeated.astype(np.int64))
+        elif name in KNOWN:
+            notes.append(f"'{path.name}' has {count:,} rows, not {items:,}: left out")
+    return found, notes
 
 
 def read_extras(extras: Mapping[str, Extra], names: Sequence[str], items: Sequence[int]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from patchword.data.find_pictures import expected_files, picture_folders
 from patchword.data.pictures import Picture, PictureFiles, decode, decode_bytes
 from patchword.data.split_names import is_split_name
 from patchword.data.table import Split, group_by_image
-from patchword.data.tabular import KNOWN_COLUMNS, pick_columns
+from patchword.data.tabular import KNOWN_COLUMNS, numbers_rows, pick_columns
 from patchword.data.text_files import in_split_order, missing_split, require_caption
 from patchword.errors import DataError
 
@@ -167,7 +167,7 @@ def read(place: Path, split: str, *, dataset: str, columns: Mapping[str, str] | 
     image_column, stored = _picture_column(table, chosen)
     cells = table.remove_columns([image_column] if stored else [])[:]  # lists; the pictures are left where they are
     numbers = list(range(len(table))) if rows is None else rows
-    ids = _ids(cells, chosen, image_column if stored else None, numbers)
+    ids = _ids(cells, chosen, image_column if stored else None, numbers, is_named="id" in (columns or {}))
     numbers = _in_image_order(cells, ids, numbers)
     texts: list[str] = []
     owner: list[str] = []
@@ -221,16 +221,23 @@ def _undecoded(table: Any, column: str) -> Any:
 
 
 def _ids(
-    cells: Mapping[str, Sequence[object]], chosen: Mapping[str, str], stored: str | None, numbers: Sequence[int]
+    cells: Mapping[str, Sequence[object]],
+    chosen: Mapping[str, str],
+    stored: str | None,
+    numbers: Sequence[int],
+    *,
+    is_named: bool,
 ) -> dict[int, str]:
-    """Image id of each row: the id column, else a file name, else the number of the row."""
-    if "id" in chosen:
-        column = chosen["id"]
-    elif stored is None:
-        column = chosen["image"]
-    else:
-        names = [name for name in KNOWN_COLUMNS["image"] if name in cells]
-        column = names[0] if names else ""
+    """Image id of each row: the id column, else a file name, else the number of the row.
+
+    Ids of which one file has several are those of captions, unless the user named their column: then the file name.
+    """
+    names = [name for name in KNOWN_COLUMNS["image"] if name in cells]
+    file_column = chosen.get("image", "") if stored is None else (names[0] if names else "")
+    column = chosen.get("id", file_column)
+    if file_column and column != file_column and not is_named:
+        keys, files = ([str(cells[name][number]) for number in numbers] for name in (column, file_column))
+        column = file_column if numbers_rows(keys, files) else column
     if not column:
         return {number: str(number) for number in numbers}
     return {number: str(cells[column][number]) for number in numbers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from patchword.data.text_files import require_whole
 from patchword.errors import DataError
 
 
@@ -44,11 +45,11 @@ def text_field(record: Mapping[str, object], key: str, where: str) -> str:
     """A field that holds a text or a whole number, as text.
 
     Raises:
-        DataError: it is missing, empty or something else.
+        DataError: it is missing, empty, cut in the middle of a character, or something else.
     """
     value = field(record, key, where)
     if isinstance(value, (str, int)) and not isinstance(value, bool) and str(value).strip():
-        return str(value).strip()
+        return require_whole(str(value).strip(), f"{where}: {key!r}")
     raise DataError(f"{where}: {key!r} is {value!r}. Expected a text or a whole number.")
 
 

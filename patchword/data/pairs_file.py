@@ -7,12 +7,13 @@ A row holds one caption or a list of captions; rows with the same image are join
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from patchword.data.find_pictures import expected_files, picture_folders
 from patchword.data.split_names import is_split_name
 from patchword.data.table import Split, group_by_image
-from patchword.data.tabular import Row, name_columns, read_rows
+from patchword.data.tabular import Row, name_columns, numbers_rows, read_rows
 from patchword.data.text_files import in_split_order, missing_split, require_caption
 from patchword.errors import DataError
 
@@ -105,7 +106,9 @@ def splits(place: Path, *, columns: Mapping[str, str] | None = None) -> list[str
 def read(place: Path, split: str, *, dataset: str, columns: Mapping[str, str] | None = None) -> Split:
     """Read one split of a file of rows.
 
-    When the rows have a ``source`` field and one source is called like the data set, only its rows are read.
+    When the rows have a ``source`` field and one source is called like the data set, only its rows are read. When a
+    picture file has several ids, the ids are those of the captions, and images are told apart by their files, unless
+    ``columns`` names the ids.
 
     Raises:
         DataError: the split is missing, a row is damaged, or an image has two files.
@@ -119,6 +122,9 @@ def read(place: Path, split: str, *, dataset: str, columns: Mapping[str, str] | 
         if len(chosen) < len(rows):
             notes.append(f"{len(chosen):,} of {len(rows):,} rows: source {dataset!r} only")
         rows = chosen
+    if "id" not in (columns or {}) and numbers_rows([row.id for row in rows], [row.image for row in rows]):
+        notes.append("the ids number captions, not images: images are told apart by their files")
+        rows = [replace(row, id=row.image or row.id) for row in rows]
     texts, images, file_of = [], [], dict[str, str]()
     for row in rows:
         if file_of.setdefault(row.id, row.image) != row.image:

@@ -284,7 +284,10 @@ def read_precomp(folder: Path, split: str, *, dataset: str) -> Split:
     array, offsets = found if found is not None else (None, None)
     n_rows = None if array is None else (len(array) if offsets is None else len(offsets) - 1)
     grouping = group_rows(ids, len(captions), n_rows, array if offsets is None else None, f"'{folder}' {split}")
-    repeated = 1 if n_rows is None else max(1, n_rows // len(grouping.image_ids))
+    image_extras, image_notes = find_extras(
+        folder, split, "ims", len(grouping.image_ids), repeated=grouping.rows, n_rows=n_rows or 0
+    )
+    caption_extras, caption_notes = find_extras(folder, split, "caps", len(captions))
     features = None
     if array is not None and grouping.rows is not None:
         features = RegionFeatures(folder / f"{split}_ims.npy", array, grouping.rows, offsets)
@@ -301,10 +304,10 @@ def read_precomp(folder: Path, split: str, *, dataset: str) -> Split:
         images=features,
         files=files,
         boxes=boxes,
-        image_extras=find_extras(folder, split, "ims", len(grouping.image_ids), repeated=repeated),
-        caption_extras={**find_graphs(folder, split, captions), **find_extras(folder, split, "caps", len(captions))},
+        image_extras=image_extras,
+        caption_extras={**find_graphs(folder, split, captions), **caption_extras},
         layout=f"precomp in '{folder}'",
-        notes=tuple(note for note in (grouping.note, picture_note, box_note) if note),
+        notes=tuple(note for note in (grouping.note, picture_note, box_note, *image_notes, *caption_notes) if note),
     )
     return replace(found_split, image_extras={**box_extras(found_split), **found_split.image_extras})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
@@ -9,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchword.data.text_files import read_json, read_text
+from patchword.data.text_files import read_json, read_text, require_whole
 from patchword.errors import ConfigError, DataError
 
 KNOWN_COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image", "file_name", "filename", "filepath", "image_path", "image_name", "path", "img", "file"),
     "caption": ("captions", "caption", "text", "title", "sentence", "sentences", "alt_text", "comment", "raw"),
-    "id": ("id", "image_id", "img_id", "cocoid", "imgid"),
+    "id": ("image_id", "img_id", "cocoid", "imgid", "id"),  # ``id`` last: beside one of these it numbers captions
     "split": ("split", "partition"),
     "source": ("source",),
 }
@@ -124,7 +125,7 @@ def _row(folder: Path, where: str, record: Mapping[str, object], chosen: Mapping
     if not image and not identity:
         raise DataError(f"{where}: the image is empty. Expected a file name or an id.")
     captions: object = cells["caption"] if chosen["caption"] else _numbered_captions(record)
-    listed = captions if isinstance(captions, (list, tuple)) else [captions]
+    listed = captions if isinstance(captions, (list, tuple)) else _written_list(captions)
     texts = tuple(_text_of(item) for item in listed)
     if not texts:
         raise DataError(f"{where}: image {identity or image!r} has no captions. Expected at least one.")
@@ -140,9 +141,40 @@ def _row(folder: Path, where: str, record: Mapping[str, object], chosen: Mapping
     )
 
 
+def _written_list(cell: object) -> list[object]:
+    """The items of a list that was written into a cell, as JSON or as Python shows it; else the cell itself.
+
+    Example:
+        >>> _written_list('["A dog.", "Two dogs."]'), _written_list("A [sic] dog.")
+        (['A dog.', 'Two dogs.'], ['A [sic] dog.'])
+    """
+    text = cell.strip() if isinstance(cell, str) else ""
+    if not (text.startswith("[") and text.endswith("]")):
+        return [cell]
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and found and all(isinstance(item, str) for item in found):
+            return list(found)
+    return [cell]
+
+
 def _text_of(item: object) -> object:
     """The text of a caption that is an object with the field ``raw`` (Karpathy's form), else the item itself."""
     return item["raw"] if isinstance(item, dict) and "raw" in item else item
+
+
+def numbers_rows(ids: Sequence[str], files: Sequence[str]) -> bool:
+    """Whether ids tell rows apart and not images: a picture file has several of them.
+
+    Example:
+        >>> numbers_rows(["1", "2"], ["a.jpg", "a.jpg"]), numbers_rows(["1", "1"], ["a.jpg", "a.jpg"])
+        (True, False)
+    """
+    named = {(file, key) for file, key in zip(files, ids, strict=True) if file}
+    return len(named) > len({file for file, _ in named})
 
 
 def _numbered_captions(record: Mapping[str, object]) -> list[object]:
@@ -157,7 +189,7 @@ def _word(value: object, where: str, column: str) -> str:
     if value is None:
         return ""
     if isinstance(value, (str, int)) and not isinstance(value, bool):
-        return str(value).strip()
+        return require_whole(str(value).strip(), f"{where}: the {column}")
     raise DataError(f"{where}: the {column} is {value!r}. Expected a text or a whole number.")
 
 

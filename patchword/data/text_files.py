@@ -95,6 +95,22 @@ def is_bytes_literal(caption: str) -> bool:
     return len(caption) > 3 and caption.startswith(("b'", 'b"')) and caption[-1] == caption[1]
 
 
+def require_whole(text: str, where: str) -> str:
+    """A text that can be written: JSON may hold half of a character, where a longer text was cut.
+
+    Raises:
+        DataError: it holds such a half.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where} holds half of a character ({text[error.start : error.end]!r}) in {text[:40]!r}: the text was cut "
+            "in the middle of it. Remove the half, or write the file again."
+        ) from None
+    return text
+
+
 def require_caption(caption: object, where: str) -> str:
     """A caption without outer blanks.
 
@@ -103,11 +119,11 @@ def require_caption(caption: object, where: str) -> str:
         where: file and line or image, for the message.
 
     Raises:
-        DataError: it is no text, is empty, or is the text of a Python bytes object.
+        DataError: it is no text, is empty, holds half of a character, or is the text of a Python bytes object.
     """
     if not isinstance(caption, str):
         raise DataError(f"{where}: the caption is {caption!r}. Expected a text.")
-    text = caption.strip()
+    text = require_whole(caption.strip(), where)
     if not text:
         raise DataError(f"{where} is empty. Expected a caption with at least one word. Fix the file.")
     if is_bytes_literal(text):

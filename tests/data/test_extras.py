@@ -47,14 +47,28 @@ def test_side_inputs_follow_their_items_through_selections(folder: Path) -> None
 
 
 def test_a_side_file_may_repeat_images_as_the_features_do(tmp_path: Path) -> None:
-    np.save(tmp_path / "dev_ims_clip.npy", np.repeat(np.arange(4.0), 5)[:, None])
-    found = find_extras(tmp_path, "dev", "ims", 4, repeated=5)
-    assert found["clip"].read([0, 3])["clip"].tolist() == [[0.0], [3.0]]
+    """Also where images have 1, 2 and 4 captions: the rows are those of the features."""
+    (tmp_path / "dev_ids.txt").write_text("a\nb\nb\nc\nc\nc\nc\n")
+    (tmp_path / "dev_caps.txt").write_text("".join(f"caption {k}\n" for k in range(7)))
+    rows = np.repeat(np.arange(3.0), (1, 2, 4)).astype(np.float32)
+    np.save(tmp_path / "dev_ims.npy", np.tile(rows[:, None, None], (1, 3, 4)))
+    np.save(tmp_path / "dev_ims_clip.npy", rows[:, None])
+    split = open_split(tmp_path, "dev")
+    assert split.n_images == 3
+    assert split.image_extras["clip"].read([0, 1, 2])["clip"][:, 0].tolist() == [0.0, 1.0, 2.0]
+    assert split.require_images().read([0, 1, 2]).values[:, 0, 0].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_side_file_of_another_length_is_left_out_and_named(folder: Path) -> None:
+    np.save(folder / "train_ims_clip.npy", np.zeros((5, 3), np.float32))
+    split = open_split(folder, "train")
+    assert set(split.image_extras) == {"adjacency"}
+    assert "'train_ims_clip.npy' has 5 rows, not 6: left out" in split.notes
 
 
 def test_pixel_boxes_are_not_side_inputs(folder: Path) -> None:
     np.save(folder / "train_ims_bbx.npy", np.zeros((6, 4, 4)))
-    assert set(find_extras(folder, "train", "ims", 6)) == {"clip", "adjacency"}
+    assert set(find_extras(folder, "train", "ims", 6)[0]) == {"clip", "adjacency"}
 
 
 def test_the_doctor_knows_side_inputs(folder: Path) -> None:

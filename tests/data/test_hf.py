@@ -51,6 +51,17 @@ def test_split_column_wins_over_the_name_of_the_table(tmp_path: Path) -> None:
     assert cut.images.with_transform(VitTransform(4)).read([0]).values.shape == (1, 3, 4, 4)
 
 
+def test_ids_that_number_captions_do_not_tell_images_apart(tmp_path: Path) -> None:
+    rows = {
+        "id": list(range(6)),
+        "filename": ["a.jpg"] * 3 + ["b.jpg"] * 3,
+        "caption": [f"caption {k}" for k in range(6)],
+    }
+    datasets.DatasetDict({"test": datasets.Dataset.from_dict(rows)}).save_to_disk(tmp_path / "mine")
+    assert open_split(tmp_path / "mine", "test").image_ids == ["a.jpg", "b.jpg"]
+    assert open_split(tmp_path / "mine", "test", columns={"id": "id"}).n_images == 6
+
+
 def test_one_row_per_caption_is_grouped_and_ordered(tmp_path: Path) -> None:
     rows = {
         "filename": ["b.jpg", "a.jpg", "b.jpg"],

@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,51 @@ def test_a_recipe_can_name_the_columns(tmp_path: Path) -> None:
     result = train(made, tmp_path / "run")
     assert result.position.step == 1
     assert evaluate(result.run, tmp_path, split="dev").n_images == 4  # the run knows the names
+
+
+@pytest.mark.parametrize("columns", [None, {"id": "id"}])
+def test_ids_that_number_captions_do_not_tell_images_apart(tmp_path: Path, columns: dict[str, str] | None) -> None:
+    rows = "".join(f"{k},{'ab'[k // 5]}.jpg,caption {k},test\n" for k in range(10))
+    (tmp_path / "captions.csv").write_text("id,image,caption,split\n" + rows)
+    split = open_split(tmp_path, "test", columns=columns)
+    if columns:  # said so
+        assert split.n_images == 10
+        return
+    assert (split.n_images, split.image_ids) == (2, ["a.jpg", "b.jpg"])
+    assert split.owner.tolist() == [0] * 5 + [1] * 5
+    assert any("number captions" in note for note in split.notes)
+
+
+def test_the_image_id_goes_before_the_id_of_an_annotation(tmp_path: Path) -> None:
+    rows = [{"image_id": k // 5, "id": 1000 + k, "caption": f"caption {k}"} for k in range(10)]
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    assert open_split(tmp_path, "all").image_ids == ["0", "1"]
+
+
+@pytest.mark.parametrize("written", [json.dumps, str])
+def test_a_list_that_was_written_into_a_cell_is_a_list(tmp_path: Path, written: Any) -> None:
+    with (tmp_path / "flickr_annotations.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["raw", "sentids", "split", "filename", "img_id"])
+        for k in range(3):
+            captions = [f"It's dog {k}-{j} ." for j in range(5)]
+            table.writerow([written(captions), list(range(5 * k, 5 * k + 5)), "test", f"{k}.jpg", k])
+        table.writerow(["[sic] a dog", [15], "test", "3.jpg", 3])
+    split = open_split(tmp_path / "flickr_annotations.csv", "test")
+    assert (split.n_images, split.n_captions) == (4, 16)
+    assert split.captions[5:7] == ["It's dog 1-0 .", "It's dog 1-1 ."]
+    assert split.captions[15] == "[sic] a dog"
+
+
+def test_half_of_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "captions.jsonl").write_text(
+        '{"image": "a.jpg", "caption": "a dog \\ud83d\\ude00"}\n{"image": "b.jpg", "caption": "a dog \\ud83d"}\n'
+    )
+    with pytest.raises(DataError, match=r"line 2 holds half of a character .*Remove the half"):
+        open_split(tmp_path, "all")
+    (tmp_path / "captions.jsonl").write_text('{"image": "\\udc00.jpg", "caption": "a dog"}\n')
+    with pytest.raises(DataError, match=r"line 1: the image holds half of a character"):
+        open_split(tmp_path, "all")
 
 
 def test_numbered_caption_columns(tmp_path: Path) -> None:

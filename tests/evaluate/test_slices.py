@@ -65,13 +65,13 @@ def test_the_number_of_objects_is_a_side_input(tmp_path: Path) -> None:
     split = toy_split([str(k) for k in range(4)])
     assert objects_of(split) is None
     np.save(tmp_path / "test_ims_objects.npy", np.array([3, 1, 0, 9]))
-    known = replace(split, image_extras=find_extras(tmp_path, "test", "ims", 4))
+    known = replace(split, image_extras=find_extras(tmp_path, "test", "ims", 4)[0])
     counts = objects_of(known)
     assert counts is not None
     assert counts.tolist() == [3, 1, 0, 9]
     np.save(tmp_path / "test_ims_objects.npy", np.zeros((4, 2)))
     with pytest.raises(DataError, match="Expected one number an image"):
-        objects_of(replace(split, image_extras=find_extras(tmp_path, "test", "ims", 4)))
+        objects_of(replace(split, image_extras=find_extras(tmp_path, "test", "ims", 4)[0]))
 
 
 def test_scenes_know_their_number_of_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
