@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from patchword.checkpoint import FORMAT, find_checkpoint, load_weights, read_config
 from patchword.config import Source
@@ -11,6 +17,7 @@ from patchword.errors import CheckpointError
 from patchword.methods.base import Method
 from patchword.methods.clip import Interaction
 from patchword.model import Model, build_method, word_rows
+from patchword.precision import forbid_tf32
 from patchword.zero_shot import is_zero_shot, load_zero_shot, with_interaction
 
 
@@ -33,6 +40,7 @@ def load(
     Example:
         ``model = patchword.load("runs/demo")``
     """
+    forbid_tf32()
     if is_zero_shot(path):
         if method not in (None, "clip"):
             raise CheckpointError(f"'{path}' is a checkpoint of 'clip'. Expected one of {method!r}.")
@@ -46,7 +54,8 @@ def load(
         )
     if method is not None and name != method:
         raise CheckpointError(f"'{folder}' is a checkpoint of {name!r}. Expected one of {method!r}.")
-    made = build_method(name, about["model"], about["loss"], Source(str(folder / "config.json"), {}))
+    with without_random_weights():
+        made = build_method(name, about["model"], about["loss"], Source(str(folder / "config.json"), {}))
     load_weights(made, folder)
     tokenizer = load_tokenizer(folder)
     if tokenizer is None and about["vocabulary"] is not None:
@@ -67,3 +76,20 @@ def check_vocabulary(method: Method, tokenizer: Tokenizer | None, folder: Path) 
             f"'{folder}': the vocabulary has {tokenizer.size:,} words, the weights have {rows:,} word rows. "
             "Use the vocabulary the model was trained with."
         )
+
+
+@contextmanager
+def without_random_weights() -> Iterator[None]:
+    """Do not fill weights with random numbers: they are about to be loaded, and drawing took most of the time."""
+    with _NothingDrawn():  # type: ignore[no-untyped-call]
+        yield
+
+
+class _NothingDrawn(TorchDispatchMode):
+    """Skips the draws that fill weights."""
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        return args[0] if operation in _DRAWS else operation(*args, **(kwargs or {}))
+
+
+_DRAWS = (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default)

@@ -25,8 +25,9 @@ from patchword.index.building import build
 from patchword.index.engine import Index
 from patchword.loading import load
 from patchword.methods.base import Method
-from patchword.scoring.matrix import pair_scores, score_matrix
+from patchword.scoring.matrix import check_memory, pair_scores, score_matrix
 from patchword.scoring.ranks import ranks
+from patchword.scoring.tiles import PairTiles
 from patchword.scoring.top_k import top_k
 from patchword.train.optimizer import build_optimizer
 from patchword.train.run import train
@@ -81,6 +82,38 @@ def test_every_form_of_a_score_is_that_of_the_cpu(name: str) -> None:
     close(best.scores, expected.T.topk(2).values)
 
 
+def test_a_device_computes_one_tile_at_a_time() -> None:
+    """Its cores work on one together, and threads of their own would ask its libraries for the same at once."""
+    tiles = PairTiles(lambda a, b: torch.zeros(1, 1), *[Encoded(torch.ones(8, 2), torch.ones(8).long())] * 2, (1, 1), 1)
+    assert check_memory(tiles, 1 << 20, torch.device("cpu")) == 1 << 20
+    assert check_memory(tiles, 1 << 20, ELSEWHERE) == 1
+
+
+def test_float32_keeps_all_its_bits_on_a_card(tmp_path: Path) -> None:
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
+    small_run(tmp_path)
+    assert not torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    load(tmp_path / "run")
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def small_run(folder: Path, method: str = "vse_inf") -> Path:
+    data = write_precomp(folder / "data")
+    train(recipe(method, data, {"train": {"epochs": 1}}), folder / "run")
+    return data
+
+
+@torch.no_grad()
+def test_recurrent_layers_stay_float32_under_autocast() -> None:
+    """On a card, torch's autocast would compute them in float16, and here in bfloat16."""
+    text: Any = small("vse_inf_scenes").text
+    captions = captions_of(LENGTHS)
+    wanted = text(captions.tokens, captions.lengths)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(text(captions.tokens, captions.lengths), wanted)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_explanation_is_that_of_the_cpu(name: str) -> None:
     method = small(name)
@@ -120,9 +153,7 @@ def steps_on(device: torch.device, method: Method, config: TrainConfig) -> list[
 @pytest.mark.integration
 @pytest.mark.parametrize("method", ["vse_inf", "chan"])
 def test_a_run_is_evaluated_and_searched_there(method: str, tmp_path: Path) -> None:
-    data = write_precomp(tmp_path / "data")
-    train(recipe(method, data, {"train": {"epochs": 1}}), tmp_path / "run")
-    split = open_split(data, "test")
+    split = open_split(small_run(tmp_path, method), "test")
     here = load(tmp_path / "run")
     wanted, hits = evaluate(here, split), here.search(split.captions[0], split, 3)
     with a_device() as device:

@@ -31,6 +31,14 @@ def checkpoint(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "chan", tmp_path / "chan"))
 
 
+def test_loading_draws_no_random_numbers(made: Path) -> None:
+    """Weights that a file replaces need no start, and drawing them takes most of the time of a large model."""
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    load(made / "chan")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_saved_model_loads_the_same(made: Path, tmp_path: Path) -> None:
     model = load(made / "chan")
     model.save(tmp_path / "again")

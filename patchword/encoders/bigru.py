@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from patchword.config import Config
+from patchword.precision import in_float32
 
 
 class BigruConfig(Config):
@@ -68,9 +69,10 @@ class Bigru(nn.Module):
         """
         words = self.dropout(self.embed(tokens))
         packed = nn.utils.rnn.pack_padded_sequence(words, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = nn.utils.rnn.pad_packed_sequence(
-            self.rnn(packed)[0], batch_first=True, total_length=tokens.shape[1]
-        )
+        with in_float32(words):
+            states, _ = nn.utils.rnn.pad_packed_sequence(
+                self.rnn(packed)[0], batch_first=True, total_length=tokens.shape[1]
+            )
         if not self.rnn.bidirectional:
             return states
         return (states[..., : self.width] + states[..., self.width :]) / 2  # (C, L, D)

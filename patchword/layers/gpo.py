@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from patchword.precision import in_float32
+
 
 def positional_encoding(count: int, width: int, like: Tensor) -> Float[Tensor, "count width"]:
     """Sinusoidal positions: PE[p, 2j] = sin(p * 10000^(-2j/width)), PE[p, 2j+1] = cos(the same).
@@ -58,7 +60,8 @@ class Gpo(nn.Module):
         mask = torch.arange(longest, device=lengths.device) < distinct[:, None]  # (U, K)
         positions = positional_encoding(longest, self.width, self.linear.weight) * mask[..., None]  # (U, K, 32)
         packed = nn.utils.rnn.pack_padded_sequence(positions, distinct.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=longest)
+        with in_float32(positions):
+            states, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=longest)
         hidden = (states[..., : self.width] + states[..., self.width :]) / 2  # mean of the two directions
         logits = self.linear(hidden)[..., 0].masked_fill(~mask, -torch.inf)  # (U, K)
         weights = torch.softmax(logits / self.temperature, dim=1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from patchword.errors import ShapeError
 from patchword.layers.normalise import GlobalBatchNorm, sum_over_processes, unit
+from patchword.precision import in_float32
 
 SLOPE = 0.1  # of every leaky ReLU in this system
 
@@ -179,7 +180,8 @@ class RegionContext(nn.Module):
         weights = torch.softmax(logits[:, None] + counts.log(), dim=2)  # log 0 = -inf: no slot, no weight
         neighbours = weights @ regions  # (B, R, D)
         mixed = unit_or_zero(nn.functional.leaky_relu(regions * neighbours / length[..., None], SLOPE))
-        context = unit_or_zero(self._recurrent(regions, mixed, lengths))
+        with in_float32(regions):
+            context = unit_or_zero(self._recurrent(regions.float(), mixed.float(), lengths))
         return RegionVectors(logits, unit_or_zero(pooled), length, neighbours, context, 2 * lengths)
 
     def _recurrent(

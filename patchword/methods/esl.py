@@ -28,6 +28,7 @@ from patchword.encoders.text import TextConfig, build_text
 from patchword.layers.normalise import unit
 from patchword.layers.pyramid import AdaptivePyramid, HeuristicPyramid, LevelForms, Pyramid, level_widths
 from patchword.methods.base import LossConfig, Method
+from patchword.precision import in_float32
 from patchword.types import Alignment, Captions, Encoded, Images, real_slots
 
 SLOPE = 0.1  # of the leaky rectifier, for negative scores
@@ -217,8 +218,3 @@ def split_scores(
     n_words, n_patches = word_mask.sum(-1)[..., None, None], patch_mask.sum(-1)[..., None, None]
     cells = word_mask[..., None] & patch_mask[..., None, :]
     return ((by_word / n_words + by_patch / n_patches) * s).masked_fill(~cells, 0.0)
-
-
-def in_float32(like: Tensor) -> torch.autocast:
-    """Leave autocast: all that scores depend on after the encoders is computed in float32."""
-    return torch.autocast(like.device.type, enabled=False)

@@ -6,6 +6,8 @@ are those that ranks are made of. Tested in Triton's interpreter; its speed on a
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -86,5 +88,20 @@ def best_patch(
     grid = (triton.cdiv(count, _WORDS), images)
     launch = _kernel()[grid]
     sizes = {"LONGEST": longest, "PATCHES": block, "WORDS": _WORDS, "DIMS": _DIMS}
-    launch(patches, starts.to(torch.int64), words, codes, count, dims=patches.shape[1], **sizes)
+    with torch.cuda.device(patches.device) if patches.is_cuda else nullcontext():  # Triton launches on the current one
+        launch(patches, starts.to(torch.int64), words, codes, count, dims=patches.shape[1], **sizes)
     return codes
+
+
+@cache
+def runs_on(device: torch.device) -> bool:
+    """Whether the kernel compiles and runs on a device: it needs a C compiler and a card that Triton knows."""
+    try:
+        best_patch(
+            torch.ones(2, 3, device=device), torch.tensor([0, 2], device=device), torch.ones(4, 3, device=device)
+        )
+    except Exception as error:  # noqa: BLE001  whatever is wrong with it, products can be computed without it
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"the kernel of Triton fails on {device} ({reason}): scoring goes on without it", stacklevel=2)
+        return False
+    return True

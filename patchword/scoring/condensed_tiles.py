@@ -45,7 +45,7 @@ class ImageSide:
         units: ``(P, D)`` their directions.
         shared: ``(P,)`` cosine with the image's mean.
         shares: ``(A, P)`` exp(logit - largest logit of the mixture).
-        factor: ``(r, P4)`` whose product with shares is as long as the mixture; upper triangular when r = P.
+        factor: ``(r, P4)`` whose product with shares is as long as the mixture: R, upper triangular, or X^T itself.
     """
 
     patches: Float[Tensor, "P4 D"]
@@ -62,7 +62,7 @@ class ImageSide:
         if float(below.min()) < -_WIDEST_RANGE:
             return None
         units, missing = normalize(patches, dim=1), -len(patches) % _EVEN
-        is_square = len(patches) <= patches.shape[1]
+        is_square = patches.device.type == "cpu" and len(patches) <= patches.shape[1]  # a factor is slow on a card
         return cls(
             pad(patches, (0, 0, 0, missing)),
             units,

@@ -63,7 +63,7 @@ class HardTiles(Tiles):
         first, last = self.word_starts[places.start], self.word_starts[places.stop]
         end = max(last, min(first + self.width, self.word_starts[-1]))
         patches = self.image_sets.vectors[self.patch_starts[block.start] : self.patch_starts[block.stop]]
-        if has_kernel(patches):
+        if has_kernel(patches.device):
             from patchword.scoring.best_patch_triton import best_patch
 
             starts = torch.tensor(self.patch_starts[block.start : block.stop + 1], device=patches.device)
@@ -73,9 +73,13 @@ class HardTiles(Tiles):
         return max_over_patches(found, self._sizes[block])[:, : last - first]
 
 
-def has_kernel(patches: Tensor) -> bool:
-    """Whether there is a fused kernel for the device that a tensor is on."""
-    return patches.device.type == "cuda" and find_spec("triton") is not None
+def has_kernel(device: torch.device) -> bool:
+    """Whether there is a fused kernel that runs on a device."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from patchword.scoring.best_patch_triton import runs_on
+
+    return runs_on(device)
 
 
 def chan_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles | None:

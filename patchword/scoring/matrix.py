@@ -166,8 +166,8 @@ def require_one_of(name: str, value: str, known: Sequence[str]) -> None:
         raise ScoreError(f"`{name}` is {value!r}. Expected {' or '.join(map(repr, known))}.")
 
 
-def check_memory(tiles: Tiles, memory: int) -> int:
-    """How many tiles may be computed at a time.
+def check_memory(tiles: Tiles, memory: int, device: torch.device) -> int:
+    """How many tiles may be computed at a time: one on a device, which computes a tile with all its cores.
 
     Raises:
         ScoreError: not even one.
@@ -177,7 +177,7 @@ def check_memory(tiles: Tiles, memory: int) -> int:
             f"a memory budget of {memory:,} bytes was given. One tile of this method on these sets takes "
             f"{tiles.tile_bytes:,}: give at least that."
         )
-    return memory // max(1, tiles.tile_bytes)
+    return memory // max(1, tiles.tile_bytes) if device.type == "cpu" else 1
 
 
 @torch.no_grad()
@@ -220,7 +220,7 @@ def score_matrix(
     else:
         tiles = PairTiles(partial(pair_scores, method), images, captions, tile, 0)
     job = Job("scores", open_job(folder, method, images, captions, what="matrix", tile=str(tile)), progress)
-    job.at_a_time = check_memory(tiles, memory)
+    job.at_a_time = check_memory(tiles, memory, images.vectors.device)
     scores = torch.zeros(len(images), len(captions))
     units = groups_of(tiles.image_cuts, -(-len(images) // UNITS))
 

@@ -76,7 +76,8 @@ class Sweep:
         method = method_of(model)
         place = open_job(folder, method, images, captions, precision=precision, **what)
         tiles = open_tiles(method, images, captions)
-        return cls(method, images, captions, precision, tiles, memory, check_memory(tiles, memory), place)
+        at_a_time = check_memory(tiles, memory, images.vectors.device)
+        return cls(method, images, captions, precision, tiles, memory, at_a_time, place)
 
     def job(self, name: str, progress: Progress | None = None) -> Job:
         """A part of the work, whose units keep within the memory."""

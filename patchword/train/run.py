@@ -18,6 +18,7 @@ from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer, 
 from patchword.errors import CheckpointError, ConfigError
 from patchword.loading import load
 from patchword.model import Model
+from patchword.precision import forbid_tf32
 from patchword.recipe import Recipe, load_recipe
 from patchword.train.loop import Trainer
 from patchword.train.optimizer import build_optimizer
@@ -93,6 +94,7 @@ def train(
 def new_accelerator(recipe: Recipe) -> Accelerator:
     """Device, precision and processes of a training."""
     precision = {"float32": "no", "bf16": "bf16"}[recipe.train.precision]
+    forbid_tf32()
     AcceleratorState._reset_state()  # else a second run in one Python process can not have another precision
     return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
 
