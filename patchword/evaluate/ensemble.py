@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 
 from patchword.errors import ScoreError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, as_array, refuse_non_finite, row_blocks
-from patchword.evaluate.scores_file import Provenance, SavedScores
+from patchword.evaluate.scores_file import Provenance, SavedScores, share_owner
 
 # Members whose standard deviations differ by more than this factor are warned about.
 SCALE_GAP = 3.0
@@ -52,6 +52,7 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
     share = _normalised(weights, len(members))
     if how not in ("mean", "zscore", "rank"):
         raise ScoreError(f"Unknown way to fuse '{how}'. Expected mean, zscore or rank.")
+    members = share_owner(members)
     notes = [note for other in members[1:] for note in check_same_rows(members[0], other)]
     for first, other in pairwise(m for m in members if m.image_ids is not None):
         check_same_rows(first, other)
@@ -76,8 +77,9 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
     theirs = [f"'{member.path}': {note}" for member in members for note in member.notes]
     notes = [f"ensemble ({how}{plain}) of {names}", *theirs, *notes]
     where = _joined(members)
+    said = tuple(dict.fromkeys(warnings))
     return SavedScores(
-        fused, known.owner, known.image_ids, digests, where, tuple(notes), "ensemble", tuple(dict.fromkeys(warnings))
+        fused, known.owner, known.image_ids, digests, where, tuple(notes), "ensemble", said, known.assumed
     )
 
 

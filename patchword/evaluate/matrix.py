@@ -168,3 +168,46 @@ def count_constant(scores: ScoreMatrix, *, chunk_cells: int = CHUNK_CELLS) -> tu
         first = block[0].copy() if first is None else first
         is_constant &= (block == first).all(0)
     return rows if n_captions > 1 else 0, int(is_constant.sum()) if n_images > 1 else 0
+
+
+def equal_runs(scores: ScoreMatrix, *, chunk_cells: int = CHUNK_CELLS) -> int:
+    """The largest k such that rows ik to ik + k - 1 are exactly equal for every i: 1 where neighbours differ anywhere.
+
+    All rows equal: their number. A NaN equals nothing. Rows are read up to the first proof that k is 1.
+
+    Example:
+        >>> equal_runs(np.array([[0.5, 0.1], [0.5, 0.1], [0.2, 0.9], [0.2, 0.9]]))
+        2
+    """
+    times, last = int(scores.shape[0]), None
+    for rows, block in row_blocks(scores, chunk_cells):
+        before = np.concatenate([block[:1] if last is None else last, block[:-1]])
+        starts = rows.start + np.flatnonzero((block != before).any(1))
+        times, last = int(np.gcd.reduce(starts, initial=times)), block[-1:]
+        if times == 1:
+            break
+    return times
+
+
+def first_unequal_row(
+    scores: ScoreMatrix, group: Int[np.ndarray, " N"], *, chunk_cells: int = CHUNK_CELLS
+) -> tuple[int, int] | None:
+    """The first row of a group and a later one that is not exactly equal to it; None when there is none.
+
+    Args:
+        scores: ``(N, M)``.
+        group: any number for each row; rows with the same one are compared.
+        chunk_cells: cells looked at in one go; changes memory, never the result.
+
+    Example:
+        >>> first_unequal_row(np.array([[0.5], [0.1], [0.5]]), np.array([0, 1, 0])) is None
+        True
+    """
+    _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
+    model = first[inverse]
+    for rows, block in row_blocks(scores, chunk_cells):
+        equal = (block == as_array(scores[model[rows]])).all(1)
+        if not equal.all():
+            row = rows.start + int(np.argmin(equal))
+            return int(model[row]), row
+    return None

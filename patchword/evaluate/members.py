@@ -16,7 +16,7 @@ from patchword.errors import ConfigError
 from patchword.evaluate.ensemble import ensemble
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.run import open_for, provenance_of, score_split
-from patchword.evaluate.scores_file import SavedScores, caption_digests, load_scores
+from patchword.evaluate.scores_file import SavedScores, caption_digests, load_scores, load_together, with_owner_of
 from patchword.evaluate.setting import Setting
 from patchword.loading import load
 from patchword.model import Model
@@ -67,18 +67,21 @@ def open_member(
 
     Args:
         source: run folder, checkpoint folder, loaded model, score file, or scores that were read.
-        data: data folder or open split; a saved matrix does not need it.
+        data: data folder or open split. A saved matrix does not need it, but one without ids takes the image of each
+            caption from it.
         setting: how a data folder and a run are opened, and how the run is scored.
         label: in tables; by default the path.
 
     Raises:
         ConfigError: a run without data.
+        ScoreError: a matrix without ids that does not fit the split.
     """
     how = setting if setting is not None else Setting()
     if isinstance(source, SavedScores) or is_score_file(source):
-        saved = source if isinstance(source, SavedScores) else load_scores(source)  # type: ignore[arg-type]
         if isinstance(data, Path | str):
             data = open_split(data, how.split, name=how.name, limit=how.limit)
+        read = with_owner_of if isinstance(source, SavedScores) else load_scores
+        saved = read(source, data)  # type: ignore[arg-type]
         return Member(label or saved.path, saved, data)
     if data is None:
         raise ConfigError(f"'{getattr(source, 'label', source)}' is a run and needs its data. Add --data DIR.")
@@ -104,13 +107,16 @@ def open_members(
 ) -> list[Member]:
     """Several of them, one after the other, under short names.
 
-    Finished parts of several runs are kept apart, in ``1``, ``2`` ... of the folder of the setting.
+    Finished parts of several runs are kept apart, in ``1``, ``2`` ... of the folder of the setting. Without data, score
+    files that know the image of each caption tell those that do not.
 
     Raises:
         ConfigError: there is none.
     """
     if not sources:
         raise ConfigError("nothing to evaluate. Give at least one run or score file.")
+    if data is None and all(isinstance(one, SavedScores) or is_score_file(one) for one in sources):
+        sources = load_together(sources)  # type: ignore[arg-type]
     how = setting if setting is not None else Setting()
     settings = [how.part(str(k)) if len(sources) > 1 else how for k in range(1, len(sources) + 1)]
     opened = [open_member(source, data, each) for source, each in zip(sources, settings, strict=True)]

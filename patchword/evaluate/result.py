@@ -31,7 +31,7 @@ from patchword.evaluate.recall import (
     chance,
     recall_report,
 )
-from patchword.evaluate.scores_file import Provenance, SavedScores, caption_digests
+from patchword.evaluate.scores_file import Provenance, SavedScores, caption_digests, with_owner_of
 from patchword.evaluate.significance import Intervals, bootstrap_intervals
 
 
@@ -200,6 +200,7 @@ def evaluate_scores(
         >>> result.protocol, result.headline.rsum
         ('generic', 600.0)
     """
+    scores = with_owner_of(scores, source) if isinstance(scores, SavedScores) else scores
     saved = scores if isinstance(scores, SavedScores) else None
     matrix = scores.scores if isinstance(scores, SavedScores) else scores
     n_images, n_captions = check_matrix(matrix)

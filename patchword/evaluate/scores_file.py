@@ -10,14 +10,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 
+from patchword.data.table import Split
 from patchword.errors import ScoreError
+from patchword.evaluate.foreign import KnownRows, assume_rows, fit_rows
 from patchword.evaluate.matrix import ScoreMatrix, as_array, check_matrix
 from patchword.evaluate.npy import read_npy
 from patchword.evaluate.ranks import as_positives
@@ -62,6 +65,7 @@ class SavedScores:
         notes: decisions taken while reading or combining, to be shown.
         path: the file, for messages.
         warnings: what a reader must know before trusting numbers made from them.
+        assumed: how ``owner`` was assumed, as the notes say it, where nothing but the sizes was known; empty otherwise.
     """
 
     scores: ScoreMatrix
@@ -72,6 +76,7 @@ class SavedScores:
     notes: tuple[str, ...] = ()
     path: str = "memory"
     warnings: tuple[str, ...] = ()
+    assumed: str = ""
 
     def __post_init__(self) -> None:
         n_images, n_captions = check_matrix(self.scores)
@@ -168,6 +173,7 @@ def write_scores(path: str | Path, saved: SavedScores) -> Path:
         "provenance": json.dumps(asdict(saved.provenance)),
         "notes": json.dumps(saved.notes),
         "warnings": json.dumps(saved.warnings),
+        "assumed": saved.assumed,
         "data_hash": data_hash(saved.image_ids, saved.caption_digests, owner),
     }
     tensors = {"scores": np.ascontiguousarray(as_array(saved.scores)), "owner": owner}
@@ -182,26 +188,41 @@ def write_scores(path: str | Path, saved: SavedScores) -> Path:
     return target
 
 
-def load_scores(path: str | Path) -> SavedScores:
+# What tells the image of each caption of a matrix that does not say it: its split, owners, or other scores.
+Known: TypeAlias = Split | SavedScores | Int[np.ndarray, " captions"] | None
+
+
+def load_scores(path: str | Path, known: Known = None) -> SavedScores:
     """Read a score matrix; nothing stored in the file is ever executed.
 
-    Accepted: our ``.safetensors``; a numeric ``.npy`` of N x kN scores (caption j belongs to image j // k); the
-    ``.npy`` of the authors' code, a dictionary ``{"npts": N, "sims": scores}``.
+    Accepted: our ``.safetensors``; a numeric ``.npy`` of N x kN scores (caption j is taken to belong to image j // k),
+    or of kN x kN scores whose rows are equal in runs of k; the ``.npy`` of the authors' code, a dictionary
+    ``{"npts": N, "sims": scores}``. With ``known``, a ``.npy`` gets the owners known, see `with_owner_of`.
 
     Args:
         path: the file.
+        known: what was scored: the split, the image of each caption, or other scores of the same rows and columns.
 
     Raises:
-        ScoreError: missing, truncated, of another kind, unsafe, or of a size that is no score matrix.
+        ScoreError: missing, truncated, of another kind, unsafe, or of a size that is no score matrix (of ``known``).
     """
     source = Path(path)
     if not source.is_file():
         raise ScoreError(f"'{source}' is not a file. Expected a score matrix (.safetensors or .npy).")
     if source.suffix == ".safetensors":
-        return _load_ours(source)
+        return with_owner_of(_load_ours(source), known)
     if source.suffix == ".npy":
         scores, kind = read_npy(source)
-        return _with_regular_owner(source, scores, kind)
+        rows = _rows_of(known)
+        if rows is not None:
+            alone, taken = fit_rows(scores, rows, str(source))
+            told = (*(f"{kind}: {note}" for note in taken), f"{kind}: no ids; {_told(rows)}")
+            return SavedScores(alone, rows.owner, notes=told, path=str(source))
+        alone, each, taken = assume_rows(scores, str(source))
+        assumed = f"caption j is taken to belong to image j // {each}"
+        notes = (*(f"{kind}: {note}" for note in taken), f"{kind}: no ids; {assumed}")
+        owner = np.arange(scores.shape[1]) // each
+        return SavedScores(alone, owner, notes=notes, path=str(source), assumed=assumed)
     rounded = source.suffix in (".txt", ".csv", ".tsv")
     why = "a text dump is rounded, and rounding makes ties: " if rounded else ""
     raise ScoreError(
@@ -210,17 +231,63 @@ def load_scores(path: str | Path) -> SavedScores:
     )
 
 
-def _with_regular_owner(source: Path, scores: np.ndarray, kind: str) -> SavedScores:
-    """Give a matrix without ids the owners j // (M / N)."""
-    n_images, n_captions = scores.shape
-    if n_captions % n_images:
-        raise ScoreError(
-            f"'{source}' is {n_images} x {n_captions}. Expected images x captions with the same number of captions for "
-            "every image; for anything else save with --save-scores, which keeps the image of each caption."
-        )
-    each = n_captions // n_images
-    note = f"{kind}: no ids; caption j is taken to belong to image j // {each}"
-    return SavedScores(scores, np.arange(n_captions) // each, notes=(note,), path=str(source))
+def with_owner_of(saved: SavedScores, known: Known) -> SavedScores:
+    """Scores whose image of each caption was assumed, with the one that is known; others are returned as they are.
+
+    Where the matrix has every image several times, with rows exactly equal, one row an image is taken, and a note says
+    so. What is known counts only where it is not assumed as well.
+
+    Raises:
+        ScoreError: the scores have other sizes than the images and captions known.
+    """
+    rows = _rows_of(known)
+    if not saved.assumed or rows is None:
+        return saved
+    scores, taken = fit_rows(saved.scores, rows, saved.path)
+    kept = tuple(note for note in saved.notes if not note.endswith(saved.assumed))
+    notes = (*kept, *taken, f"no ids; {_told(rows)}")
+    return replace(saved, scores=scores, owner=rows.owner, notes=notes, assumed="")
+
+
+def share_owner(members: Sequence[SavedScores]) -> list[SavedScores]:
+    """Scores of the same rows: those whose image of each caption was assumed get that of the first that knows it.
+
+    Raises:
+        ScoreError: as `with_owner_of`.
+    """
+    known = next((member for member in members if not member.assumed), None)
+    return [with_owner_of(member, known) for member in members]
+
+
+def load_together(sources: Sequence[str | Path | SavedScores]) -> list[SavedScores]:
+    """Read scores of the same rows, and let those that know the image of each caption tell the others.
+
+    Raises:
+        ScoreError: as `load_scores`.
+    """
+
+    def read(source: str | Path | SavedScores, known: Known = None) -> SavedScores:
+        return with_owner_of(source, known) if isinstance(source, SavedScores) else load_scores(source, known)
+
+    first = [k for k, one in enumerate(sources) if isinstance(one, SavedScores) or Path(one).suffix != ".npy"]
+    telling = {k: read(sources[k]) for k in first}
+    known = next((one for one in telling.values() if not one.assumed), None)
+    return [read(telling.get(k, source), known) for k, source in enumerate(sources)]
+
+
+def _rows_of(known: Known) -> KnownRows | None:
+    """Images and captions that are known; None where nothing is."""
+    if known is None or (isinstance(known, SavedScores) and known.assumed):
+        return None
+    if isinstance(known, Split):
+        return KnownRows(np.asarray(known.owner), known.n_images, f"{known.dataset}/{known.name}")
+    if isinstance(known, SavedScores):
+        return KnownRows(known.owner, int(known.scores.shape[0]), f"'{known.path}'")
+    return KnownRows(known, int(known.max(initial=-1)) + 1, "the owner given")
+
+
+def _told(rows: KnownRows) -> str:
+    return f"the image of each caption is that of {rows.name}"
 
 
 def _load_ours(source: Path) -> SavedScores:
@@ -244,6 +311,7 @@ def _load_ours(source: Path) -> SavedScores:
             notes=tuple(json.loads(header["notes"])),
             path=str(source),
             warnings=tuple(json.loads(header.get("warnings", "[]"))),  # older files have none
+            assumed=header.get("assumed", ""),  # likewise
         )
     except PermissionError as error:
         raise ScoreError(f"'{source}' can not be read: {error.strerror}.") from None

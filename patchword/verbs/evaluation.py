@@ -103,11 +103,11 @@ def ensemble(
     """
     from patchword.evaluate.ensemble import ensemble as join
     from patchword.evaluate.result import evaluate_scores
-    from patchword.evaluate.scores_file import load_scores, write_scores
+    from patchword.evaluate.scores_file import load_together, write_scores
 
     if len(scores) < 2:
         raise ConfigError(f"an ensemble of {len(scores)} matrices. Give two or more files.")
-    members = [load_scores(path) for path in scores]
+    members = load_together(scores)
     joined = join(members, how, list(weights) or None)
     if save_scores is not None:
         write_scores(save_scores, joined)

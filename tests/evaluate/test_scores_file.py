@@ -118,10 +118,11 @@ def test_safetensors_of_another_kind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.dtype(">f8"), np.int32])
 def test_plain_npy(tmp_path: Path, dtype: type) -> None:
-    matrix = (100 * scores(np.float64)).astype(dtype)
+    matrix: np.ndarray = (100 * scores(np.float64)).astype(dtype)
     np.save(tmp_path / "s.npy", matrix)
     saved = load_scores(tmp_path / "s.npy")
     np.testing.assert_array_equal(saved.scores, matrix)
+    assert saved.scores.dtype == matrix.dtype.newbyteorder("=")
     assert saved.owner.tolist() == [0, 0, 1, 1]
     assert saved.image_ids is None
     assert "belong to image j // 2" in saved.notes[0]
