@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from torch import Tensor
 
-from patchword.data.open import open_split
+from patchword.data.open import first_captions, open_split
 from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.evaluate.encoding import encode_split
@@ -21,6 +22,8 @@ from patchword.loading import load
 from patchword.model import Model
 from patchword.scoring.jobs import process
 from patchword.scoring.matrix import MEMORY
+
+COCO_CAPTIONS = 5  # of an image, in all published tables
 
 
 def score_split(
@@ -144,23 +147,18 @@ def evaluate(
     return evaluate_model(model, opened, protocol=protocol, save_to=save_to, setting=setting)[0]
 
 
-def open_for(
-    model: Model,
-    data: Path | str,
-    split: str,
-    *,
-    name: str | None = None,
-    limit: int | None = None,
-    skip_broken: bool = False,
-) -> Split:
-    """Open a split with the kind of images that a model reads, and the column names that it was trained with."""
+def open_for(model: Model, data: Path | str, split: str, *, name: str | None = None, limit: int | None = None) -> Split:
+    """Open a split as a model was trained on it: its kind of images, columns, captions per image and broken pictures.
+
+    Of COCO's images the first five captions are kept, which published tables are made of, unless the model was trained
+    with another number: ten of its 5,000 test images have a sixth one. A note says how many were left out.
+    """
     images = "features" if model.method.reads == "regions" else "pictures"
-    columns = model.about.get("columns")
-    if columns:
-        try:
-            return open_split(
-                data, split, name=name, images=images, columns=columns, limit=limit, skip_broken=skip_broken
-            )
-        except ConfigError:
-            pass  # data of another form, which has no such columns
-    return open_split(data, split, name=name, images=images, limit=limit, skip_broken=skip_broken)
+    per_image = model.about.get("captions_per_image")
+    how: dict[str, Any] = {"captions_per_image": per_image, "skip_broken": model.about.get("skip_broken", False)}
+    opened = None
+    if columns := model.about.get("columns"):
+        with suppress(ConfigError):  # data of another form, which has no such columns
+            opened = open_split(data, split, name=name, images=images, limit=limit, columns=columns, **how)
+    opened = opened or open_split(data, split, name=name, images=images, limit=limit, **how)
+    return first_captions(opened, COCO_CAPTIONS) if opened.dataset == "coco" and per_image is None else opened

@@ -135,7 +135,13 @@ def _fit(
 ) -> Position:
     parts = parts if parts is not None else prepare(recipe)
     method = parts.method.to(accelerator.device)
-    about = {"recipe": Path(recipe.source).stem, "columns": recipe.data.columns}
+    data = recipe.data
+    about = {
+        "recipe": Path(recipe.source).stem,
+        "columns": data.columns,
+        "captions_per_image": data.captions_per_image,
+        "skip_broken": data.skip_broken,
+    }
     model = Model(method, parts.tokenizer, about, max_words=recipe.data.max_words)
     if parts.select is not None:  # a caption too long for the encoder must not stop the run at its first evaluation
         model.tokenize(parts.select.captions, where=f"{parts.select.dataset}/{parts.select.name}")

@@ -1,0 +1,65 @@
+"""An evaluation opens its data as the training did: captions per image, broken pictures, and COCO's five captions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clip_models import write_checkpoint
+from small import recipe, write_pictures
+
+from patchword.errors import DataError
+from patchword.evaluate.run import evaluate, open_for
+from patchword.loading import load
+from patchword.train.run import train
+
+ARCH = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+VIT: dict[str, Any] = {"kind": "vit", "arch": {**ARCH, "image_size": 8, "patch_size": 4}}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Pictures with two captions each, of which one test picture is broken."""
+    data = write_pictures(tmp_path / "data", {"train": 8, "dev": 4, "test": 4})
+    (data / "images" / "test_2.png").write_bytes(b"no picture")
+    return data
+
+
+def test_what_a_recipe_says_of_its_data_holds_for_evaluation(pictures: Path, tmp_path: Path) -> None:
+    over = {"train": {"epochs": 1, "batch_size": 4}, "data": {"captions_per_image": 1, "skip_broken": True}}
+    train(recipe("chan", pictures, over, image=VIT), tmp_path / "run")
+    model = load(tmp_path / "run")
+    split = open_for(model, pictures, "test")
+    assert (split.n_images, split.n_captions) == (3, 3)
+    result = evaluate(tmp_path / "run", pictures)
+    assert (result.n_images, result.n_captions) == (3, 3)
+    assert any("test_2" in note for note in result.notes)
+    assert any("first 1 captions of each image: 4 left out" in note for note in result.notes)
+
+
+def test_a_broken_picture_stops_the_evaluation_of_others(pictures: Path, tmp_path: Path) -> None:
+    train(recipe("chan", pictures, {"train": {"epochs": 1, "batch_size": 4}}, image=VIT), tmp_path / "run")
+    with pytest.raises(DataError, match="test_2"):
+        evaluate(tmp_path / "run", pictures)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("coco", 15), ("mine", 18)])
+def test_coco_is_evaluated_with_five_captions_an_image(tmp_path: Path, name: str, kept: int) -> None:
+    images = [
+        {
+            "cocoid": k,
+            "filename": f"{k}.jpg",
+            "split": "test",
+            "sentences": [{"raw": f"caption {j}", "sentid": 10 * k + j} for j in range(5 + k)],
+        }
+        for k in range(3)
+    ]
+    (tmp_path / f"dataset_{name}.json").write_text(json.dumps({"images": images}))
+    (tmp_path / "images").mkdir()
+    for k in range(3):
+        (tmp_path / "images" / f"{k}.jpg").write_bytes(b"")
+    model = load(write_checkpoint(tmp_path / "clip"))
+    split = open_for(model, tmp_path, "test", name=name)
+    assert split.n_captions == kept
