@@ -27,6 +27,7 @@ _OURS = frozenset(
         "training.pt",
         "vocabulary.json",
         "vocab.txt",
+        "tokenizer_config.json",
         "tokenizer.json",
     ]
 )

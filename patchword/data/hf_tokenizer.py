@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from patchword.data.augment import DROP_RATE
-from patchword.data.tokenizers import Units
+from patchword.data.tokenizers import Units, unknown_share
 from patchword.data.vocab import END, START
 from patchword.errors import CheckpointError
 
@@ -123,6 +125,14 @@ class HfTokenizer:
     def knows(self, caption: str) -> bool:
         """Whether any part of the caption is known."""
         return any(number != self.unknown for unit in self.units(caption) for number in unit)
+
+    def unknown_rate(self, captions: Sequence[str]) -> float:
+        """Share of the words of some captions of which a part is unknown, 0 without words."""
+        return unknown_share(self.unknown in unit for caption in captions for unit in self.units(caption))
+
+    def fingerprint(self) -> str:
+        """Hash of the whole ``tokenizer.json``."""
+        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json``."""

@@ -6,14 +6,16 @@ deletes are whole units. Source: woodfrog/vse_infty ``lib/datasets/image_caption
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from patchword.data.augment import DROP_RATE
 from patchword.data.vocab import END, MASK, START, Vocabulary
-from patchword.data.wordpiece import WordPieces, basic_words
+from patchword.data.wordpiece import WordPieces
 from patchword.data.words import split_words
 from patchword.errors import CheckpointError, DataError
 
@@ -45,6 +47,14 @@ class Tokenizer(Protocol):
 
     def knows(self, caption: str) -> bool:
         """Whether any word of the caption is known."""
+        ...
+
+    def unknown_rate(self, captions: Sequence[str]) -> float:
+        """Share of the words of some captions that are unknown."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash of all that decides about the ids; equal ones mean equal ids of any caption."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -83,6 +93,14 @@ class WordTokenizer:
         """Whether any word of the caption is in the vocabulary."""
         return any(word in self.vocabulary.ids for word in split_words(caption))
 
+    def unknown_rate(self, captions: Sequence[str]) -> float:
+        """Share of the words of some captions that are not in the vocabulary, 0 without words."""
+        return self.vocabulary.unknown_rate(captions)
+
+    def fingerprint(self) -> str:
+        """Hash of the words in the order of their ids."""
+        return self.vocabulary.fingerprint
+
     def join(self, units: Units, draw: random.Random | None = None, rate: float = DROP_RATE) -> list[int]:
         """Ids in order; with ``draw``, every word may be masked, replaced or deleted (never all of them deleted)."""
         if draw is None:
@@ -120,7 +138,7 @@ class PieceTokenizer:
 
     def units(self, caption: str) -> Units:
         """The pieces of every basic word."""
-        return [self._split(word) for word in basic_words(caption)]
+        return [self._split(word) for word in self.pieces.words(caption)]
 
     def _split(self, word: str) -> list[int]:
         found = self._cache.get(word)
@@ -132,6 +150,14 @@ class PieceTokenizer:
         """Whether any word of the caption has pieces."""
         return any(unit != [self.pieces.unknown] for unit in self.units(caption))
 
+    def unknown_rate(self, captions: Sequence[str]) -> float:
+        """Share of the basic words of some captions that become ``[UNK]``, 0 without words."""
+        return unknown_share(unit == [self.pieces.unknown] for caption in captions for unit in self.units(caption))
+
+    def fingerprint(self) -> str:
+        """Hash of the pieces in the order of their ids, and of what becomes of capitals, accents and CJK characters."""
+        return hashlib.sha256("\n".join([*self.pieces.tokens, str(self.pieces.casing)]).encode()).hexdigest()[:16]
+
     def join(self, units: Units, draw: random.Random | None = None, rate: float = DROP_RATE) -> list[int]:
         """Ids in order; with ``draw``, every word may be masked, replaced or deleted, all its pieces alike."""
         if draw is None:
@@ -141,7 +167,8 @@ class PieceTokenizer:
         return [self.pieces.start, *inner, self.pieces.end]
 
     def save(self, folder: Path) -> None:
-        """Write ``vocab.txt``."""
+        """Write ``vocab.txt`` and ``tokenizer_config.json``."""
+        self.pieces.casing.write(folder)
         (folder / "vocab.txt").write_text("\n".join(self.pieces.tokens) + "\n", encoding="utf-8")
 
 
@@ -164,6 +191,12 @@ def augment(units: Units, draw: random.Random, rate: float, mask: int, size: int
         elif q < 0.6:
             ids += [draw.randrange(size) for _ in unit]
     return ids
+
+
+def unknown_share(unknown: Iterable[bool]) -> float:
+    """Share of the words that are unknown, 0 without words."""
+    counts = Counter(unknown)
+    return counts[True] / counts.total() if counts else 0.0
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:

@@ -2,7 +2,7 @@
 
 Written from its definition (Devlin et al. 2019; WordPiece of Wu et al. 2016) because the size augmentation of captions
 works word by word, and transformers 5 no longer shows the two steps. Equal to transformers' tokeniser on the field's
-captions (tests/data/test_wordpiece.py).
+captions and, for cased BERTs, on other scripts (tests/data/test_wordpiece*.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from patchword.data.casing import Casing
 from patchword.data.text_files import read_lines
 from patchword.errors import DataError
 
@@ -29,27 +30,41 @@ _CJK = [
 ]  # fmt: skip
 
 
-def basic_words(text: str) -> list[str]:
-    """Lower-case words without accents; every punctuation mark and every CJK character stands alone.
+UNCASED = Casing()
+
+
+def basic_words(text: str, casing: Casing = UNCASED) -> list[str]:
+    """Words of a text; every punctuation mark stands alone.
+
+    A capital sigma at the end of a word becomes ς, as in Google's code (in transformers it becomes σ).
+
+    Args:
+        text: a caption.
+        casing: what becomes of capitals, accents and CJK characters; without it, words are in lower case, without
+            accents, and every CJK character is one.
 
     Example:
         >>> basic_words("A Café, isn't it?")
         ['a', 'cafe', ',', 'isn', "'", 't', 'it', '?']
+        >>> basic_words("A Café, isn't it?", Casing(lower_case=False, strip_accents=False))
+        ['A', 'Café', ',', 'isn', "'", 't', 'it', '?']
     """
     spaced: list[str] = []
-    for char in unicodedata.normalize("NFC", text):
+    for char in unicodedata.normalize("NFC", text) if casing.strip_accents else text:
         code, category = ord(char), unicodedata.category(char)
         if char in "\t\n\r" or category == "Zs":
             spaced.append(" ")
         elif code in (0, 0xFFFD) or category in ("Cc", "Cf", "Co", "Cs"):
             continue
-        elif any(low <= code <= high for low, high in _CJK):
+        elif casing.split_chinese and any(low <= code <= high for low, high in _CJK):
             spaced += [" ", char, " "]
         else:
             spaced.append(char)
     words: list[str] = []
     for token in "".join(spaced).split():
-        plain = [c for c in unicodedata.normalize("NFD", token.lower()) if unicodedata.category(c) != "Mn"]
+        plain = token.lower() if casing.lower_case else token
+        if casing.strip_accents:
+            plain = "".join(c for c in unicodedata.normalize("NFD", plain) if unicodedata.category(c) != "Mn")
         word = ""
         for char in plain:
             if _is_punctuation(char):
@@ -67,6 +82,7 @@ class WordPieces:
 
     Args:
         tokens: the vocabulary in the order of its ids.
+        casing: of the text that the vocabulary is for.
 
     Raises:
         DataError: a special token is missing.
@@ -77,7 +93,8 @@ class WordPieces:
         ([5, 6, 7], [1])
     """
 
-    def __init__(self, tokens: Sequence[str]) -> None:
+    def __init__(self, tokens: Sequence[str], casing: Casing = UNCASED) -> None:
+        self.casing = casing
         self.tokens = tuple(tokens)
         self.ids = {token: k for k, token in enumerate(self.tokens)}
         missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if t not in self.ids]
@@ -89,15 +106,19 @@ class WordPieces:
 
     @classmethod
     def read(cls, folder: Path) -> WordPieces:
-        """Read ``vocab.txt`` of a BERT folder (or the file itself).
+        """Read ``vocab.txt`` of a BERT folder (or the file itself), and beside it whether the BERT is cased.
 
         Raises:
-            DataError: there is none.
+            DataError: there is none, or the files beside it do not describe a BERT's text (``Casing.read``).
         """
         path = folder / "vocab.txt" if folder.is_dir() else folder
         if not path.is_file():
             raise DataError(f"'{path}' does not exist. Expected the vocab.txt of a BERT model.")
-        return cls(read_lines(path))
+        return cls(read_lines(path), Casing.read(path.parent))
+
+    def words(self, text: str) -> list[str]:
+        """Basic words of a text, as the vocabulary has them."""
+        return basic_words(text, self.casing)
 
     def split(self, word: str) -> list[int]:
         """Ids of the pieces of one basic word; ``[UNK]`` when it can not be covered or is too long."""

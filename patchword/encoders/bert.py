@@ -20,7 +20,8 @@ class BertConfig(Config):
     """A BERT text encoder.
 
     Attributes:
-        pretrained: local folder with ``config.json``, weights and ``vocab.txt``; None starts from random weights.
+        pretrained: folder with ``config.json``, weights, ``vocab.txt`` and, where the BERT is cased,
+            ``tokenizer_config.json``, or a name on the hub, which is fetched once; None starts from random weights.
         arch: fields of transformers' ``BertConfig`` that differ from bert-base-uncased; filled in from ``pretrained``.
         frozen: keep the BERT weights fixed and train only what stands on it.
     """

@@ -1,4 +1,4 @@
-"""Local folders of pretrained transformers: their architecture, and their weights with every key accounted for."""
+"""Pretrained transformers of a folder or of the hub: their architecture, and weights with every key accounted for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from patchword.data.clip_files import quiet, reachable
 from patchword.errors import CheckpointError, ConfigError
 
 _CLASSES = {"bert": "BertConfig", "vit": "ViTConfig", "swin": "SwinConfig"}
-_FETCHED = ["config.json", "vocab.txt", "*.safetensors", "*.safetensors.index.json"]
+_FETCHED = [
+    "config.json", "vocab.txt", "tokenizer_config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json",
+]  # fmt: skip
 # Fields of a saved config that say how it was made, not what it is.
 _NOT_ARCHITECTURE = {
     "architectures",

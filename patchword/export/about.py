@@ -35,7 +35,8 @@ TOKENS = {
     ),
     "pieces": (
         "vocab.txt",
-        "BERT's lower-case word pieces, the line is the id (from 0); [CLS] before and [SEP] behind them",
+        "BERT's word pieces, the line is the id (from 0), of the caption without what tokenizer_config.json takes off "
+        "(capitals, accents); [CLS] before and [SEP] behind them",
     ),
     "transformers": ("tokenizer.json", "read by the package tokenizers; it sets the marks itself"),
 }

@@ -21,7 +21,7 @@ from patchword.model import Model
 ABOUT = "export.json"
 FORMAT = 1
 _OURS = frozenset(
-    [ABOUT, "vocabulary.json", "vocab.txt", "tokenizer.json"]
+    [ABOUT, "vocabulary.json", "vocab.txt", "tokenizer_config.json", "tokenizer.json"]
     + [f"{name}.onnx{end}" for name in ("images", "captions") for end in ("", ".data")]
 )
 

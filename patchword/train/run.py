@@ -14,7 +14,7 @@ from rich.console import Console
 
 from patchword.checkpoint import load_training_state, load_weights
 from patchword.console import peak_memory_gib
-from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from patchword.data.tokenizers import load_tokenizer
 from patchword.errors import CheckpointError, ConfigError
 from patchword.loading import load
 from patchword.model import Model
@@ -24,6 +24,7 @@ from patchword.train.loop import Trainer
 from patchword.train.optimizer import build_optimizer
 from patchword.train.setup import Parts, prepare, training_pairs
 from patchword.train.state import Position, RunFolder
+from patchword.train.words import report_words
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,10 @@ def _resume(
         return position
     load_weights(model.method, run.last)
     load_training_state(model.method, run.last)
-    if words_of(model.tokenizer) != words_of(load_tokenizer(run.last)):
+    stored = load_tokenizer(run.last)
+    if stored is None or stored.fingerprint() != model.require_tokenizer().fingerprint():
         raise ConfigError(
-            f"run folder '{run.path}' holds a run over other words than this vocabulary. "
+            f"run folder '{run.path}' holds a run over other words than this vocabulary, or in other case. "
             "Use the same data and vocabulary to go on with it, or another folder with --out DIR."
         )
     try:
@@ -183,13 +185,6 @@ def _resume(
         ) from None
     console.print(f"resuming '{run.path}' at epoch {position.epoch + 1}, step {position.step}", highlight=False)
     return position
-
-
-def words_of(tokenizer: Tokenizer | None) -> tuple[str, ...]:
-    """All words or word pieces in the order of their ids."""
-    if isinstance(tokenizer, WordTokenizer):
-        return tokenizer.vocabulary.words
-    return tokenizer.pieces.tokens if isinstance(tokenizer, PieceTokenizer) else ()
 
 
 def describe(console: Console, parts: Parts, method: torch.nn.Module, trainer: Trainer) -> None:
@@ -211,3 +206,4 @@ def describe(console: Console, parts: Parts, method: torch.nn.Module, trainer: T
         f"{len(trainer.plan):,} batches of {trainer.config.batch_size} an epoch",
         highlight=False,
     )
+    report_words(console, parts.tokenizer, train.captions)

@@ -57,6 +57,7 @@ def test_a_saved_tokeniser_is_the_same(family: str, pairs: dict[str, tuple[HfTok
     again = load_tokenizer(tmp_path)
     assert isinstance(again, HfTokenizer)
     assert [again.units(s) for s in SENTENCES] == [ours.units(s) for s in SENTENCES]
+    assert again.fingerprint() == ours.fingerprint()
     assert (again.before, again.after, again.unknown, again.context) == (
         ours.before, ours.after, ours.unknown, CONTEXT
     )  # fmt: skip
@@ -69,6 +70,9 @@ def test_what_is_known(pairs: dict[str, tuple[HfTokenizer, Any]]) -> None:
         assert not ours.knows("")
     assert not pairs["siglip2"][0].knows("日本")
     assert pairs["siglip2"][0].knows("日本 dog")
+    assert pairs["siglip2"][0].unknown_rate(["a dog", "日本 dog"]) == 1 / 4
+    assert pairs["siglip2"][0].unknown_rate([""]) == 0
+    assert pairs["siglip2"][0].fingerprint() != pairs["clip"][0].fingerprint()
 
 
 def test_augmentation_leaves_whole_words_out(pairs: dict[str, tuple[HfTokenizer, Any]]) -> None:

@@ -347,6 +347,15 @@ def test_a_bert_folder_gives_architecture_and_vocabulary(tmp_path: Path) -> None
     assert model.encode_captions(["w0 w3", "w1"]).lengths.tolist() == [4, 3]
 
 
+def test_a_bert_folder_says_whether_it_is_cased(tmp_path: Path) -> None:
+    path, bert = bert_checkpoint(tmp_path, 120)
+    import_checkpoint("chan", path, tmp_path / "uncased", bert=bert)
+    (bert / "tokenizer_config.json").write_text('{"do_lower_case": false}', encoding="utf-8")
+    import_checkpoint("chan", path, tmp_path / "cased", bert=bert)
+    assert patchword.load(tmp_path / "uncased").tokenize(["W0 w3"]) == [[2, 5, 8, 3]]
+    assert patchword.load(tmp_path / "cased").tokenize(["W0 w3"]) == [[2, 1, 8, 3]]
+
+
 def test_a_bert_vocabulary_of_another_size_is_refused(tmp_path: Path) -> None:
     path, bert = bert_checkpoint(tmp_path, 121)
     with pytest.raises(CheckpointError, match="has 120 word rows, the vocabulary has 121 words"):
