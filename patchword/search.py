@@ -100,12 +100,9 @@ class Searcher:
         return self.model.encode_captions([query], extras=query_extras(self.model, [query], self._clip))
 
     def _one_image(self, image: str | Path) -> Encoded:
-        wanted = str(image)
-        for i, name in enumerate(self.split.image_ids):
-            if wanted == name or (
-                self.split.files is not None and wanted in (str(self.split.files[i]), self.split.files[i].name)
-            ):
-                return self.images.slice(i, i + 1)
+        position = find_image(self.split, image)
+        if position is not None:
+            return self.images.slice(position, position + 1)
         path = Path(image)
         if not path.is_file():
             raise DataError(
@@ -118,6 +115,24 @@ class Searcher:
                 "and this model reads region features, which a picture file does not have."
             )
         return self.model.encode_images(PictureFiles([path]))
+
+
+def find_image(split: Split, image: Path | str | int) -> int | None:
+    """Position of an image in a split, None when it is not there.
+
+    Args:
+        split: the collection.
+        image: its id, its file, the file's name with or without ending, or the position itself.
+    """
+    wanted = str(image)
+    if not isinstance(image, int):
+        for k, known in enumerate(split.image_ids):
+            if wanted == known:
+                return k
+        for k, path in enumerate(split.files or ()):
+            if wanted in (str(path), path.name, path.stem):
+                return k
+    return int(wanted) if wanted.isdecimal() and int(wanted) < split.n_images else None
 
 
 def best(scores: torch.Tensor, k: int) -> list[int]:

@@ -22,7 +22,7 @@ from patchword.explain.lit_words import explain_picture, light_words, lit_words
 from patchword.files import replacing
 from patchword.loading import load
 from patchword.model import Model
-from patchword.search import check_query
+from patchword.search import check_query, find_image
 from patchword.types import Alignment
 
 SUFFIXES = (".png", ".html", ".json")
@@ -198,19 +198,6 @@ def drawn_on(picture: Path | str | None) -> Path | None:
 
 def _reads_pictures(model: Model) -> bool:
     return not isinstance(model.method.config.image, RegionsConfig)
-
-
-def find_image(split: Split, image: Path | str | int) -> int | None:
-    """Position of an image, given by its id, its file, the file's name, or its position; None when it is not there."""
-    wanted = str(image)
-    if not isinstance(image, int):
-        for k, known in enumerate(split.image_ids):
-            if wanted == known:
-                return k
-        for k, path in enumerate(split.files or ()):
-            if wanted in (str(path), path.name):
-                return k
-    return int(wanted) if wanted.isdecimal() and int(wanted) < split.n_images else None
 
 
 def check_suffix(path: Path) -> None:

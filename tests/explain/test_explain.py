@@ -27,10 +27,11 @@ from patchword.encoders.patches import RegionsConfig
 from patchword.errors import ConfigError, DataError
 from patchword.explain.heat import WARM, draw_png, heat_map, warmed
 from patchword.explain.lit_words import light_words, lit_words, shown_words
-from patchword.explain.run import Explanation, explain, find_image
+from patchword.explain.run import Explanation, explain
 from patchword.loading import load
 from patchword.methods import METHODS, method_class
 from patchword.model import Model
+from patchword.search import find_image
 from patchword.types import Alignment
 
 TEXT = "a red dog and a small <ball>"
@@ -278,6 +279,7 @@ def test_images_are_found_by_id_file_and_position(data: Path) -> None:
     files = [Path(f"/pictures/{name}.jpg") for name in ("a", "b", "0")]
     named = replace(split, files=files)
     assert [find_image(named, wanted) for wanted in ("/pictures/b.jpg", "a.jpg", Path("0.jpg"))] == [1, 0, 2]
+    assert [find_image(named, wanted) for wanted in ("b", "0")] == [1, 2]  # a name without its ending
 
 
 # ------------------------------------------------------------------ the verb
