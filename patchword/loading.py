@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from patchword.checkpoint import FORMAT, find_checkpoint, load_weights, read_con
 from patchword.config import Source
 from patchword.data.tokenizers import Tokenizer, load_tokenizer
 from patchword.errors import CheckpointError
+from patchword.methods import method_class
 from patchword.methods.base import Method
 from patchword.methods.clip import Interaction
 from patchword.model import Model, build_method, word_rows
@@ -54,7 +55,8 @@ def load(
         )
     if method is not None and name != method:
         raise CheckpointError(f"'{folder}' is a checkpoint of {name!r}. Expected one of {method!r}.")
-    with without_random_weights():
+    is_whole = not method_class(name).training_only  # what only training needs is not in the file: it starts anew
+    with without_random_weights() if is_whole else nullcontext():
         made = build_method(name, about["model"], about["loss"], Source(str(folder / "config.json"), {}))
     load_weights(made, folder)
     tokenizer = load_tokenizer(folder)

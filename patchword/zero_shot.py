@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from patchword.checkpoint import inference_state
 from patchword.data.clip_files import FAMILIES, Parts, downloaded, model_type, read_parts
 from patchword.data.hf_tokenizer import HfTokenizer
 from patchword.encoders.clip_towers import tower_configs
@@ -106,9 +107,9 @@ def with_interaction(model: Model, interaction: Interaction | None) -> Model:
 
 
 def fingerprint(model: Model) -> str:
-    """What tells one zero-shot model from another: a hash of its configuration and its weights."""
+    """What tells one model from another: a hash of its configuration and of the weights that encode and score."""
     found = hashlib.sha256(json.dumps(model.method.config.model_dump(mode="json"), sort_keys=True).encode())
-    for name, value in sorted(model.method.state_dict().items()):
+    for name, value in sorted(inference_state(model.method).items()):
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        found.update(value.flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

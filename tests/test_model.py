@@ -39,6 +39,16 @@ def test_loading_draws_no_random_numbers(made: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_only_training_needs_starts_anew_in_a_loaded_model(tmp_path: Path) -> None:
+    """It is not in the file, so its memory must not be left as it was found."""
+    method: Any = prepare(recipe("hrem", write_precomp(tmp_path / "data", {"train": 8, "dev": 4}))).method
+    Model(method, None).save(tmp_path / "saved")
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    load(tmp_path / "saved")
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_saved_model_loads_the_same(made: Path, tmp_path: Path) -> None:
     model = load(made / "chan")
     model.save(tmp_path / "again")

@@ -24,6 +24,8 @@ class ModelStamp(Config):
         label, method: for people.
         hash: of its weights, configuration and vocabulary.
         files: size and time of change (ns) of its files when the hash was taken, to tell that they are the same.
+        content: hash of what was loaded from them, which files that are added to the folder do not change; None in
+            indexes of older versions.
         reads: ``pictures``, or ``regions`` of a feature file.
         interaction: of a CLIP-like model, which encodes in more than one way.
     """
@@ -35,6 +37,7 @@ class ModelStamp(Config):
     files: dict[str, tuple[int, int]]
     reads: Literal["pictures", "regions"]
     interaction: Literal["global", "patches"] | None = None
+    content: str | None = None
 
 
 class FeatureSource(Config):

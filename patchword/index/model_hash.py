@@ -11,6 +11,7 @@ from patchword.errors import CheckpointError
 from patchword.index.manifest import Manifest, ModelStamp
 from patchword.loading import load
 from patchword.model import Model
+from patchword.zero_shot import fingerprint
 
 ModelGiven = Model | Path | str | None  # a loaded model, its folder, or: where the manifest says
 
@@ -99,7 +100,14 @@ def stamp_of(model: Model) -> ModelStamp:
         files=before,
         reads=model.method.reads,
         interaction=getattr(config, "interaction", None),
+        content=hash_loaded(model),
     )
+
+
+def hash_loaded(model: Model) -> str:
+    """Hash of what was loaded: weights, configuration and vocabulary, whatever else lies in the folder."""
+    words = None if model.tokenizer is None else model.tokenizer.fingerprint()
+    return blake2b(json.dumps([fingerprint(model), words, model.max_words]).encode(), digest_size=16).hexdigest()
 
 
 def folder_of(model: Model) -> Path:
@@ -113,18 +121,22 @@ def folder_of(model: Model) -> Path:
     return model.path
 
 
-def require_same_model(folder: Path, manifest: Manifest) -> None:
-    """Refuse a checkpoint that is not the one an index was made with.
+def require_same_model(model: Model, manifest: Manifest) -> None:
+    """Refuse a model that is not the one an index was made with.
+
+    Its folder may hold more files by now (that of a hub's cache gets them from other programs): then what was loaded
+    decides.
 
     Args:
-        folder: checkpoint folder.
+        model: as loaded.
         manifest: of the index.
 
     Raises:
         CheckpointError: it encodes otherwise, or can not be read.
     """
+    folder = folder_of(model)
     found = known_hash(folder, manifest.model)
-    if found != manifest.model.hash:
+    if found != manifest.model.hash and hash_loaded(model) != manifest.model.content:
         raise CheckpointError(
             f"'{folder}' is not the model that this index was made with: its hash is {found[:12]}, that of the index "
             f"is {manifest.model.hash[:12]} ({manifest.model.label}). Use that model, or build a new index."
@@ -143,7 +155,7 @@ def open_model(manifest: Manifest, model: ModelGiven = None, *, device: str = "c
         CheckpointError: it is missing or another one.
     """
     if isinstance(model, Model):
-        require_same_model(folder_of(model), manifest)
+        require_same_model(model, manifest)
         config: Any = model.method.config
         if getattr(config, "interaction", None) != manifest.model.interaction:
             raise CheckpointError(
@@ -157,5 +169,5 @@ def open_model(manifest: Manifest, model: ModelGiven = None, *, device: str = "c
             f"the model of this index, '{place}', is gone. Name where it is now with --model (its content is checked)."
         )
     loaded = load(place, device=device, interaction=manifest.model.interaction)
-    require_same_model(folder_of(loaded), manifest)
+    require_same_model(loaded, manifest)
     return loaded

@@ -34,6 +34,7 @@ MANIFEST: dict[str, Any] = {
         "files": {"config.yaml": [120, 1748772000000000000]},
         "reads": "regions",
         "interaction": None,
+        "content": "0a1b",
     },
     "width": 8,
     "set_size": 36,
@@ -68,6 +69,12 @@ def test_what_is_read_is_written_again_letter_by_letter(place: IndexFolder) -> N
     assert manifest.pooled == Pooling(kind="fde", width=2048, source=8, settings=POOLED["settings"])
     write_manifest(place, manifest)
     assert place.manifest.read_text(encoding="utf-8") == text
+
+
+def test_an_older_manifest_knows_no_content(place: IndexFolder) -> None:
+    model = {key: value for key, value in MANIFEST["model"].items() if key != "content"}
+    place.manifest.write_text(json.dumps({**MANIFEST, "model": model}), encoding="utf-8")
+    assert read_manifest(place).model.content is None
 
 
 def test_a_saved_shortlist_is_written_again_letter_by_letter(place: IndexFolder) -> None:
