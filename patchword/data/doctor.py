@@ -7,7 +7,7 @@ file is a finding, never an exception.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -92,18 +92,23 @@ class DataReport:
 
 
 def check_data(
-    root: Path | str, *, name: str | None = None, progress: Callable[[str], None] | None = None
+    root: Path | str,
+    *,
+    name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> DataReport:
     """Check a data folder of any known layout.
 
     Args:
         root: the folder (or annotation file).
         name: ``f30k``, ``coco`` and ``flickr8k`` are compared with their known counts; None takes it from the folder.
+        columns: rows of a table: our column (``image``, ``caption``, ``id``, ``split``) to the file's.
         progress: called with one line before every longer step.
     """
     base = Path(root)
     report = DataReport(str(base), name or guess_name(base))
-    recognised = _recognise(report, base, name)
+    recognised = _recognise(report, base, name, columns)
     if recognised is None:
         return report
     place, there = recognised
@@ -120,7 +125,7 @@ def check_data(
     files_of: dict[str, list[Path]] = {}
     for split in there:
         tell(f"checking {split}")
-        read, found = _read_split(place, split, report.name)
+        read, found = _read_split(place, split, report.name, columns)
         add += found
         if read is not None:
             splits.append(read)
@@ -148,7 +153,9 @@ def _folder_of(place: Place) -> Path:
     return place.path if place.path.is_dir() else place.path.parent
 
 
-def _recognise(report: DataReport, base: Path, name: str | None) -> tuple[Place, list[str]] | None:
+def _recognise(
+    report: DataReport, base: Path, name: str | None, columns: Mapping[str, str] | None
+) -> tuple[Place, list[str]] | None:
     """The layout and its splits, written into the report; None when nothing can be read."""
     add = report.findings
     try:
@@ -165,7 +172,7 @@ def _recognise(report: DataReport, base: Path, name: str | None) -> tuple[Place,
             text = f"{other.layout.name} fits too, in '{other.path}' (choose it with layout='{other.layout.name}')"
             add.append(Finding("ok", "layout", text))
         add += check_lfs_pointers(_folder_of(place))
-        return place, place_splits(place)
+        return place, place_splits(place, columns=columns)
     except (PatchwordError, OSError) as error:
         add.append(Finding("error", "layout", problem_of(error)))
         return None
@@ -228,7 +235,9 @@ def _is_extra(name: str, splits: list[str]) -> bool:
     return any(name == f"{split}_{side}_{known}.npy" for split in splits for side in ("ims", "caps") for known in KNOWN)
 
 
-def _read_split(place: Place, split: str, name: str) -> tuple[Split | None, list[Finding]]:
+def _read_split(
+    place: Place, split: str, name: str, columns: Mapping[str, str] | None
+) -> tuple[Split | None, list[Finding]]:
     """A split and what its single files look like; None when it can not be read."""
     found: list[Finding] = []
     if place.layout.name in ("precomp", "raw_tree"):
@@ -237,7 +246,7 @@ def _read_split(place: Place, split: str, name: str) -> tuple[Split | None, list
             if (place.path / f"{split}{ending}").exists():
                 found += check_array_file(place.path / f"{split}{ending}")
     try:
-        return read_place(place, split, dataset=name), found
+        return read_place(place, split, dataset=name, columns=columns), found
     except (PatchwordError, OSError) as error:
         if all(finding.level != "error" for finding in found):
             found.append(Finding("error", split, problem_of(error)))

@@ -7,6 +7,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,7 +242,7 @@ def _delimited(path: Path, columns: Mapping[str, str] | None) -> Iterator[tuple[
     delimiter = sniff_delimiter(text.partition("\n")[0], columns)
     lines = (line + "\n" for line in text.split("\n"))  # U+2028 and the like stay inside their cell
     reader = (
-        ((number, _unquote(line.rstrip("\r\n").split("\t"))) for number, line in enumerate(lines, start=1))
+        ((number, _tab_separated(line.rstrip("\r\n"))) for number, line in enumerate(lines, start=1))
         if delimiter == "\t"
         else _csv_records(path, lines, delimiter)
     )
@@ -269,6 +270,25 @@ def _csv_records(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[t
             yield reader.line_num, cells
     except csv.Error as error:
         raise DataError(f"'{path}' line {reader.line_num}: {error}. Check its quotes.") from None
+
+
+def _tab_separated(line: str) -> list[str]:
+    """Cells of a line: a tab ends a cell, unless all that hold one are in quotes, as a spreadsheet writes them.
+
+    Example:
+        >>> _tab_separated('a.jpg\\t"one\\ttwo"'), _tab_separated('5" tall\\tyes')
+        (['a.jpg', 'one\\ttwo'], ['5" tall', 'yes'])
+    """
+    cells = line.split("\t")
+    opened = [k for k, cell in enumerate(cells) if cell.startswith('"') and not _is_quoted(cell)]
+    if opened:
+        with suppress(csv.Error):
+            return next(csv.reader([line], delimiter="\t", strict=True))
+    return _unquote(cells)
+
+
+def _is_quoted(cell: str) -> bool:
+    return len(cell) > 1 and cell[0] == cell[-1] == '"'
 
 
 def _unquote(cells: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Literal
 from tyro.conf import Positional, Suppress
 
 from patchword.errors import ConfigError
-from patchword.verbs.options import OptionalCount, OptionalText, OutPath, takes_overrides
+from patchword.verbs.options import Device, OptionalCount, OptionalText, OutPath, device_of, takes_overrides
 from patchword.verbs.output import say, say_json
 from patchword.verbs.sizes import OptionalSize, bytes_of
 
@@ -47,18 +47,16 @@ def doctor(
         name: known data set to compare with: f30k, coco, flickr8k.
         limit: memory: what training may take (24GiB); the device's, or this machine's, by default.
         json: print JSON.
-        overrides: dotted options.
+        overrides: dotted options; of a data folder, --data.columns '{image: NAME, caption: NAME}' alone.
     """
     if limit is not None and what != "memory":
         raise ConfigError(f"--limit is of `doctor memory`, not of `doctor {what}`. Remove it.")
     if name is not None and what != "data":
         raise ConfigError(f"--name is of `doctor data`, not of `doctor {what}`. Remove it; a recipe has --data.name.")
     if what == "data":
-        if overrides:
-            raise ConfigError(f"'{overrides[0]}' changes a recipe; `doctor data` reads a folder. Remove it.")
         from patchword.data.doctor import check_data
 
-        report = check_data(path, name=name)
+        report = check_data(path, name=name, columns=_columns(overrides))
         say(report.to_json() if json else "\n".join(report.lines()))
         return 0 if report.usable else 2
     from patchword.recipe import load_recipe, to_yaml
@@ -77,6 +75,29 @@ def doctor(
     return 0
 
 
+def _columns(overrides: tuple[str, ...]) -> dict[str, str] | None:
+    """The column names among dotted options.
+
+    Raises:
+        ConfigError: there are other options, or they name no columns.
+    """
+    from patchword.config import parse_overrides
+
+    given = parse_overrides(overrides)
+    data = given.pop("data", {})
+    columns = data.pop("columns", None) if isinstance(data, dict) else None
+    if given or data:
+        raise ConfigError(
+            f"'{overrides[0]}' changes a recipe; `doctor data` reads a folder, and of dotted options --data.columns. "
+            "Remove it."
+        )
+    if columns is not None and not (isinstance(columns, dict) and all(isinstance(v, str) for v in columns.values())):
+        raise ConfigError(
+            f"`data.columns` is {columns!r}. Expected our names of columns and the file's: {{image: NAME}}."
+        )
+    return columns
+
+
 def extract(
     what: Positional[Literal["clip", "regions"]],
     folder: Positional[Path],
@@ -87,7 +108,7 @@ def extract(
     splits: tuple[str, ...] = (),
     name: OptionalText = None,
     batch: OptionalCount = None,
-    device: str = "cpu",
+    device: Device = "auto",
     again: bool = False,
     json: bool = False,
 ) -> int:
@@ -104,14 +125,14 @@ def extract(
         splits: which splits; all that are there by default.
         name: data set name, when the folder holds several.
         batch: pictures or captions at a time; 64 for clip, 8 for regions.
-        device: where the model runs.
+        device: where the model runs: auto, cpu or cuda:0.
         again: also make complete files again.
         json: print JSON.
     """
     if what == "regions":
         if clip is not None or detector is None or out is None:
             raise ConfigError("regions are made by a detector: patchword extract regions DIR -o OUT --detector MODEL")
-        return _regions(folder, out, detector, regions, splits, name, batch or 8, device, again, json)
+        return _regions(folder, out, detector, regions, splits, name, batch or 8, device_of(device), again, json)
     if clip is None or detector is not None or out is not None:
         raise ConfigError("CLIP's vectors lie beside the captions: patchword extract clip DIR --clip MODEL")
     from rich.console import Console
@@ -124,7 +145,7 @@ def extract(
         splits=splits,
         name=name,
         batch=batch or 64,
-        device=device,
+        device=device_of(device),
         again=again,
         console=Console(stderr=True),
     )

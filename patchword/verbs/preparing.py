@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from patchword.errors import ConfigError
-from patchword.verbs.options import OptionalPath, OptionalText
+from patchword.verbs.options import Device, OptionalPath, OptionalText, device_of
 from patchword.verbs.output import say, say_json
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Graphs:
         name: data set name, when the folder holds several.
         amrlib: make AMR with the amrlib model of this folder.
         conllu: folder with ``<split>.conllu``, a dependency parse of every caption.
-        device: where amrlib computes.
+        device: where amrlib computes: auto, cpu or cuda:0.
         json: print JSON.
     """
 
@@ -65,7 +65,7 @@ class Graphs:
     name: OptionalText = None
     amrlib: OptionalPath = None
     conllu: OptionalPath = None
-    device: str = "cpu"
+    device: Device = "cpu"
     json: bool = False
 
     def run(self) -> int:
@@ -79,7 +79,7 @@ class Graphs:
 
         if (self.amrlib is None) == (self.conllu is None):
             raise ConfigError("`prepare graphs` needs either --amrlib FOLDER or --conllu FOLDER.")
-        parser = None if self.amrlib is None else amrlib_parser(self.amrlib, device=self.device)
+        parser = None if self.amrlib is None else amrlib_parser(self.amrlib, device=device_of(self.device))
         written = write_graphs(self.folder, lambda split: parser or self._parsed(split), name=self.name)
         if self.json:
             say_json([vars(one) for one in written])

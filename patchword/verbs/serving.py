@@ -7,7 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from patchword.errors import ConfigError
-from patchword.verbs.options import OptionalPath, OptionalText
+from patchword.verbs.options import Device, OptionalPath, OptionalText, device_of
 
 
 def serve(
@@ -20,7 +20,7 @@ def serve(
     no_token: bool = False,
     name: tuple[str, ...] = (),
     model: OptionalPath = None,
-    device: str = "cpu",
+    device: Device = "cpu",
     max_body_mb: float = 20.0,
     max_pixels: int = 89_478_485,
     max_query: int = 1000,
@@ -39,7 +39,7 @@ def serve(
         no_token: let everybody in who can reach the address.
         name: host names under which the service is reached.
         model: checkpoint, when not the one that the index names.
-        device: where queries are encoded.
+        device: where queries are encoded: auto, cpu or cuda:0.
         max_body_mb: largest body.
         max_pixels: largest picture, width x height.
         max_query: characters of a sentence.
@@ -68,7 +68,7 @@ def serve(
         names=name,
         limits=limits,
     )
-    run_service(index, settings=settings, model=model, device=device)
+    run_service(index, settings=settings, model=model, device=device_of(device))
     return 0
 
 

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small import recipe
+from small import recipe, refused
 
+from patchword.cli import main
 from patchword.config import merge, parse_overrides
+from patchword.data.doctor import check_data
 from patchword.data.open import open_split, splits_of
 from patchword.data.pictures import PictureFiles
 from patchword.errors import ConfigError, DataError
@@ -89,10 +91,19 @@ def test_tab_separated_keeps_quotes_inside(tmp_path: Path) -> None:
     assert split.notes[0] == "columns: image = filepath, caption = title"
 
 
+def test_a_tab_inside_quotes_stays_in_its_cell(tmp_path: Path) -> None:
+    rows = ['1.jpg\t"a dog\tand a ""cat"""', '2.jpg\t"Go" he said', '3.jpg\t5" tall', '4.jpg\t"quoted"', '5.jpg\t"open']
+    (tmp_path / "captions.tsv").write_text("\n".join(["image\tcaption", *rows]) + "\n")
+    wanted = ['a dog\tand a "cat"', '"Go" he said', '5" tall', "quoted", '"open']
+    assert open_split(tmp_path, "all").captions == wanted
+
+
 def test_columns_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("bild;beschreibung;teil\n1.jpg;ein Hund;train\n", encoding="utf-8")
     columns = {"image": "bild", "caption": "beschreibung", "split": "teil"}
     assert splits_of(tmp_path, columns=columns) == ["train"]
+    report = check_data(tmp_path, columns=columns)
+    assert [finding for finding in report.findings if finding.found.startswith("columns: image = bild")]
     assert open_split(tmp_path, "train", columns=columns).captions == ["ein Hund"]
     with pytest.raises(DataError, match=r"no caption column\. Columns found: bild"):
         open_split(tmp_path, "train", columns={"split": "teil"})
@@ -100,6 +111,16 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         open_split(tmp_path, "train", columns={"image": "foto"})
     with pytest.raises(ConfigError, match="names 'picture'"):
         open_split(tmp_path, "train", columns={"picture": "bild"})
+
+
+def test_the_doctor_takes_the_columns_that_training_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pairs.csv").write_text("bild;beschreibung;teil\n1.jpg;ein Hund;train\n", encoding="utf-8")
+    named = "{image: bild, caption: beschreibung, split: teil}"
+    main(["doctor", "data", str(tmp_path), "--data.columns", named])
+    assert "columns: image = bild, caption = beschreibung, split = teil" in capsys.readouterr().out
+    asked: list[str | Path] = ["doctor", "data", tmp_path]
+    assert "changes a recipe" in refused([*asked, "--train.lr", "1"], capsys, kind="ConfigError")
+    assert "`data.columns` is 'bild'" in refused([*asked, "--data.columns", "bild"], capsys, kind="ConfigError")
 
 
 def test_a_recipe_can_name_the_columns(tmp_path: Path) -> None:
