@@ -233,6 +233,6 @@ def test_mistakes_are_one_line(
         assert part in refused(["export", *words], capsys, kind=kind)
     monkeypatch.setattr(writing, "find_spec", lambda name: None)
     said = refused(["export", "none", "-o", where], capsys, kind="ConfigError")
-    assert said == "ConfigError: onnx is not installed. pip install 'patchword[export]'"
+    assert said == "ConfigError: onnx is not installed. In a clone of patchword: pip install '.[export]'"
     with pytest.raises(ConfigError, match="pip install"):
         patchword.export("none", where)

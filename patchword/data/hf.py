@@ -102,7 +102,7 @@ def _open_tables(place: Path) -> dict[str, Any]:
     except ImportError:
         raise DataError(
             f"'{place}' is a Hugging Face data set, and the package `datasets` is not installed. "
-            "Install it with: pip install 'patchword[hub]'"
+            "In a clone of patchword: pip install '.[hub]'"
         ) from None
     import pyarrow  # type: ignore[import-untyped]
 

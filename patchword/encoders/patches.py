@@ -38,7 +38,8 @@ class VitConfig(Config):
 
     Attributes:
         kind: ``vit`` or ``swin``.
-        pretrained: local folder with ``config.json`` and weights; None starts from random weights.
+        pretrained: folder with ``config.json`` and weights, or a name on the hub, which is fetched once; None starts
+            from random weights.
         arch: fields of transformers' ``ViTConfig`` / ``SwinConfig`` that differ from its defaults.
         class_token: keep ViT's class token as one more patch.
         pixel_mean, pixel_std: RGB normalisation after scaling to 0..1.

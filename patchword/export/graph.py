@@ -28,7 +28,7 @@ def require_packages() -> None:
     """
     for name in ("onnx", "onnxscript"):
         if find_spec(name) is None:
-            raise ConfigError(f"{name} is not installed. pip install 'patchword[export]'")
+            raise ConfigError(f"{name} is not installed. In a clone of patchword: pip install '.[export]'")
 
 
 def write_graph(graph: ImageGraph | CaptionGraph, path: Path) -> tuple[int, list[int | str]]:

@@ -3,7 +3,7 @@
 What depends on one side alone is computed once: the logits of an image's mixtures, the tokens of a caption. Then image
 by image: which patches each caption keeps, all mixtures in one product, and their cosines. Nothing of a pair but its
 score is kept; the backward pass computes those pairs again that have a gradient, which are few with hardest negatives.
-Readable form: ``patchword.methods.scta.Scta.score``. Measured: docs/methods/scta.md.
+Readable form: ``patchword.methods.scta.Scta.score``. Measured: docs/performance.md.
 """
 
 from __future__ import annotations
