@@ -54,10 +54,14 @@ class GlobalBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, rows: Float[Tensor, "T F"]) -> Float[Tensor, "T F"]:
-        """Normalise rows; every row counts towards the statistics."""
+        """Normalise rows; every row counts towards the statistics, which over several processes are never of lower
+        precision than float32.
+        """
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             normalised: Tensor = super().forward(rows)
             return normalised
+        given = rows.dtype
+        rows = rows.to(torch.promote_types(given, torch.float32))  # bf16 can not even count the rows
         count = sum_over_processes(rows.new_tensor(float(len(rows))))
         mean = sum_over_processes(rows.sum(0)) / count
         variance = sum_over_processes((rows - mean).pow(2).sum(0)) / count
@@ -70,4 +74,4 @@ class GlobalBatchNorm(nn.BatchNorm1d):
             self.running_var.lerp_(variance.detach() * count / (count - 1), momentum)
             self.num_batches_tracked += 1
         result: Tensor = (rows - mean) / torch.sqrt(variance + self.eps) * self.weight + self.bias
-        return result
+        return result.to(given)

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from patchword.errors import ConfigError
 from patchword.verbs.index_console import progress_console
-from patchword.verbs.options import OptionalPath, OptionalText, OutPath, Strings
+from patchword.verbs.options import Device, OptionalPath, OptionalText, OutPath, Strings, device_of
 from patchword.verbs.output import note, say, say_json
 
 HOW = arg(metavar="HOW", help_behavior_hint="")
@@ -24,14 +24,14 @@ class Encoding:
         model: run or checkpoint folder, when it is not where it was.
         batch: images encoded at a time.
         threads: that decode.
-        device: where the model computes.
+        device: where the model computes: auto, cpu or cuda:0.
         json: print JSON.
     """
 
     model: OptionalText = None
     batch: int = 32
     threads: int = 2
-    device: str = "cpu"
+    device: Device = "auto"
     json: bool = False
 
     def encoding(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Encoding:
             "model": self.model,
             "batch": self.batch,
             "threads": self.threads,
-            "device": self.device,
+            "device": device_of(self.device),
             "console": progress_console(self.json),
         }
 
@@ -213,7 +213,7 @@ class Captions:
         clear: forget the captions that are there first.
         model: run or checkpoint folder, when it is not where it was.
         batch: captions encoded at a time.
-        device: where the model computes.
+        device: where the model computes: auto, cpu or cuda:0.
         json: print JSON.
     """
 
@@ -224,7 +224,7 @@ class Captions:
     clear: bool = False
     model: OptionalText = None
     batch: int = 256
-    device: str = "cpu"
+    device: Device = "auto"
     json: bool = False
 
     def run(self) -> int:
@@ -239,7 +239,7 @@ class Captions:
             clear=self.clear,
             model=self.model,
             batch=self.batch,
-            device=self.device,
+            device=device_of(self.device),
             console=progress_console(self.json),
         )
         if self.json:

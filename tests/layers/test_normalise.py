@@ -41,6 +41,31 @@ def test_one_process_is_plain_batch_norm() -> None:
     assert torch.equal(ours.eval()(rows), plain.eval()(rows))
 
 
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float64])
+def test_statistics_over_processes_are_exact_whatever_the_rows(
+    given: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under autocast rows are bf16, whose numbers end at 8 bits: 2 x 1043 rows would be counted as 2080."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda value: value.mul_(2))  # the other process has the same rows
+    torch.manual_seed(0)
+    exact = torch.float64 if given == torch.float64 else torch.float32
+    ours, plain = GlobalBatchNorm(4, dtype=exact), nn.BatchNorm1d(4, dtype=exact)
+    rows = (3 + torch.randn(1043, 4, dtype=exact)).to(given).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=given == torch.bfloat16):
+        found = ours(rows)
+    expected = plain(torch.cat([rows, rows]).to(exact))[:1043]
+    assert found.dtype == given  # as in one process
+    torch.testing.assert_close(found, expected.to(given))
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
+    weights = torch.randn(1043, 4, dtype=given)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), rows)
+    wanted = torch.autograd.grad((expected * weights).sum(), rows)[0]
+    assert float((gradient - wanted).norm() / wanted.norm()) < (1e-2 if given == torch.bfloat16 else 1e-5)
+
+
 def joined_rows() -> Tensor:
     return torch.randn(7, 3, generator=torch.Generator().manual_seed(1)) * 2 + 1
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from small import (
     recipe,
     same_tensors,
@@ -20,7 +23,11 @@ from small import (
 from patchword.data.open import open_split
 from patchword.explain.lit_words import light_words
 from patchword.methods.scta import Scta
+from patchword.train.optimizer import build_optimizer
 from patchword.train.run import train
+from patchword.train.setup import prepare, training_pairs
+from patchword.train.state import Position
+from patchword.train.step import Stepper
 
 # 45 captions in batches of 20: the last one has 5 pairs, 3 for one process and 2 for the other.
 CHANGES: dict[str, Any] = {
@@ -54,6 +61,32 @@ def test_micro_batches_make_the_steps_of_the_whole_batch(tmp_path: Path) -> None
     changes["train"]["micro_batch"] = 7
     train(recipe("scta", data, changes), tmp_path / "parts")
     close(weights(tmp_path / "parts" / "last"), weights(tmp_path / "whole" / "last"))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("micro_batch", [None, 7])
+@pytest.mark.parametrize("where", ["scores", "encoder"])
+def test_a_step_whose_loss_is_no_number_moves_nothing(
+    where: str, micro_batch: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither do the momentum of the steps before it and the decay of the weights, which AdamW adds to any gradient."""
+    made = recipe("scta", write_precomp(tmp_path / "data", {"train": 8}), {"train": {"select_on": "none"}})
+    parts = prepare(made)
+    method, pairs = parts.method.train(), training_pairs(made, parts)
+    config = made.train.model_copy(update={"micro_batch": micro_batch})
+    AcceleratorState._reset_state()
+    stepper = Stepper(method, config, Accelerator(cpu=True), build_optimizer(method, config))
+    batch = pairs.read(range(20), epoch=0)
+    assert stepper.take(batch, Position(epoch=1), 2).numbers["grad_norm"] > 0
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    if where == "scores":
+        losses = Scta.losses
+        monkeypatch.setattr(Scta, "losses", lambda self, scores, *rest: losses(self, scores * torch.nan, *rest))
+    else:
+        batch = replace(batch, images=replace(batch.images, values=batch.images.values * torch.nan))
+    numbers = stepper.take(batch, Position(epoch=1, step=1), 2).numbers
+    assert (numbers["loss"], numbers["grad_norm"]) == (0, 0)
+    assert same_tensors(method.state_dict(), before)
 
 
 @pytest.mark.integration
