@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 import patchword
-from patchword.errors import ConfigError, PatchwordError, exit_code
+from patchword.errors import ConfigError, PatchwordError, exit_code, is_out_of_memory
 
 # verb -> (module:function, what it does, two examples)
 VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
@@ -131,6 +131,16 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
 }  # fmt: skip
 INDEX_ACTIONS = ("build", "add", "remove", "sync", "compact", "verify")  # that somebody may take for verbs
 
+# What helps where a device has no room: of the verbs that choose their device themselves, and of all others.
+HIDE_DEVICE = "Free it, or hide it so that the CPU computes: CUDA_VISIBLE_DEVICES= patchword"
+MAKE_ROOM = {
+    "train": "Encode fewer pairs at a time, in another --out DIR: --train.micro_batch N, with the N that "
+    "`patchword doctor memory RECIPE` finds. If an evaluation had no room: --train.eval_batch N, and this run goes on.",
+    "demo": f"{HIDE_DEVICE} demo",
+    "doctor": f"{HIDE_DEVICE} doctor ...",
+}
+CHOOSE_DEVICE = "Free it, or compute on the CPU with --device cpu."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 2 the user's mistake (one line), 1 ours, 130 stopped."""
@@ -148,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
-        return fail(exit_code(error), told(error), debug)
+        return fail(exit_code(error), told(error, *words[:1]), debug)
 
 
 def dispatch(words: list[str]) -> int:
@@ -258,14 +268,17 @@ def one_line(box: str) -> str:
     return " ".join(one if one.endswith(".") else f"{one}." for one in chosen)
 
 
-def told(error: BaseException) -> str:
-    """What the user is told about an error."""
+def told(error: BaseException, verb: str = "") -> str:
+    """What the user is told about an error of a verb."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped"
     if isinstance(error, PatchwordError):
         return f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and exit_code(error) == 2:
         return f"'{error.filename or 'output'}' can not be read or written: {error.strerror}"
+    if is_out_of_memory(error):
+        what = ". ".join(str(error).rstrip(".").split(". ")[:3])  # torch goes on about its own settings
+        return f"the device has no room: {what}. {MAKE_ROOM.get(verb, CHOOSE_DEVICE)}"
     return f"unexpected {type(error).__name__}: {error} (this is a bug; --debug shows where)"
 
 

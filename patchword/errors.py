@@ -45,7 +45,7 @@ class CollapseError(PatchwordError):
 
 def exit_code(error: BaseException) -> int:
     """The exit code that the command line gives an error: 2 for the user's to fix, among them places that the system
-    refuses to read or write, 130 when it was stopped, 1 for a bug of ours.
+    refuses to read or write and a device without room, 130 when it was stopped, 1 for a bug of ours.
 
     Example:
         >>> exit_code(DataError("no such folder")), exit_code(KeyboardInterrupt()), exit_code(ValueError("a bug"))
@@ -54,4 +54,14 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130
     is_refused = isinstance(error, OSError) and error.errno in _REFUSED
-    return 2 if is_refused or isinstance(error, PatchwordError) else 1
+    return 2 if is_refused or is_out_of_memory(error) or isinstance(error, PatchwordError) else 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no room. Told by the name of torch's error, so that torch need not be imported.
+
+    Example:
+        >>> is_out_of_memory(MemoryError())
+        False
+    """
+    return any((kind.__module__, kind.__name__) == ("torch", "OutOfMemoryError") for kind in type(error).__mro__)

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small import command, environment, one_line, refused, write_precomp, write_recipe
 
 import patchword
 from patchword import cli
 from patchword.cli import VERBS, main, split_overrides
+from patchword.config import TrainConfig
 from patchword.train.run import train
 
 
@@ -110,6 +112,10 @@ def test_the_examples_parse(verb: str, entry: Any, monkeypatch: pytest.MonkeyPat
         (["evaluate", "x", "--bogus", "1"], "--bogus"),
         (["compare", "x", "y", "--data", "d", "--device", "cuda:99"], "there is no device 'cuda:99'"),
         (["explain", "x", "0", "a dog", "--device", "tpu"], "unknown device 'tpu'"),
+        (["index", "build", "x", "-o", "y", "--model", "m", "--device", "tpu"], "unknown device 'tpu'"),
+        (["index", "sync", "x", "--device", "cuda:99"], "there is no device 'cuda:99'"),
+        (["serve", "x", "--device", "tpu"], "unknown device 'tpu'"),
+        (["extract", "clip", "x", "--clip", "m", "--device", "tpu"], "unknown device 'tpu'"),
         (["explain", "x", "0", "a dog", "--model", "y"], "--model names the model of an index"),
         (["evaluate", "x", "--scores", "y.npy"], "not both"),
         (["ensemble", "a.npy"], "an ensemble of 1 matrices"),
@@ -158,6 +164,40 @@ def test_what_the_system_refuses_is_the_users_to_solve(
     monkeypatch.setattr(cli, "run_verb", refusing)
     assert main(["train"]) == 2
     assert one_line(capsys.readouterr().err).startswith("'x' can not be read or written: ")
+
+
+@pytest.mark.parametrize(
+    ("verb", "advice"),
+    [
+        ("train", ["--train.micro_batch", "--train.eval_batch", "patchword doctor memory"]),
+        ("doctor", ["CUDA_VISIBLE_DEVICES= patchword doctor"]),
+        ("demo", ["CUDA_VISIBLE_DEVICES= patchword demo"]),
+        *((verb, ["--device cpu"]) for verb in ("evaluate", "compare", "search", "explain", "extract", "serve")),
+    ],
+)
+def test_a_device_without_room_is_the_users_to_solve(
+    verb: str, advice: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = says([verb, "--help"], capsys)
+    assert ("--device " in known) == ("--device cpu" in advice)  # only what there is
+
+    def refusing(verb: str, words: list[str]) -> int:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.02 GiB "
+            "is free. Including non-PyTorch memory, this process has 14.74 GiB memory in use. See documentation."
+        )
+
+    monkeypatch.setattr(cli, "run_verb", refusing)
+    assert main([verb]) == 2
+    said = one_line(capsys.readouterr().err)
+    assert said.startswith("the device has no room: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has ")
+    assert "1.02 GiB is free. " in said
+    assert "non-PyTorch" not in said
+    assert [words for words in advice if words not in said] == []
+
+
+def test_the_settings_that_make_room_exist() -> None:
+    assert {"micro_batch", "eval_batch"} <= set(TrainConfig.model_fields)
 
 
 def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:

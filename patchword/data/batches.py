@@ -6,8 +6,12 @@ processes, and a resumed run continues bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
+from typing import Any
 
 import numpy as np
 import torch
@@ -222,8 +226,12 @@ class _EpochBatches:
 
 def epoch_loader(
     pairs: TrainingPairs, plan: EpochPlan, epoch: int, *, start: int = 0, workers: int = 0
-) -> Iterator[Batch]:
-    """Batches of an epoch from batch ``start`` on, read in this process or by workers; the same either way."""
+) -> Generator[Batch, None, None]:
+    """Batches of an epoch from batch ``start`` on, read in this process or by workers; the same either way.
+
+    Ctrl-C and termination signals do not reach the workers. They end with the iteration, so close it when it is left
+    before its end, or with this process.
+    """
     sampler = _EpochBatches(plan, epoch, start)
     if workers == 0:
         for items in sampler:
@@ -237,4 +245,25 @@ def epoch_loader(
         multiprocessing_context="spawn",
         prefetch_factor=2,
     )
-    yield from loader
+    with _signals_held():
+        batches: Any = iter(loader)  # starts the workers
+    try:
+        yield from batches
+    finally:
+        batches._shutdown_workers()  # also where a traceback keeps the iterator: they no longer heed torch's SIGTERM
+        for worker in batches._workers:
+            worker.kill()  # that is still busy after torch's patience
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back for a moment; processes that are started meanwhile never get them.
+
+    A terminal, torchrun and schedulers signal whole groups of processes. Workers have to last until this one has saved.
+    """
+    resource_tracker.ensure_running()  # starting it lets both signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

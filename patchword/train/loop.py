@@ -1,11 +1,15 @@
-"""One training loop for all methods: step after step, then evaluate, keep the best, save, go on."""
+"""One training loop for all methods: step after step, then save, evaluate, keep the best, save, go on.
+
+An epoch is saved before it is evaluated, so an evaluation that fails or is stopped costs no training: the next call
+only evaluates.
+"""
 
 from __future__ import annotations
 
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -64,7 +68,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.method: Method = self.model.method
         self._frozen = -1
-        self._is_asked_to_stop = False
+        self._is_asked_to_stop = self._may_leave = False
         self._watch = CollapseWatch()
         share_state(self.method)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -107,8 +111,14 @@ class Trainer:
         with self._signals():
             while not position.finished:
                 self.freeze(position.epoch)
-                position = self._train_epoch(position)
+                if position.iteration < len(self.plan):  # else only its evaluation is missing
+                    position = self._train_epoch(position)
+                    if self.select is not None:
+                        self._save(position)
+                        self._leave_if_stopped()
                 position = self._close_epoch(position)
+                if not position.finished:
+                    self._leave_if_stopped()
         return position
 
     def _is_finished(self, position: Position) -> bool:
@@ -126,8 +136,9 @@ class Trainer:
         self.method.train()
         logged, began, began_cpu = time.monotonic(), time.monotonic(), time.process_time()
         first = position.iteration
-        with ProgressBar(total * size, title, "pairs", self.console, start=position.iteration * size) as shown:
-            for batch in batches:
+        shown = ProgressBar(total * size, title, "pairs", self.console, start=position.iteration * size)
+        with closing(batches), shown:
+            while (batch := self._next(batches, position)) is not None:
                 numbers = self.train_step(batch, position)
                 position = position.moved(
                     iteration=position.iteration + 1,
@@ -153,6 +164,20 @@ class Trainer:
                     self._save(position)
         return position
 
+    def _next(self, batches: Iterator[Batch], position: Position) -> Batch | None:
+        """The next batch; None after the last.
+
+        Raises:
+            Interrupted: after saving, where the workers were ended by what told this process to stop.
+        """
+        try:
+            return next(batches, None)
+        except RuntimeError:  # of torch, about a worker that is gone
+            if not self._is_asked_to_stop or self.accelerator.num_processes > 1:  # others wait for this one's step
+                raise
+            self._save(position)
+            raise Interrupted from None
+
     def _close_epoch(self, position: Position) -> Position:
         """Evaluate, keep the best, save, decide whether to go on."""
         finished_epoch = position.epoch
@@ -173,10 +198,19 @@ class Trainer:
 
     @torch.no_grad()
     def _select(self, position: Position, epoch: int) -> float | None:
-        """Rsum on the selection split. Every process takes part: the scoring is shared among them."""
+        """Rsum on the selection split. Every process takes part: the scoring is shared among them.
+
+        Raises:
+            Interrupted: on Ctrl-C or a termination signal, at once: the epoch is saved. Several processes, which
+                wait for each other's shares, evaluate to the end first.
+        """
         if self.select is None:
             return None
-        result, _ = evaluate_model(self.model, self.select, batch=self.config.eval_batch)
+        self._may_leave = self.accelerator.num_processes == 1
+        try:
+            result, _ = evaluate_model(self.model, self.select, batch=self.config.eval_batch)
+        finally:
+            self._may_leave = False
         self._log(self.config.select_on, position, {"epoch": epoch + 1, **summary(result)})
         self.console.print(f"epoch {epoch + 1}: {self.config.select_on} {line(result)}", highlight=False)
         return result.headline.rsum
@@ -220,6 +254,15 @@ class Trainer:
         """Save and stop after the step that is being taken."""
         self._is_asked_to_stop = True
 
+    def _leave_if_stopped(self) -> None:
+        """End here when any process was told to stop; everything is saved.
+
+        Raises:
+            Interrupted: it was.
+        """
+        if self._stopped():
+            raise Interrupted
+
     def _stopped(self) -> bool:
         """Whether any process was told to stop."""
         if self.accelerator.num_processes == 1:
@@ -230,12 +273,16 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Turn the first Ctrl-C into a clean stop after the current step; the second one stops at once."""
+        """Turn the first Ctrl-C into a clean stop, after the current step or out of an evaluation; the second one
+        stops at once.
+        """
 
         def stop(number: int, frame: FrameType | None) -> None:
             if self._is_asked_to_stop:
                 raise KeyboardInterrupt
             self.request_stop()
+            if self._may_leave:
+                raise Interrupted
             self.console.print(
                 "stopping after this step and saving; press Ctrl-C again to stop at once", highlight=False
             )

@@ -1,7 +1,8 @@
 """How much memory a training step of a recipe takes, and the largest part of a batch that fits.
 
 Real steps are taken, forward, backward and optimiser, on the longest captions of the training split with nothing
-dropped: no batch of the training needs more. Nothing is written.
+dropped, as late in a run that every part of the loss takes part, with queues full of keys: no step of the training
+needs more. Nothing is written.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from patchword.config import TrainConfig
 from patchword.console import peak_memory_gib
 from patchword.data.batches import Batch
+from patchword.layers.momentum import KeyQueue
 from patchword.methods.base import Method
 from patchword.recipe import Recipe
 from patchword.train.optimizer import build_optimizer
@@ -29,6 +31,7 @@ from patchword.train.step import Stepper
 
 GIB = 1 << 30
 SMALLEST = 2  # a batch of one pair has no negatives
+LATE = 1 << 30  # a step that no part of a loss still waits for (``loss.graph_from_step``, ``loss.swav_from_step``)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,9 @@ class MemoryReport:
 def step_memory(recipe: Recipe, *, limit_gib: float | None = None) -> MemoryReport:
     """Take training steps with growing parts of a batch until the memory is used up.
 
+    The steps are those of a late point of a run: HREM's graph, AAHR's prototypes and its queues, which begin thousands
+    of steps into a training, take part.
+
     Args:
         recipe: with its data.
         limit_gib: memory that training may take; that of the device, or of this machine, by default.
@@ -111,6 +117,9 @@ def step_memory(recipe: Recipe, *, limit_gib: float | None = None) -> MemoryRepo
     accelerator = new_accelerator(recipe)
     parts = prepare(recipe)
     method: Method = parts.method.to(accelerator.device).train()
+    for module in method.modules():
+        if isinstance(module, KeyQueue):
+            module.seen.fill_(module.size)
     pairs = training_pairs(recipe, parts)
     pairs.region_drop = pairs.word_drop = 0.0
     longest = sorted(range(len(pairs)), key=lambda k: -sum(map(len, pairs.units[k])))
@@ -182,7 +191,7 @@ def _take(stepper: Stepper, batch: Batch, size: int, *, repeat: bool) -> StepMem
     try:
         for step in range(1 + repeat):
             began = time.monotonic()
-            stepper.take(batch, Position(epoch=stepper.config.epochs, step=step), 1)
+            stepper.take(batch, Position(epoch=stepper.config.epochs, step=LATE + step), 1)
     except torch.cuda.OutOfMemoryError:
         return StepMemory(size, None, None)
     peak = torch.cuda.max_memory_reserved(device) / GIB if on_cuda else peak_memory_gib()

@@ -166,7 +166,7 @@ def _resume(
     found = run.load_state()
     state, position = found if found is not None else (None, Position())
     if is_main:
-        run.forget_after(position.step)
+        run.forget_after(position)
     if state is None:
         return position
     load_weights(model.method, run.last)

@@ -132,15 +132,18 @@ class RunFolder:
         for folder in (self.last, self.best):
             recover_folder(folder)
 
-    def forget_after(self, step: int) -> None:
-        """Drop log lines of steps that will be taken again."""
+    def forget_after(self, position: Position) -> None:
+        """Drop log lines of steps that will be taken again, and of an evaluation that will be repeated."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
         kept = []
         for text in path.read_text(encoding="utf-8").splitlines():
             try:
-                if json.loads(text).get("step", 0) <= step:
+                line = json.loads(text)
+                step = line.get("step", 0)
+                is_past = line.get("kind") == "train" or line.get("epoch", 0) <= position.epoch
+                if step < position.step or (step == position.step and is_past):
                     kept.append(text)
             except ValueError:
                 continue  # a line cut off by a kill

@@ -1,4 +1,7 @@
 import itertools
+import multiprocessing
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -164,6 +167,24 @@ def test_workers_change_nothing() -> None:
     with_workers = list(epoch_loader(made, plan, 2, start=1, workers=2))
     assert len(alone) == len(with_workers) == 2
     assert all(same(a, b) for a, b in zip(alone, with_workers, strict=True))
+
+
+def test_workers_last_until_the_iteration_is_closed() -> None:
+    """What stops a whole group of processes does not stop them; closing the iteration does."""
+    made, plan = pairs(), EpochPlan(22, 2, seed=1)
+    others, held = multiprocessing.active_children(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    batches = epoch_loader(made, plan, 0, workers=1)
+    found = [next(batches)]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == held
+    (worker,) = (one for one in multiprocessing.active_children() if one not in others)
+    assert worker.pid is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    found += itertools.islice(batches, 6)  # more than were read ahead
+    assert all(same(a, b) for a, b in zip(found, itertools.islice(epoch_loader(made, plan, 0), 7), strict=True))
+    assert worker.is_alive()
+    batches.close()
+    assert not worker.is_alive()
 
 
 def test_dropped_regions_keep_their_order() -> None:

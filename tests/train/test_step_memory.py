@@ -67,6 +67,34 @@ def test_a_model_with_batch_statistics_is_tried_with_smaller_batches(
     assert [batch for _, batch, _ in taken] == [2, 2, 4, 8, 16, 20]
 
 
+@pytest.mark.parametrize(
+    ("method", "model", "parts"),
+    [
+        ("hrem", {}, {"base", "graph", "regulariser"}),
+        (
+            "aahr",
+            {"guide": "pooled", "guide_heads": 2, "prototypes": 5, "queue": 40},
+            {"base", "graph", "regulariser", "swav", "moco"},
+        ),
+    ],
+)
+def test_every_step_has_all_parts_of_the_loss(
+    method: str, model: dict[str, Any], parts: set[str], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that begin thousands of steps into a training too."""
+    seen: list[set[str]] = []
+    take = Stepper.take
+
+    def watched(stepper: Stepper, *rest: Any) -> Any:
+        taken = take(stepper, *rest)
+        seen.append(parts & set(taken.numbers))
+        return taken
+
+    monkeypatch.setattr(Stepper, "take", watched)
+    step_memory(recipe(method, data, {"model": {"heads": 2, "top_k": 3, **model}, "train": {"batch_size": 8}}))
+    assert seen == [parts] * 4  # 2 pairs twice, 4 and 8
+
+
 def test_a_step_that_would_not_fit_is_foreseen_and_not_taken(
     data: Path, taken: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
