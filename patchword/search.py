@@ -12,6 +12,7 @@ from patchword.data.clip_features import ClipEncoder
 from patchword.data.extras import MemoryExtra
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import Extra, Split
+from patchword.data.text_files import require_whole
 from patchword.data.tokenizers import require_tokenizer
 from patchword.errors import ConfigError, DataError
 from patchword.evaluate.run import open_for
@@ -150,8 +151,9 @@ def check_query(model: Model, query: str) -> None:
     """Refuse a query that can only give arbitrary results.
 
     Raises:
-        DataError: it is empty, or no word of it is known.
+        DataError: it is empty, holds half of a character, or no word of it is known.
     """
+    require_whole(query, "the query")
     if not query.strip():
         raise DataError('the query is empty. Write a sentence such as "a man in an orange hat".')
     tokenizer = require_tokenizer(model.tokenizer, model.label)

@@ -81,6 +81,12 @@ def test_an_empty_query_is_refused(query: str, trained: Path, capsys: pytest.Cap
     assert "the query is empty" in said
 
 
+def test_half_of_a_character_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a terminal of another encoding gives it."""
+    asked = ["search", trained / "run", "a dog \ud83d", "--data", trained / "data"]
+    assert "the query holds half of a character" in refused(asked, capsys, kind="DataError")
+
+
 @pytest.mark.parametrize("query", ["zebra giraffe", "一只狗在跑", "зебра", "🐕"])
 def test_a_query_of_unknown_words_is_refused(query: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(["search", trained / "run", query, "--data", trained / "data"], capsys, kind="DataError")
