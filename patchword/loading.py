@@ -31,7 +31,7 @@ def load(
         path: a run folder, a checkpoint folder, a folder of transformers, or a name on the hub
             (``openai/clip-vit-base-patch32``), which is asked only when nothing local has the name.
         method: refuse a checkpoint of any other method.
-        device: where the weights go.
+        device: where the weights go; ``auto`` is CUDA when torch finds it, else the CPU.
         interaction: of a CLIP-like model: ``global`` (one vector per item, the default) or ``patches``.
 
     Raises:
@@ -42,6 +42,8 @@ def load(
         ``model = patchword.load("runs/demo")``
     """
     forbid_tf32()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if is_zero_shot(path):
         if method not in (None, "clip"):
             raise CheckpointError(f"'{path}' is a checkpoint of 'clip'. Expected one of {method!r}.")

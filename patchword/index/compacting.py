@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from patchword.console import ProgressBar
+from patchword.index.damage import lost_ids
 from patchword.index.estimate import require_space
+from patchword.index.given_up import clear_given_up
 from patchword.index.live import live_places
 from patchword.index.results import Compacted
 from patchword.index.schema import KINDS, bump_generation, generation, meta, register_shard, set_meta, transaction
@@ -30,6 +33,8 @@ class _Part:
     live: bytes
     alive: int
     bytes: int
+    first: int
+    last: int
 
     @property
     def alive_bytes(self) -> float:
@@ -49,13 +54,15 @@ def compact(index: Path | str, *, console: Console | None = None) -> Compacted:
     with open_writer(index, "compact") as writer:
         before = _parts(writer)
         dropped = sum(part.count - part.alive for parts in before.values() for part in parts)
-        groups = {kind: _groups(parts, writer.manifest.shard_mb * 1e6) for kind, parts in before.items()}
+        limit = writer.manifest.shard_mb * 1e6
+        groups = {kind: _groups(parts, limit, lost_ids(writer, kind)) for kind, parts in before.items()}
         total = sum(part.count for each in groups.values() for group in each for part in group)
         with ProgressBar(total, "compacting", "items", console or Console(quiet=True)) as shown:
             for kind, each in groups.items():
                 for group in each:
                     _rewrite(writer, kind, group)
                     shown.advance(sum(part.count for part in group))
+        cleared = clear_given_up(writer)
         after = _parts(writer)
         return Compacted(
             shards_before=sum(map(len, before.values())),
@@ -64,6 +71,7 @@ def compact(index: Path | str, *, console: Console | None = None) -> Compacted:
             bytes_after=sum(part.bytes for parts in after.values() for part in parts),
             dropped=dropped,
             generation=generation(writer.connection),
+            cleared=cleared,
         )
 
 
@@ -73,9 +81,10 @@ def join_small(writer: Writer) -> None:
     for kind, parts in _parts(writer).items():
         if sum(part.bytes < SMALL * limit for part in parts) <= MANY:
             continue
-        run: list[_Part] = []
+        run, lost = list[_Part](), lost_ids(writer, kind)
         for part in [*parts, None]:
-            if part is not None and part.bytes < SMALL * limit and sum(p.bytes for p in run) + part.bytes <= limit:
+            fits = part is not None and part.bytes < SMALL * limit and sum(p.bytes for p in run) + part.bytes <= limit
+            if part is not None and fits and (not run or _meet(run[-1], part, lost)):
                 run.append(part)
                 continue
             if len(run) > 1:
@@ -85,15 +94,21 @@ def join_small(writer: Writer) -> None:
 
 def _parts(writer: Writer) -> dict[str, list[_Part]]:
     """The shards of each kind, in the order of their ids."""
-    query = "SELECT number, count, live, alive, bytes FROM shards WHERE kind = ? ORDER BY first"
+    query = "SELECT number, count, live, alive, bytes, first, last FROM shards WHERE kind = ? ORDER BY first"
     return {kind: [_Part(*row) for row in writer.connection.execute(query, (kind,))] for kind in KINDS}
 
 
-def _groups(parts: Sequence[_Part], limit: float) -> list[list[_Part]]:
+def _meet(part: _Part, following: _Part, lost: Sequence[int]) -> bool:
+    """Whether two neighbours can become one: an item that is encoded again needs a shard at the place of its id."""
+    return bisect(lost, part.last) == bisect(lost, following.first)
+
+
+def _groups(parts: Sequence[_Part], limit: float, lost: Sequence[int]) -> list[list[_Part]]:
     """Neighbours that become one shard: those with something removed, and those that fit together into one."""
     groups: list[list[_Part]] = []
     for part in parts:
-        if groups and sum(p.alive_bytes for p in groups[-1]) + part.alive_bytes <= limit:
+        fits = bool(groups) and sum(p.alive_bytes for p in groups[-1]) + part.alive_bytes <= limit
+        if fits and _meet(groups[-1][-1], part, lost):
             groups[-1].append(part)
         else:
             groups.append([part])

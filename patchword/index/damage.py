@@ -1,8 +1,7 @@
 """Vectors that were lost: which shards can not be read, and which items of the catalog have no vectors any more.
 
-A damaged shard is taken out of the catalog before its items are encoded again, so that the index can be read meanwhile,
-and so that a sync that was killed is gone on with by the next one: an item without vectors is one that still has to be
-encoded.
+A damaged shard is given up before its items are encoded again, so that the index can be read meanwhile, and so that a
+sync that was killed is gone on with by the next one: an item without vectors is one that still has to be encoded.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import numpy as np
 
 from patchword.errors import DataError
 from patchword.index.live import live_places
-from patchword.index.schema import bump_generation, transaction
+from patchword.index.schema import KINDS
 from patchword.index.shards import hash_file, open_shard
 from patchword.index.writer import Writer
 
 TABLES = {"image": "items", "caption": "captions"}
+MISSING = "the file is missing."
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,21 @@ def shard_damage(path: Path, digest: str, size: int, *, whole: bool) -> str | No
             return "its content has changed since it was written."
         open_shard(path)
     except FileNotFoundError:
-        return "the file is missing."
+        return MISSING
     except DataError as error:
         return str(error)
     return None
 
 
 def find_damage(writer: Writer, *, whole: bool = False) -> list[Damage]:
-    """The shards that can not be read; see `shard_damage`.
+    """The shards that can not be read, of those that were not given up; see `shard_damage`.
 
     Raises:
         DataError: a file is there, and the system does not let it be read.
     """
     found = []
-    for number, digest, size in writer.connection.execute("SELECT number, hash, bytes FROM shards").fetchall():
+    query = "SELECT number, hash, bytes FROM shards WHERE kind IN (?, ?) ORDER BY number"
+    for number, digest, size in writer.connection.execute(query, KINDS).fetchall():
         path = writer.folder.shard(number)
         try:
             reason = shard_damage(path, digest, size, whole=whole)
@@ -80,12 +81,21 @@ def find_damage(writer: Writer, *, whole: bool = False) -> list[Damage]:
     return found
 
 
-def drop_shards(writer: Writer, damage: Sequence[Damage]) -> None:
-    """Take damaged shards out of the catalog; their items stay, without vectors."""
-    with transaction(writer.connection) as connection:
-        connection.executemany("DELETE FROM shards WHERE number = ?", [(one.number,) for one in damage])
-        bump_generation(connection)
-    writer.remove_orphans()
+def require_present(writer: Writer, damage: Sequence[Damage]) -> None:
+    """Refuse to give up vectors whose disk may just not be there.
+
+    Raises:
+        DataError: more than half of the shards are missing.
+    """
+    query = "SELECT count(*) FROM shards WHERE kind IN (?, ?)"
+    total = int(writer.connection.execute(query, KINDS).fetchone()[0])
+    missing = sum(one.reason == MISSING for one in damage)
+    if 2 * missing > total:
+        raise DataError(
+            f"{missing:,} of {total:,} vector files are missing from '{writer.folder.shards}'. If their disk is not "
+            "there, mount it; if they are really gone, encode their images again with: "
+            f"patchword index sync {writer.folder.path} --restore"
+        )
 
 
 def lost_ids(writer: Writer, kind: str) -> list[int]:

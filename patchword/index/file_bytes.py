@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from patchword.index.plan import Hashed
 from patchword.index.records import Root
-from patchword.index.scan import Seen, Skip
+from patchword.index.scan import Seen, Skip, unread
 
 MAX_BYTES = 512 << 20  # of a picture file
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def read_bytes(root: Path, seen: Seen, *, follow: bool = False) -> tuple[bytes, 
                 return Skip(seen.root, seen.path, reason, now.size, now.mtime)
             return file.read(MAX_BYTES), now
     except OSError as error:
-        return Skip(seen.root, seen.path, f"can not be read: {error.strerror}")
+        return unread(seen.root, seen.path, error)
 
 
 def hash_bytes(raw: bytes) -> str:

@@ -53,6 +53,10 @@ class Batch:
 class Source(Protocol):
     """What turns files into batches."""
 
+    def open(self) -> None:
+        """Load what encodes; it fails here rather than at the first batch."""
+        ...
+
     def batches(self, files: Sequence[Seen]) -> Iterator[Batch | Skip]:
         """Encode files; those that can not be indexed come out as skips."""
         ...

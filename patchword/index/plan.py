@@ -80,11 +80,12 @@ def make_plan(
         else:
             todo.append(seen)
     there = {(seen.root, seen.path) for seen in scan.files}
-    vanished = [item for place, item in known.items() if place not in there and not _hidden(scan, place)]
+    unknown = {*scan.closed, *((skip.root, skip.path) for skip in scan.skips if skip.is_unknown)}
+    vanished = [item for place, item in known.items() if place not in there and not _hidden(unknown, place)]
     _settle(plan, todo, known, vanished if removes else [], hashes, moves=moves)
     plan.restore += [(one, seen) for one, seen, _ in (*plan.touched, *plan.moved) if one in lost]
     kept = {(skip.root, skip.path) for skip in plan.skips}
-    plan.unskip = [place for place in skipped if place not in kept and not _hidden(scan, place)]
+    plan.unskip = [place for place in skipped if place not in kept and not _hidden(unknown, place)]
     return plan
 
 
@@ -142,7 +143,8 @@ def _still(skip: Skip, seen: Seen) -> bool:
     return skip.sticky or (skip.size, skip.mtime) == (seen.size, seen.mtime)
 
 
-def _hidden(scan: Scan, place: Place) -> bool:
-    """Whether a place lies in a folder that could not be read, so that nothing is known of it."""
+def _hidden(unknown: Collection[Place], place: Place) -> bool:
+    """Whether a place is one of those of which nothing is known, or lies in one."""
     root, path = place
-    return any(root == number and (not folder or path.startswith(f"{folder}/")) for number, folder in scan.closed)
+    parts = path.split("/") if unknown else []
+    return any((root, "/".join(parts[:count])) in unknown for count in range(len(parts) + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from patchword.index.update import write_skipped
 from patchword.index.writer import Writer, open_writer
 
 REASON = "taken out with `index remove`; `index add` brings it back"
+ID = "id:"  # before a number, so that it is none of a file or folder
 
 
 def remove(index: Path | str, images: Sequence[Path | str | int] = (), *, where: str | None = None) -> Removed:
@@ -24,12 +26,13 @@ def remove(index: Path | str, images: Sequence[Path | str | int] = (), *, where:
 
     Args:
         index: index folder.
-        images: ids, or paths of files or folders (as they are, or below a folder of the index).
+        images: ids (numbers, or texts such as ``7`` and ``id:7``), or paths of files or folders (as they are, or below
+            a folder of the index).
         where: a filter, see `patchword.index.filters`: all images for which it holds.
 
     Raises:
         DataError: a name is unknown, or another process writes.
-        ConfigError: the filter can not be read, or nothing is named.
+        ConfigError: a name is both an id and a path, the filter can not be read, or nothing is named.
     """
     if not images and where is None:
         raise ConfigError("nothing to remove. Name ids or paths, or --where FILTER.")
@@ -46,27 +49,63 @@ def remove(index: Path | str, images: Sequence[Path | str | int] = (), *, where:
 
 
 def _ids_of(writer: Writer, image: Path | str | int) -> list[int]:
-    """The items that a user means by an id, a file or a folder."""
+    """The items that a user means by an id, a file or a folder.
+
+    Raises:
+        DataError: there is none.
+        ConfigError: it may be an id or a path.
+    """
     text = str(image)
-    if isinstance(image, int) or text.isdecimal():
-        row = writer.connection.execute(
-            "SELECT id FROM items WHERE id = ?", (min(int(text), (1 << 63) - 1),)
-        ).fetchone()
-        if row is not None:
-            return [row[0]]
-        if isinstance(image, int):
-            raise DataError(f"image {image} is not in '{writer.folder.path}'. It was removed, or never there.")
+    number = _number_of(image)
+    known = None if number is None else _path_of(writer, number)
+    by_id = [] if number is None or known is None else [number]
+    if number is not None and (isinstance(image, int) or text.startswith(ID)):
+        if not by_id:
+            raise DataError(f"image {number} is not in '{writer.folder.path}'. It was removed, or never there.")
+        return by_id
+    by_path = _at(writer, text)
+    if by_id and by_path:
+        raise ConfigError(
+            f"'{text}' is the number of the image '{known}', and a file or folder with {len(by_path):,} images: write "
+            f"{ID}{text} or ./{text}. Nothing was removed."
+        )
+    if not (by_id or by_path):
+        raise DataError(f"'{image}' is neither an id nor a path in '{writer.folder.path}'. Nothing was removed.")
+    return by_id or by_path
+
+
+def _number_of(image: Path | str | int) -> int | None:
+    """The number in a text such as ``7`` or ``id:7``, or a number itself; None for anything else.
+
+    Example:
+        >>> _number_of("7"), _number_of("id:7"), _number_of(7), _number_of("./7"), _number_of(Path("7"))
+        (7, 7, 7, None, None)
+    """
+    if isinstance(image, int):
+        return image
+    digits = image.removeprefix(ID) if isinstance(image, str) else ""
+    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 20 else None
+
+
+def _path_of(writer: Writer, number: int) -> str | None:
+    """The path of an item; None where there is none of this number."""
+    if not 0 < number < 1 << 63:
+        return None
+    row = writer.connection.execute("SELECT path FROM items WHERE id = ?", (number,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _at(writer: Writer, text: str) -> list[int]:
+    """Ids of the items at a path, or below a folder: as it is, or below a folder of the index."""
     place, found = locate(Path(text)), list[int]()
     for root in writer.roots():
-        names = [text.removesuffix("/")] if not Path(text).is_absolute() else []
+        names = [] if Path(text).is_absolute() else [posixpath.normpath(text)]
         if place.is_relative_to(root.path):
             below = place.relative_to(root.path).as_posix()
             names.append("" if below == "." else below)
         for name in names:
             found += _below(writer, root.id, name)
-    if not found:
-        raise DataError(f"'{image}' is neither an id nor a path in '{writer.folder.path}'. Nothing was removed.")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _below(writer: Writer, root: int, name: str) -> list[int]:

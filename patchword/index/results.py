@@ -15,7 +15,7 @@ class Changes:
         moved: of them, known content at a new path.
         unchanged: of them, indexed before.
         skipped: of them, not indexed; the reasons are in ``skipped.jsonl``.
-        removed: items whose file is gone.
+        removed: items whose file is gone, or can not be indexed any more.
         replaced: items whose file has another content now; it is among the indexed ones, with a new id.
         ignored: files that are no pictures, and hidden ones.
         unseen: folders that could not be read; what is indexed of them was kept.
@@ -29,6 +29,9 @@ class Changes:
         without_vectors: images that can not be found until a sync looks through their folders.
         restored_captions, lost_captions: captions that had lost their vectors: encoded again, or taken out because
             what the model reads beside them is not kept.
+        unreachable: of the skipped ones, files that the system did not let be looked at or read; what is indexed of
+            them was kept.
+        taken_back: vector files that had been given up as missing or damaged, are whole, and are used again.
     """
 
     found: int
@@ -50,6 +53,8 @@ class Changes:
     without_vectors: int = 0
     restored_captions: int = 0
     lost_captions: int = 0
+    unreachable: int = 0
+    taken_back: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.found == self.indexed + self.moved + self.unchanged + self.skipped, f"the counts differ: {self}"
@@ -63,7 +68,9 @@ class Changes:
         if self.replaced:
             text += f"; {self.replaced:,} of the indexed replace older content"
         if self.removed:
-            text += f"; {self.removed:,} removed, their files are gone"
+            text += f"; {self.removed:,} removed, their files are gone or can not be indexed any more"
+        if self.unreachable:
+            text += f"; {self.unreachable:,} of the skipped can not be read now, and what is indexed of them was kept"
         if self.restored:
             text += f"; {self.restored:,} of the indexed had lost their vectors and keep their ids"
         if self.lost:
@@ -128,6 +135,7 @@ class Compacted:
         bytes_before, bytes_after: their sizes.
         dropped: removed items whose vectors are gone now.
         generation: of the catalog now.
+        cleared: files deleted that a sync had given up as missing or damaged.
     """
 
     shards_before: int
@@ -136,6 +144,7 @@ class Compacted:
     bytes_after: int
     dropped: int
     generation: int
+    cleared: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,8 @@ class Verified:
         shards: files that were read to the last byte.
         bytes: in them.
         damaged: of them, missing or not as they were written; a sync encodes their items again.
+        given_up: vector files that a sync gave up as missing or damaged and that lie there still; a sync takes back
+            those that are whole and needed, `compact` deletes those of which nothing is needed.
     """
 
     problems: tuple[str, ...]
@@ -156,6 +167,7 @@ class Verified:
     shards: int
     bytes: int
     damaged: int = 0
+    given_up: int = 0
 
     @property
     def is_clean(self) -> bool:

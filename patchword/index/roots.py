@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from patchword.errors import ConfigError, DataError
@@ -13,11 +14,13 @@ from patchword.index.schema import bump_generation, transaction
 from patchword.index.update import Scope
 from patchword.index.writer import Writer
 
+SAMPLE = 100  # indexed files that a folder is asked for before it is taken for the new place of theirs
+
 
 def locate(path: Path) -> Path:
     """Absolute path without links in its folders; a last part that is a link stays one."""
     absolute = Path(os.path.abspath(path))
-    return absolute.resolve() if absolute.is_dir() else absolute.parent.resolve() / absolute.name
+    return absolute.resolve() if os.path.isdir(absolute) else absolute.parent.resolve() / absolute.name
 
 
 def enclosing(roots: Sequence[Root], place: Path) -> Scope | None:
@@ -72,11 +75,12 @@ def _rehome(writer: Writer, old: Root, number: int, below: str) -> None:
 def scope_of(writer: Writer, folder: Path) -> Scope:
     """The scope that a user means by a folder to be synced.
 
-    Where the only root is missing, the folder is taken for its new place.
+    Where the only root is missing, the folder is taken for its new place if it holds at least half of the files that
+    are looked for; the next `Writer.settle` registers it.
 
     Raises:
         ConfigError: it is no folder of this index.
-        DataError: it is missing.
+        DataError: it is missing, or does not look like the root that is.
     """
     place, roots = locate(folder), writer.roots()
     found = enclosing(roots, place)
@@ -85,17 +89,40 @@ def scope_of(writer: Writer, folder: Path) -> Scope:
     for root in roots:
         if root.kind == "features" and root.path == place:
             return Scope(root.id)
-    if not place.is_dir():
+    if not os.path.isdir(place):
         raise DataError(f"'{folder}' is missing. Expected a folder of this index: {_names(roots)}.")
-    if len(roots) == 1 and roots[0].kind == "folder" and not roots[0].path.exists():
-        with transaction(writer.connection) as connection:
-            connection.execute("UPDATE roots SET path = ? WHERE id = ?", (str(place), roots[0].id))
-            bump_generation(connection)
-        return Scope(roots[0].id)
+    if len(roots) == 1 and roots[0].kind == "folder" and not os.path.exists(roots[0].path):
+        root = roots[0]
+        looked_for = _some_of({path: item.size for path, item in writer.known(root.id).items()})
+        there = sum(_has_size(place / path, size, follow=root.follow) for path, size in looked_for.items())
+        if 2 * there < len(looked_for):
+            raise DataError(
+                f"'{folder}' does not look like '{root.path}', which is missing, under another name: of "
+                f"{len(looked_for)} indexed files {there} are there with their size (at least half are expected). Make "
+                "the old folder reachable again; to index this one as well: patchword index add INDEX FOLDER"
+            )
+        writer.follow_root(root.id, place)
+        return Scope(root.id)
     raise ConfigError(
         f"'{folder}' is no folder of this index, whose folders are {_names(roots)}. "
         "To index it as well: patchword index add INDEX FOLDER"
     )
+
+
+def _some_of(sizes: Mapping[str, int]) -> dict[str, int]:
+    """At most `SAMPLE` entries, evenly from all of them."""
+    paths = list(sizes)
+    count = min(SAMPLE, len(paths))
+    return {path: sizes[path] for path in (paths[k * len(paths) // count] for k in range(count))}
+
+
+def _has_size(file: Path, size: int, *, follow: bool) -> bool:
+    """Whether a file is there with so many bytes."""
+    try:
+        about = os.stat(file, follow_symlinks=follow)
+    except OSError:
+        return False
+    return stat.S_ISREG(about.st_mode) and about.st_size == size
 
 
 def _names(roots: Sequence[Root]) -> str:

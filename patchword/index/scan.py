@@ -6,6 +6,7 @@ name that begins with a dot, is none of an index's business. Symbolic links are 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ OTHER_SUFFIXES = (
     ".arw", ".orf", ".rw2",
 )  # fmt: skip
 UNTRIED = -1  # size of a skipped file that is looked at again every time
+UNREACHED = -2  # size of one of which nothing is known now: the system did not let it be looked at, or read
+SETTLED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # errors that do say something: it is gone, or a link
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Skip:
     """A file that is not indexed.
 
     Attributes:
-        size, mtime: of the file; it is looked at again when they change, and always with a size of -1.
+        size, mtime: of the file; it is looked at again when they change, and always with a size of -1 or -2.
         sticky: it was removed on purpose.
     """
 
@@ -54,6 +57,11 @@ class Skip:
     size: int = UNTRIED
     mtime: int = 0
     sticky: bool = False
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the file may well be as it was, so that what is indexed of it stays."""
+        return self.size == UNREACHED
 
 
 @dataclass
@@ -109,7 +117,8 @@ def scan_folder(number: int, root: Path, below: str = "", *, follow: bool = Fals
                     _look(scan, number, f"{folder}/{entry.name}" if folder else entry.name, entry, waiting, follow)
         except OSError as error:
             scan.closed.append((number, folder))
-            scan.skips.append(Skip(number, show(folder or "."), f"the folder can not be read: {error.strerror}"))
+            reason = f"the folder can not be read: {error.strerror}"
+            scan.skips.append(Skip(number, show(folder or "."), reason, UNREACHED))
     scan.files.sort(key=lambda seen: seen.path)
     scan.skips.sort(key=lambda skip: skip.path)
     return scan
@@ -120,14 +129,19 @@ def _look(scan: Scan, number: int, path: str, entry: os.DirEntry[str], waiting: 
     if entry.name.startswith("."):
         scan.ignored += 1
         return
-    is_link = entry.is_symlink()
-    if is_link and not follow:
-        if _is_folder(entry, follow=True) or ending(entry.name) in PICTURE_SUFFIXES:
+    try:
+        is_unwanted_link = entry.is_symlink() and not follow
+        is_folder = not is_unwanted_link and _is_folder(entry, follow=follow)
+    except OSError as error:  # a file or a folder: what is indexed of it, or below it, stays
+        scan.skips.append(unread(number, show(path), error))
+        return
+    if is_unwanted_link:
+        if _leads_to_folder(entry) or ending(entry.name) in PICTURE_SUFFIXES:
             scan.skips.append(Skip(number, show(path), "a symbolic link, which is not followed (--follow-links does)"))
         else:
             scan.ignored += 1
         return
-    if _is_folder(entry, follow=follow):
+    if is_folder:
         if not is_index(Path(entry.path)):
             waiting.append(path)
         return
@@ -141,9 +155,23 @@ def _look(scan: Scan, number: int, path: str, entry: os.DirEntry[str], waiting: 
 
 
 def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
-    """Whether an entry is a folder; a link that leads to itself is none."""
+    """Whether an entry is a folder; a link that leads to itself is none.
+
+    Raises:
+        OSError: the system does not say what it is.
+    """
     try:
         return entry.is_dir(follow_symlinks=follow)
+    except OSError as error:
+        if error.errno in SETTLED:
+            return False
+        raise
+
+
+def _leads_to_folder(link: os.DirEntry[str]) -> bool:
+    """Whether a link that is not followed leads to a folder, as far as the system says."""
+    try:
+        return link.is_dir()
     except OSError:
         return False
 
@@ -157,7 +185,7 @@ def see(number: int, path: str, entry: os.DirEntry[str] | Path, *, follow: bool 
     try:
         about = entry.stat(follow_symlinks=follow)
     except OSError as error:
-        return Skip(number, name, f"can not be read: {error.strerror}")
+        return unread(number, name, error)
     if not stat.S_ISREG(about.st_mode):
         return Skip(number, name, "not a regular file")
     if end in OTHER_SUFFIXES:
@@ -165,6 +193,12 @@ def see(number: int, path: str, entry: os.DirEntry[str] | Path, *, follow: bool 
     if name != path:
         return Skip(number, name, "its name is not valid UTF-8; rename it", about.st_size, about.st_mtime_ns)
     return Seen(number, path, about.st_size, about.st_mtime_ns)
+
+
+def unread(number: int, name: str, error: OSError) -> Skip:
+    """What an error of the system says about a file: it is gone, or nothing is known of it."""
+    size = UNTRIED if error.errno in SETTLED else UNREACHED
+    return Skip(number, name, f"can not be read: {error.strerror}", size)
 
 
 def ending(name: str) -> str:

@@ -38,6 +38,14 @@ class Pictures:
     threads: int
     features: FeatureFolder | None = None
 
+    def open(self) -> None:
+        """Load the model.
+
+        Raises:
+            CheckpointError: it is missing or is not the one of the index.
+        """
+        _ = self.encoder.model
+
     def _read(self, seen: Seen, transform: Transform | None) -> Read | Skip:
         root = self.roots[seen.root]
         return read_picture(root.path, seen, transform, follow=root.follow)
@@ -107,6 +115,14 @@ class FeaturesAlone:
     def spots(self) -> dict[str, Spot]:
         """Where the features are, by the name that stands for a path."""
         return {seen.path: spot for seen, spot in self.seen}
+
+    def open(self) -> None:
+        """Load the model.
+
+        Raises:
+            CheckpointError: it is missing or is not the one of the index.
+        """
+        _ = self.encoder.model
 
     def hashes(self, files: Sequence[Seen]) -> Iterator[Hashed | None]:
         """Hash of each image's features."""

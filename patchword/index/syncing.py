@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,15 +14,16 @@ from rich.console import Console
 
 from patchword.errors import ConfigError, DataError
 from patchword.index.columns import read_columns, with_columns
-from patchword.index.damage import drop_shards, find_damage, lost_ids
+from patchword.index.damage import find_damage, lost_ids, require_present
 from patchword.index.file_bytes import FileHashes
+from patchword.index.given_up import give_up, take_back
 from patchword.index.layout import open_folder
 from patchword.index.options import THREADS, EncodeOptions
 from patchword.index.pending import Source
 from patchword.index.records import Root
 from patchword.index.results import Changes
 from patchword.index.roots import root_for, scope_of
-from patchword.index.scan import Scan, Skip, ending, scan_folder, see
+from patchword.index.scan import SETTLED, Scan, Skip, ending, scan_folder, see, unread
 from patchword.index.schema import generation
 from patchword.index.update import Scope, Update
 from patchword.index.writer import Writer, open_writer
@@ -38,6 +40,7 @@ def sync(
     columns: Path | str | None = None,
     allow_empty: bool = False,
     verify: bool = False,
+    restore: bool = False,
     model: ModelGiven = None,
     device: str = "cpu",
     batch: int = 32,
@@ -58,16 +61,18 @@ def sync(
         columns: a CSV or JSON Lines file of the user's columns, keyed by path.
         allow_empty: accept that a folder that had pictures has none any more.
         verify: read all shards to the last byte for damage.
+        restore: accept that more than half of the shards are missing, and encode their items again.
         model, device, batch, threads, console: see `EncodeOptions`.
 
     Raises:
-        DataError: a folder is missing or suddenly empty, another process writes, or the disk is full.
+        DataError: a folder is missing or suddenly empty, most shards are missing, another process writes, or the disk
+            is full.
         CheckpointError: the model is missing or is not the one of the index.
     """
     options = EncodeOptions(model, device, batch, threads, console)
     table = None if columns is None else read_columns(columns)
     with open_writer(open_folder(index), "sync") as writer:
-        changes = sync_locked(writer, folder, options, allow_empty=allow_empty, verify=verify)
+        changes = sync_locked(writer, folder, options, allow_empty=allow_empty, verify=verify, restore=restore)
         return with_columns(writer, table, changes)
 
 
@@ -78,6 +83,7 @@ def sync_locked(
     *,
     allow_empty: bool = False,
     verify: bool = False,
+    restore: bool = False,
 ) -> Changes:
     """Do what `sync` does, for a caller who holds the lock."""
     started = time.monotonic()
@@ -94,9 +100,12 @@ def sync_locked(
         for scope in scopes:
             scan.join(_look(writer, roots[scope.root], scope, allow_empty=allow_empty))
         update = _of_pictures(writer, options, started)
-    damage = find_damage(writer, whole=verify)
+    back, damage = take_back(writer), find_damage(writer, whole=verify)
     if damage:
-        drop_shards(writer, damage)
+        if not restore:
+            require_present(writer, damage)
+        update.open()
+        give_up(writer, damage)
     update.lost = frozenset(lost_ids(writer, "image"))
     changes = update.run(scan, scopes, removes=True, moves=writer.manifest.features is None)
     captions = _restore_captions(writer, options)
@@ -107,6 +116,7 @@ def sync_locked(
         restored_captions=captions[0],
         lost_captions=captions[1],
         generation=generation(writer.connection),
+        taken_back=tuple(back),
     )
 
 
@@ -199,21 +209,22 @@ def _look(writer: Writer, root: Root, scope: Scope, *, allow_empty: bool, named:
         named: a user has named this very scope, so that its files count also where only named ones do.
 
     Raises:
-        DataError: the root is missing, or has no pictures any more.
+        DataError: the root is missing, can not be read, or has no pictures any more.
     """
-    if not root.path.is_dir():
+    if not os.path.isdir(root.path):  # also False where the system says nothing
         before = sum(scope.holds(path) for path in writer.known(root.id))
         raise DataError(
             f"'{root.path}', the folder of {before:,} indexed images, is missing. Make it reachable again, name where "
             "it is now (index sync INDEX FOLDER), or take its images out (index remove)."
         )
-    if named and not (root.path / scope.below).is_dir():
+    if named and not os.path.isdir(root.path / scope.below):
         return _see_all(root, [scope.below])
     if root.kind == "files":
         paths = {path for path in (*writer.known(root.id), *writer.skips(root.id)) if scope.holds(path)}
         scan = _see_all(root, sorted(paths))
     else:
         scan = scan_folder(root.id, root.path, scope.below, follow=root.follow)
+    _require_reached(writer, root, scope, scan)
     if not allow_empty and not scan.found:
         before = sum(scope.holds(path) for path in writer.known(root.id))
         if before:
@@ -224,14 +235,35 @@ def _look(writer: Writer, root: Root, scope: Scope, *, allow_empty: bool, named:
     return scan
 
 
+def _require_reached(writer: Writer, root: Root, scope: Scope, scan: Scan) -> None:
+    """Refuse a scope with indexed images of which nothing can be looked at.
+
+    Raises:
+        DataError: there is no file in it of which the system says anything.
+    """
+    if scan.files or not scan.skips or not all(skip.is_unknown for skip in scan.skips):
+        return
+    before = sum(scope.holds(path) for path in writer.known(root.id))
+    if before:
+        first = scan.skips[0]
+        raise DataError(
+            f"nothing in '{root.path / scope.below}', where {before:,} indexed images come from, can be read now "
+            f"('{first.path}': {first.reason}). Nothing was changed. Make it reachable again, and sync again."
+        )
+
+
 def _see_all(root: Root, paths: Sequence[str]) -> Scan:
     """Look at some files of a root."""
     scan = Scan()
     for path in paths:
         place = root.path / path
-        if not os.path.lexists(place):
+        try:
+            is_link = stat.S_ISLNK(os.lstat(place).st_mode)
+        except OSError as error:
+            if error.errno not in SETTLED:
+                scan.skips.append(unread(root.id, path, error))
             continue
-        if place.is_symlink() and not root.follow:
+        if is_link and not root.follow:
             scan.skips.append(Skip(root.id, path, "a symbolic link, which is not followed (--follow-links does)"))
             continue
         found = see(root.id, path, place, follow=root.follow)

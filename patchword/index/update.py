@@ -67,6 +67,8 @@ class Update:
     _indexed: int = field(default=0, init=False)
     _broken: int = field(default=0, init=False)
     _dropped: int = field(default=0, init=False)  # items whose file has changed and can not be indexed
+    _outdated: int = field(default=0, init=False)  # those whose file has changed and can not be read now
+    _unread: int = field(default=0, init=False)  # files that were to be encoded and can not be read now
     _restored: Restored = field(default_factory=Restored, init=False)
 
     def run(self, scan: Scan, scopes: Sequence[Scope], *, removes: bool, moves: bool, retry: bool = False) -> Changes:
@@ -90,18 +92,19 @@ class Update:
         self._restore(plan, {item.id: item.hash for item in known.values()})
         self._encode(plan, set(known))
         write_skipped(self.writer)
-        dead = [skip for skip in plan.skips if (skip.root, skip.path) in known]
+        dead = [skip for skip in plan.skips if (skip.root, skip.path) in known and not skip.is_unknown]
         changed = sum((seen.root, seen.path) in known for seen in plan.encode)
-        again, unreadable = self._restored.done, len(self._restored.skips)
+        again, unread = self._restored.done, sum(skip.is_unknown for skip in self._restored.skips)
+        unreadable = len(self._restored.skips) - unread
         gone = {*plan.gone, *(known[skip.root, skip.path].id for skip in dead)}
         return Changes(
             found=scan.found,
             indexed=self._indexed + again,
             moved=sum(one not in self.lost for one, _, _ in plan.moved),
             unchanged=plan.unchanged + sum(one not in self.lost for one, _, _ in plan.touched),
-            skipped=len(plan.skips) + self._broken + unreadable,
+            skipped=len(plan.skips) + self._broken + len(self._restored.skips),
             removed=len(gone) + self._dropped + unreadable,
-            replaced=changed - self._dropped,
+            replaced=changed - self._dropped - self._outdated,
             ignored=scan.ignored,
             unseen=len(scan.closed),
             images=count_items(self.writer.connection),
@@ -109,6 +112,7 @@ class Update:
             seconds=round(time.monotonic() - self.started, 3),
             restored=again,
             lost=len(gone & self.lost) + unreadable,
+            unreachable=sum(skip.is_unknown for skip in plan.skips) - len(scan.closed) + self._unread + unread,
         )
 
     def _known(self, scopes: Sequence[Scope]) -> tuple[dict[Place, Known], dict[Place, Skip]]:
@@ -136,6 +140,10 @@ class Update:
             unskip=[place for place in plan.unskip if place not in encode],  # those go with their shard
         )
 
+    def open(self) -> None:
+        """Load what encodes, before anything is changed that it is needed for."""
+        self._source.open()
+
     @cached_property
     def _source(self) -> Source:
         """What turns files into batches, opened when something is to be encoded."""
@@ -161,7 +169,11 @@ class Update:
                 bad = [found] if isinstance(found, Skip) else self._take(pending, found)
                 skips += bad
                 self._broken += len(bad)
-                self._dropped += sum((skip.root, skip.path) in known for skip in bad)
+                for skip in bad:
+                    was_known = (skip.root, skip.path) in known
+                    self._unread += skip.is_unknown
+                    self._outdated += was_known and skip.is_unknown
+                    self._dropped += was_known and not skip.is_unknown
                 shown.advance(1 if isinstance(found, Skip) else len(found.items), self._note())
                 if pending.bytes >= manifest.shard_mb * 1e6 or time.monotonic() - saved > self.save_every_s:
                     self._save(pending, skips)

@@ -15,12 +15,14 @@ from safetensors import SafetensorError, safe_open
 from patchword.console import ProgressBar
 from patchword.errors import CheckpointError
 from patchword.index.damage import shard_damage
+from patchword.index.given_up import GIVEN_UP
 from patchword.index.layout import IndexFolder, open_folder
 from patchword.index.live import live_places
 from patchword.index.lock import writer_lock
 from patchword.index.manifest import Manifest, read_manifest
 from patchword.index.model_hash import hash_checkpoint
 from patchword.index.results import Verified
+from patchword.index.scan import UNREACHED
 from patchword.index.schema import KINDS, connect_to_read, meta
 from patchword.index.shards import Array, Shard, open_shard
 
@@ -62,7 +64,8 @@ class _Check:
         self.problems += [
             f"catalog.sqlite: {row[0]}" for row in self.connection.execute("PRAGMA integrity_check") if row[0] != "ok"
         ]
-        total = self.connection.execute("SELECT coalesce(sum(bytes), 0) FROM shards").fetchone()[0]
+        query = "SELECT coalesce(sum(bytes), 0) FROM shards WHERE kind IN (?, ?)"
+        total = self.connection.execute(query, KINDS).fetchone()[0]
         counts = dict[str, int]()
         everything: list[Array] = []
         with ProgressBar(total, "verifying", "bytes", console) as shown:
@@ -73,7 +76,11 @@ class _Check:
         self._ids(np.concatenate(everything))
         self._rows()
         self._model()
-        return Verified(tuple(self.problems), counts["image"], counts["caption"], self.shards, self.bytes, self.damaged)
+        rows = self.connection.execute("SELECT number FROM shards WHERE kind IN (?, ?)", tuple(GIVEN_UP.values()))
+        left = sum(self.place.shard(row[0]).is_file() for row in rows)
+        return Verified(
+            tuple(self.problems), counts["image"], counts["caption"], self.shards, self.bytes, self.damaged, left
+        )
 
     def _kind(self, kind: str, shown: ProgressBar) -> tuple[Array, Array]:
         """Check the shards of a kind; returns the live ids, and all ids."""
@@ -188,7 +195,8 @@ class _Check:
                 "captions name an image that is not there",
             ),
             (
-                "SELECT items.id FROM items JOIN skipped ON skipped.root = items.root AND skipped.path = items.path",
+                "SELECT items.id FROM items JOIN skipped ON skipped.root = items.root AND skipped.path = items.path "
+                f"WHERE skipped.size <> {UNREACHED}",
                 "images are also listed as skipped",
             ),
         ):

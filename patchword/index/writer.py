@@ -22,7 +22,7 @@ from patchword.index.live import live_bits, live_places
 from patchword.index.lock import writer_lock
 from patchword.index.manifest import Manifest, read_manifest
 from patchword.index.records import Known, NewCaption, NewItem, Root
-from patchword.index.scan import Seen, Skip
+from patchword.index.scan import UNREACHED, Seen, Skip
 from patchword.index.schema import (
     KINDS,
     ShardRow,
@@ -43,9 +43,13 @@ class Writer:
 
     def __init__(self, folder: IndexFolder, connection: sqlite3.Connection, manifest: Manifest) -> None:
         self.folder, self.connection, self.manifest = folder, connection, manifest
+        self._followed: dict[int, Path] = {}  # where roots are now, until `settle` registers it
 
     def remove_orphans(self) -> int:
-        """Remove what killed writers and finished compactions left; returns the number of files."""
+        """Remove what killed writers and finished compactions left; returns the number of files.
+
+        The files of shards that were given up are named by the catalog still, and stay.
+        """
         named = {row[0] for row in self.connection.execute("SELECT number FROM shards")}
         orphans = [self.folder.shard(number) for number in self.folder.shard_numbers() if number not in named]
         orphans += [*self.folder.shards.glob(".*.new"), *self.folder.path.glob(".*.new")]
@@ -56,7 +60,14 @@ class Writer:
     def roots(self) -> list[Root]:
         """All roots, in the order in which they were registered."""
         rows = self.connection.execute("SELECT id, path, kind, follow FROM roots ORDER BY id")
-        return [Root(number, Path(path), kind, bool(follow)) for number, path, kind, follow in rows]
+        return [
+            Root(number, self._followed.get(number, Path(path)), kind, bool(follow))
+            for number, path, kind, follow in rows
+        ]
+
+    def follow_root(self, number: int, place: Path) -> None:
+        """Take a root to be at another place; it is registered with what the next `settle` finds out there."""
+        self._followed[number] = place
 
     def known(self, root: int) -> dict[str, Known]:
         """The items of a root by path."""
@@ -212,20 +223,23 @@ class Writer:
         skips: Sequence[Skip] = (),
         unskip: Sequence[tuple[int, str]] = (),
     ) -> None:
-        """Register, in one transaction, all that a sync finds out without encoding.
+        """Register, in one transaction, all that a sync finds out without encoding, and where roots are now.
 
         Args:
             touched: id, file and time of reading: the same content with another time of change.
             moved: the same at another path; an item that is at that path and does not move itself is removed.
             gone: ids of items without a file.
-            skips: files that can not be indexed; an item at the path of one is removed.
+            skips: files that can not be indexed; an item at the path of one is removed, unless nothing is known of it.
             unskip: root and path of files that are not skipped any more.
         """
-        if not (touched or moved or gone or skips or unskip):
+        if not (touched or moved or gone or skips or unskip or self._followed):
             return
         with transaction(self.connection) as connection:
+            connection.executemany(
+                "UPDATE roots SET path = ? WHERE id = ?", [(str(place), one) for one, place in self._followed.items()]
+            )
             dead, moving = set(gone), {one for one, _, _ in moved}
-            places = [(seen.root, seen.path) for _, seen, _ in moved] + [(skip.root, skip.path) for skip in skips]
+            places = [(seen.root, seen.path) for _, seen, _ in moved] + _places_of(skips)
             for place in places:
                 row = connection.execute("SELECT id FROM items WHERE root = ? AND path = ?", place).fetchone()
                 if row is not None and row[0] not in moving:
@@ -241,22 +255,23 @@ class Writer:
                 connection.execute("DELETE FROM skipped WHERE root = ? AND path = ?", (seen.root, seen.path))
             connection.executemany("DELETE FROM skipped WHERE root = ? AND path = ?", unskip)
             self._put_skips(skips)
-            if moved or dead:
+            if moved or dead or self._followed:
                 bump_generation(connection)
+        self._followed.clear()
 
     def put_skips(self, skips: Sequence[Skip]) -> None:
-        """Note files that can not be indexed; items at their paths are removed."""
+        """Note files that can not be indexed; items at their paths are removed, as `settle` does."""
         self.settle(skips=skips)
 
     def _put_skips(self, skips: Sequence[Skip]) -> None:
-        for skip in skips:
-            row = self.connection.execute(
-                "SELECT id FROM items WHERE root = ? AND path = ?", (skip.root, skip.path)
-            ).fetchone()
+        for place in _places_of(skips):
+            row = self.connection.execute("SELECT id FROM items WHERE root = ? AND path = ?", place).fetchone()
             if row is not None:
                 self._kill([row[0]])
         self.connection.executemany(
-            "INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO skipped VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (root, path) DO UPDATE SET "
+            "size = excluded.size, mtime = excluded.mtime, reason = excluded.reason, sticky = excluded.sticky "
+            f"WHERE NOT (sticky AND excluded.size = {UNREACHED})",  # what was removed on purpose stays out
             [(s.root, s.path, s.size, s.mtime, s.reason, int(s.sticky)) for s in skips],
         )
 
@@ -286,6 +301,11 @@ class Writer:
             self.connection.execute(
                 "UPDATE shards SET live = ?, alive = ? WHERE number = ?", (live_bits(count, removed), len(left), number)
             )
+
+
+def _places_of(skips: Sequence[Skip]) -> list[tuple[int, str]]:
+    """Root and path of the skipped files that can not be in the index; those of which nothing is known may be."""
+    return [(skip.root, skip.path) for skip in skips if not skip.is_unknown]
 
 
 def whole_shard(number: int, kind: str, ids: Array, lengths: Array, written: Written) -> ShardRow:

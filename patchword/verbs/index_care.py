@@ -37,7 +37,8 @@ class Compact:
         else:
             say(
                 f"{done.shards_before:,} vector files of {size_text(done.bytes_before)} are {done.shards_after:,} of "
-                f"{size_text(done.bytes_after)}; {done.dropped:,} removed items are gone."
+                f"{size_text(done.bytes_after)}; {done.dropped:,} removed items are gone"
+                + (f", {done.cleared:,} files that had been given up as well." if done.cleared else ".")
             )
         return 0
 
@@ -113,6 +114,11 @@ class Verify:
             say(
                 f"{len(found.problems):,} problems in {found.shards:,} vector files ({size_text(found.bytes)}), "
                 f"{found.images:,} images and {found.captions:,} captions."
+            )
+        if found.given_up:
+            note(
+                f"{found.given_up:,} vector files that a sync gave up as missing or damaged are still there: `index "
+                "sync` uses those that are whole and needed, `index compact` deletes those of which nothing is needed"
             )
         if found.damaged:
             note(f"to encode again what is in damaged files: patchword index sync {self.index} --verify")

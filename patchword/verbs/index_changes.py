@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from patchword.errors import ConfigError
 from patchword.verbs.index_console import progress_console
-from patchword.verbs.options import Device, OptionalPath, OptionalText, OutPath, Strings, device_of
+from patchword.verbs.options import Device, OptionalPath, OptionalText, OutPath, Strings, device_asked
 from patchword.verbs.output import note, say, say_json
 
 HOW = arg(metavar="HOW", help_behavior_hint="")
@@ -40,7 +40,7 @@ class Encoding:
             "model": self.model,
             "batch": self.batch,
             "threads": self.threads,
-            "device": device_of(self.device),
+            "device": device_asked(self.device),
             "console": progress_console(self.json),
         }
 
@@ -146,7 +146,7 @@ class Remove:
 
     Attributes:
         index: the index.
-        images: ids, or paths of files or folders.
+        images: ids (7, or id:7 where a folder is called 7), or paths of files or folders (./7).
         where: all for which a filter holds, such as "width < 200 or tag = 'blurred'".
         json: print JSON.
     """
@@ -178,6 +178,7 @@ class Sync(Encoding):
         columns: CSV or JSON Lines of your own columns, keyed by path.
         allow_empty: a folder may have lost all its pictures.
         verify: read all vector files, and encode again what is damaged; missing and cut ones are seen anyway.
+        restore: encode again also where most vector files are missing.
     """
 
     index: Positional[Path]
@@ -185,6 +186,7 @@ class Sync(Encoding):
     columns: OptionalPath = None
     allow_empty: bool = False
     verify: bool = False
+    restore: bool = False
 
     def run(self) -> int:
         """Sync."""
@@ -196,6 +198,7 @@ class Sync(Encoding):
             columns=self.columns,
             allow_empty=self.allow_empty,
             verify=self.verify,
+            restore=self.restore,
             **self.encoding(),
         )
         return _say_changes(changes, self.index, self.json)
@@ -239,7 +242,7 @@ class Captions:
             clear=self.clear,
             model=self.model,
             batch=self.batch,
-            device=device_of(self.device),
+            device=device_asked(self.device),
             console=progress_console(self.json),
         )
         if self.json:
@@ -288,6 +291,8 @@ def _say_changes(changes: Any, place: Path, json: bool) -> int:
     say(f"{changes.line()}. '{place}' holds {changes.images:,} images ({changes.seconds:.1f} s).")
     for reason in changes.damage:
         note(f"damaged: {reason}")
+    if changes.taken_back:
+        note(f"{len(changes.taken_back):,} vector files that had been given up are whole, and are used again")
     if changes.restored_captions or changes.lost_captions:
         note(
             f"{changes.restored_captions:,} captions that had lost their vectors were encoded again, "

@@ -51,6 +51,15 @@ def device_of(name: str) -> str:
     return name
 
 
+def device_asked(name: str) -> str:
+    """The same for verbs that may end without a model: ``auto`` is left to ``load``, so that torch is not imported.
+
+    Raises:
+        ConfigError: see ``device_of``.
+    """
+    return name if name in ("auto", "cpu") else device_of(name)
+
+
 def takes_overrides(function: F) -> F:
     """Mark a verb that accepts dotted options (``--train.lr 1e-4``) beside its own."""
     function.takes_overrides = True  # type: ignore[attr-defined]

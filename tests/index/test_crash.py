@@ -17,7 +17,7 @@ from small import environment
 from store_toys import save_picture, save_pictures, save_pixel_model
 
 from patchword.errors import DataError
-from patchword.index import Catalog, open_snapshot, sync, verify
+from patchword.index import Catalog, compact, open_snapshot, sync, verify
 from patchword.index.catalog import Item
 from patchword.index.file_bytes import hash_bytes
 from patchword.index.layout import is_index
@@ -276,3 +276,28 @@ def test_a_killed_restoration_is_finished_by_the_next_sync(zygote: Zygote, model
         sync(world.index, model=model, batch=2)
         assert (open_snapshot(world.index).ids.tolist(), world.held()) == (ids, world.files()), what
     assert stages == {True, "searchable"}, "an error that does not say what to do, or every kill at one stage"
+
+
+def test_files_that_come_back_after_a_killed_restoration_are_not_lost(
+    zygote: Zygote, model: Model, tmp_path: Path
+) -> None:
+    world = World(tmp_path, model, 5)
+    save_pictures(world.pictures, 5)
+    zygote.run(
+        "build",
+        {"folder": str(world.pictures), "out": str(world.index), "shard_mb": TINY, "batch": 2, "threads": 1},
+    )
+    assert world.held() == world.files()
+    ids, away, backup = open_snapshot(world.index).ids.tolist(), tmp_path / "away", tmp_path / "backup"
+    shutil.move(world.index / "shards", away)
+    (world.index / "shards").mkdir()
+    shutil.copytree(world.index, backup)
+    arguments = {"index": str(world.index), "batch": 2, "threads": 1, "restore": True}
+    used = set()
+    for what in kills(zygote, world, "sync", arguments, backup):
+        shutil.copytree(away, world.index / "shards", dirs_exist_ok=True)  # the disk is there again
+        used.add(len(sync(world.index, model=model, batch=2).taken_back))
+        assert (open_snapshot(world.index).ids.tolist(), world.held()) == (ids, world.files()), what
+        compact(world.index)
+        assert (open_snapshot(world.index).ids.tolist(), world.held()) == (ids, world.files()), what
+    assert len(used) > 1, "every kill came at the same stage"

@@ -86,7 +86,7 @@ def _continued(place: IndexFolder, saved: Saved, snapshot: Snapshot) -> tuple[Fi
         if backend_class(saved.backend).is_on_server:
             raise
         return None
-    if len(snapshot) > max(2000, GROWTH * fit.learnt_from) or len(snapshot) < fit.learnt_from / 4:
+    if fit.width == 0 or len(snapshot) > max(2000, GROWTH * fit.learnt_from) or len(snapshot) < fit.learnt_from / 4:
         return None
     gone = np.setdiff1d(ids, snapshot.ids, assume_unique=True)
     fresh = np.flatnonzero(~np.isin(snapshot.ids, ids, assume_unique=True))
