@@ -118,6 +118,8 @@ def test_the_examples_parse(verb: str, entry: Any, monkeypatch: pytest.MonkeyPat
         (["extract", "clip", "x", "--clip", "m", "--device", "tpu"], "unknown device 'tpu'"),
         (["explain", "x", "0", "a dog", "--model", "y"], "--model names the model of an index"),
         (["evaluate", "x", "--scores", "y.npy"], "not both"),
+        (["evaluate", "--scores", "y.npy", "--name", "f30k"], "--name does not go with saved scores without --data"),
+        (["evaluate", "y.npy", "--limit", "5"], "--limit does not go with saved scores without --data"),
         (["ensemble", "a.npy"], "an ensemble of 1 matrices"),
         (
             ["bench", "everything"],

@@ -122,6 +122,8 @@ class Options:
                 self._refuse(f"--protocol {self.protocol}, which scores captions or pictures of its own", *SCORING)
             return self._benchmark()
         self._refuse("a named protocol", "annotations", "caption_ids")
+        if not self.runs and self.data is None:
+            self._refuse("saved scores without --data: --protocol says what they are", "name", "split", "limit")
         if self.seeds:
             return self._seeds()
         if self.banks is not None:
