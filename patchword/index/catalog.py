@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,9 @@ from patchword.errors import DataError
 from patchword.index import schema
 from patchword.index.filters import BUILT_IN, Column, compile_filter
 from patchword.index.layout import IndexFolder, open_folder
-from patchword.index.schema import connect_to_read, one_view
+from patchword.index.schema import connect_to_read, identity, look, one_view
 
+T = TypeVar("T")
 Value = str | int | float | None
 
 _FIELDS = (
@@ -88,6 +89,8 @@ class CaptionItem:
 class Catalog:
     """The catalog of an index, for reading, from any number of threads. Every call sees the newest generation.
 
+    It goes on reading the index that it was opened with when the folder, or a link to it, leads to another one.
+
     Args:
         folder: an index.
 
@@ -97,34 +100,84 @@ class Catalog:
 
     def __init__(self, folder: Path | str | IndexFolder) -> None:
         self.folder = open_folder(folder)
+        self._identity = identity(self.folder)
         self._free: list[sqlite3.Connection] = []
-        self._guard = threading.Lock()
+        self._in_use = 0
+        self._guard = threading.Condition()
         self._is_open = True
-        with self._connection():
-            pass
+        weakref.finalize(self, _close_all, self._free)  # when no search holds it any more
+        self.generation()
 
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection that nobody else uses meanwhile; there are as many as were ever used at once."""
-        with self._guard:
-            found = self._free.pop() if self._free else None
-        connection = found if found is not None else connect_to_read(self.folder)
+    def is_replaced(self) -> bool:
+        """Whether another catalog lies at the place of this one.
+
+        Raises:
+            DataError: none does.
+        """
+        return identity(self.folder) != self._identity
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What some reading gives, with a connection that nobody else uses meanwhile.
+
+        One that expects no writer is good for one look, and never kept.
+        """
+        connection = self._taken()
+        if connection is None:
+            found = look(self.folder, work)
+            if self._is_elsewhere():
+                raise self._replaced()
+            return found
         try:
-            yield connection
+            return work(connection)
         finally:
             with self._guard:
+                self._in_use -= 1
                 if self._is_open:
                     self._free.append(connection)
                 else:
                     connection.close()
+                self._guard.notify()
+
+    def _taken(self) -> sqlite3.Connection | None:
+        """A kept connection, or a new one: there are as many as were ever used at once. None where none can be kept.
+
+        Once another catalog lies at the place, there can be no new ones: then one is waited for.
+
+        Raises:
+            DataError: the catalog can not be read, or is another one and no connection to the old one is left.
+        """
+        with self._guard:
+            while not self._free:
+                if not self._is_elsewhere():
+                    connection = connect_to_read(self.folder)
+                    if connection.is_immutable:
+                        connection.close()
+                        return None
+                    if not self._is_elsewhere():
+                        self._in_use += 1
+                        return connection
+                    connection.close()  # it was replaced just now
+                if not self._in_use:
+                    raise self._replaced()
+                self._guard.wait()
+            self._in_use += 1
+            return self._free.pop()
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the place leads to another catalog, or to none."""
+        try:
+            return self.is_replaced()
+        except DataError:
+            return True
+
+    def _replaced(self) -> DataError:
+        return DataError(f"'{self.folder.catalog}' was replaced, or is gone. Open the index again.")
 
     def close(self) -> None:
         """Close the connections."""
         with self._guard:
             self._is_open = False
-            for connection in self._free:
-                connection.close()
-            self._free.clear()
+            _close_all(self._free)
 
     def __enter__(self) -> Catalog:
         return self
@@ -134,37 +187,34 @@ class Catalog:
 
     def generation(self) -> int:
         """A number that grows with every change of what is in the index."""
-        with self._connection() as connection:
-            return schema.generation(connection)
+        return self._read(schema.generation)
 
     def count(self, kind: str = "image") -> int:
         """Number of images, or of captions."""
         query = "SELECT coalesce(sum(alive), 0) FROM shards WHERE kind = ?"
-        with self._connection() as connection:
-            return int(connection.execute(query, (kind,)).fetchone()[0])
+        return self._read(lambda connection: int(connection.execute(query, (kind,)).fetchone()[0]))
 
     def columns(self) -> dict[str, str]:
         """The columns a filter may name, with their types: ``text``, ``integer`` or ``real``."""
-        with self._connection() as connection:
-            return {name: column.type for name, column in self._columns(connection).items()}
-
-    def _columns(self, connection: sqlite3.Connection) -> dict[str, Column]:
-        own = connection.execute("SELECT name, type, id FROM user_columns ORDER BY id").fetchall()
-        return {**BUILT_IN, **{name: Column(f"items.u{number}", kind) for name, kind, number in own}}
+        return {name: column.type for name, column in self._read(_columns).items()}
 
     def find(self, ids: Iterable[int] | NDArray[np.int64]) -> dict[int, Item]:
         """The items of these ids that are still in the index."""
         wanted = json.dumps([int(one) for one in ids])
-        with self._connection() as connection, one_view(connection):
-            own = connection.execute("SELECT name, id FROM user_columns ORDER BY id").fetchall()
-            fields = ", ".join([*_FIELDS, *(f"items.u{number}" for _, number in own)])
-            rows = connection.execute(
-                f"SELECT {fields} FROM items JOIN roots ON roots.id = items.root "
-                "WHERE items.id IN (SELECT value FROM json_each(?))",
-                (wanted,),
-            ).fetchall()
-        names = [name for name, _ in own]
-        return {row[0]: _item(row, names) for row in rows}
+
+        def read(connection: sqlite3.Connection) -> dict[int, Item]:
+            with one_view(connection):
+                own = connection.execute("SELECT name, id FROM user_columns ORDER BY id").fetchall()
+                fields = ", ".join([*_FIELDS, *(f"items.u{number}" for _, number in own)])
+                rows = connection.execute(
+                    f"SELECT {fields} FROM items JOIN roots ON roots.id = items.root "
+                    "WHERE items.id IN (SELECT value FROM json_each(?))",
+                    (wanted,),
+                ).fetchall()
+            names = [name for name, _ in own]
+            return {row[0]: _item(row, names) for row in rows}
+
+        return self._read(read)
 
     def items(self, ids: Sequence[int] | NDArray[np.int64]) -> list[Item]:
         """The items of these ids, in that order. A hit of an older snapshot may be gone: see `find`.
@@ -177,11 +227,9 @@ class Catalog:
 
     def find_captions(self, ids: Iterable[int] | NDArray[np.int64]) -> dict[int, CaptionItem]:
         """The captions of these ids that are still in the index."""
-        with self._connection() as connection:
-            rows = connection.execute(
-                "SELECT id, text, image FROM captions WHERE id IN (SELECT value FROM json_each(?))",
-                (json.dumps([int(one) for one in ids]),),
-            ).fetchall()
+        query = "SELECT id, text, image FROM captions WHERE id IN (SELECT value FROM json_each(?))"
+        wanted = json.dumps([int(one) for one in ids])
+        rows = self._read(lambda connection: connection.execute(query, (wanted,)).fetchall())
         return {row[0]: CaptionItem(*row) for row in rows}
 
     def captions(self, ids: Sequence[int] | NDArray[np.int64]) -> list[CaptionItem]:
@@ -201,11 +249,26 @@ class Catalog:
         Raises:
             ConfigError: the filter can not be read, names an unknown column or compares a text with a number.
         """
-        with self._connection() as connection, one_view(connection):
-            compiled = compile_filter(expression, self._columns(connection))
-            joined = "SELECT items.id FROM items JOIN roots ON roots.id = items.root"
-            rows = connection.execute(f"{joined} WHERE {compiled.sql} ORDER BY items.id", compiled.values)
-            return np.fromiter((row[0] for row in rows), dtype=np.int64)
+
+        def read(connection: sqlite3.Connection) -> NDArray[np.int64]:
+            with one_view(connection):
+                compiled = compile_filter(expression, _columns(connection))
+                joined = "SELECT items.id FROM items JOIN roots ON roots.id = items.root"
+                rows = connection.execute(f"{joined} WHERE {compiled.sql} ORDER BY items.id", compiled.values)
+                return np.fromiter((row[0] for row in rows), dtype=np.int64)
+
+        return self._read(read)
+
+
+def _columns(connection: sqlite3.Connection) -> dict[str, Column]:
+    own = connection.execute("SELECT name, type, id FROM user_columns ORDER BY id").fetchall()
+    return {**BUILT_IN, **{name: Column(f"items.u{number}", kind) for name, kind, number in own}}
+
+
+def _close_all(connections: list[sqlite3.Connection]) -> None:
+    """Close connections that nobody uses."""
+    while connections:
+        connections.pop().close()
 
 
 def _item(row: tuple[Any, ...], names: Sequence[str]) -> Item:
@@ -223,8 +286,4 @@ def _known(found: dict[int, Any], one: int, what: str) -> Any:
 
 def generation(folder: Path | str) -> int:
     """A number that grows with every change of what is in an index: one small read."""
-    connection = connect_to_read(open_folder(folder))
-    try:
-        return schema.generation(connection)
-    finally:
-        connection.close()
+    return look(open_folder(folder), schema.generation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -13,19 +14,17 @@ from patchword.index.about import info as folder_info
 from patchword.index.batch import answer_each
 from patchword.index.calibrate import Calibration
 from patchword.index.catalog import Catalog, Item
-from patchword.index.chances import Chances
 from patchword.index.collection import Collection
 from patchword.index.explain_item import explain_item
-from patchword.index.generations import Generations
 from patchword.index.inputs import reads_regions
 from patchword.index.layout import open_folder
-from patchword.index.manifest import read_manifest
+from patchword.index.manifest import Manifest, read_manifest
 from patchword.index.model_hash import open_model
+from patchword.index.opened import Opened
 from patchword.index.parallel import Cores
 from patchword.index.pooled import PoolSpec
 from patchword.index.query import Answer, Found, FoundCaption, Mode, Part, Picture, Query
 from patchword.index.results import ReaderInfo
-from patchword.index.searching import Searching
 from patchword.index.wanted import How, Wanted
 from patchword.model import Model
 from patchword.types import Alignment
@@ -37,9 +36,6 @@ class Index:
     Attributes:
         folder: of the index.
         model: that it was made with.
-        catalog: what is known about its items.
-        manifest: what it was made with.
-        spec: the vectors of its shortlist.
         clip: of models that read CLIP's vector of a sentence.
     """
 
@@ -48,14 +44,10 @@ class Index:
     ) -> None:
         self.place = open_folder(folder)
         self.folder, self.model = self.place.path, model
-        self.manifest = read_manifest(self.place)
-        self.spec = PoolSpec.of(self.manifest.pooled, model)
-        self.catalog = Catalog(self.place)
-        self.clip, self._cores = clip, Cores(threads)
-        self._chances = Chances(self.place, self.manifest.model.hash, model.method)
-        self._searching = Searching(self.place, model, clip, self.catalog, self._chances)
+        self.clip, self._cores, self._backend = clip, Cores(threads), backend
         model.method.eval()
-        self._generations = Generations(self.place, self.manifest, self.spec, backend, self._cores)
+        self._refreshing = Lock()
+        self._opened = Opened(self.place, model, clip, backend, self._cores)
 
     @classmethod
     def open(
@@ -92,20 +84,54 @@ class Index:
     @property
     def images(self) -> Collection:
         """The images of the generation that is searched now."""
-        return self._generations.now.images
+        return self._opened.generations.now.images
+
+    @property
+    def captions(self) -> Collection:
+        """The captions of the generation that is searched now."""
+        return self._opened.generations.now.captions
+
+    @property
+    def catalog(self) -> Catalog:
+        """What is known about its items."""
+        return self._opened.catalog
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it was made with."""
+        return self._opened.manifest
+
+    @property
+    def spec(self) -> PoolSpec:
+        """The vectors of its shortlist."""
+        return self._opened.spec
 
     @property
     def calibration(self) -> Calibration | None:
         """The fitted probability of a match, read again when its file has changed."""
-        return self._chances.calibration
+        return self._opened.chances.calibration
 
     def refresh(self) -> bool:
-        """Look for a newer generation and take it, while searches go on with the old one.
+        """Look for a newer generation, or a newer shortlist, and take it, while searches go on with the old one.
+
+        Where another index was put in the place of the folder, or a link to it now leads to another one, that is
+        opened, as long as it is of the same model.
 
         Returns:
-            Whether there was one.
+            Whether there was anything newer.
+
+        Raises:
+            DataError: the index is gone or damaged, or another one of another model; searches go on with the old one.
         """
-        return self._generations.refresh(self.catalog)
+        with self._refreshing:
+            now = self._opened
+            if not now.catalog.is_replaced():
+                if now.generations.refresh(now.catalog):
+                    return True
+                if not now.catalog.is_replaced():  # nor meanwhile
+                    return False
+            self._opened = Opened(self.place, self.model, self.clip, self._backend, self._cores, now)
+            return True
 
     def search(self, query: str | Query, k: int = 10, **how: Unpack[How]) -> Answer:
         """The best images for one query; see ``search_batch``."""
@@ -123,8 +149,9 @@ class Index:
             DataError: a query is empty or unknown to the model, or an image can not be encoded.
             ConfigError: the filter can not be read, the mode is unknown, or k is below 1.
         """
-        wanted = Wanted(k, **how)
-        return self._searching.images(self.images, [Query.of(query) for query in queries], wanted) if queries else []
+        wanted, now = Wanted(k, **how), self._opened
+        asked = [Query.of(query) for query in queries]
+        return now.searching.images(now.generations.now.images, asked, wanted) if asked else []
 
     def search_each(self, queries: Sequence[str | Query], k: int = 10, **how: Unpack[How]) -> list[Answer | DataError]:
         """Like `search_batch`, but a query that can not be answered does not stop the others: its place holds the
@@ -159,11 +186,11 @@ class Index:
             DataError: no captions are indexed, or the image can not be encoded.
             ConfigError: the mode is unknown, or k is below 1.
         """
-        wanted = Wanted(k, mode=mode, threshold=threshold)
-        state = self._generations.now
+        wanted, now = Wanted(k, mode=mode, threshold=threshold), self._opened
+        state = now.generations.now
         if not len(state.captions):
             raise DataError("no captions are indexed. Add some with: patchword index captions INDEX FILE")
-        return self._searching.captions(state, image, wanted)
+        return now.searching.captions(state, image, wanted)
 
     def explain(self, id: int, text: str) -> Alignment:
         """Why an indexed image and a text get their score: words x patches, with boxes in 0..1 where they are known.
@@ -171,10 +198,11 @@ class Index:
         Raises:
             DataError: there is no such image, its picture or its features are gone, or the text is unknown.
         """
-        item = self.item(id)
-        snapshot = self.images.snapshot
+        now = self._opened
+        (item,) = now.catalog.items([int(id)])
+        snapshot = now.generations.now.images.snapshot
         boxes = snapshot.boxes(int(snapshot.positions([id])[0]))
-        return explain_item(self.model, self.manifest, item, text, boxes)
+        return explain_item(self.model, now.manifest, item, text, boxes)
 
     def item(self, id: int) -> Item:
         """What is known about an image.
@@ -202,7 +230,7 @@ class Index:
 
     def info(self) -> ReaderInfo:
         """Say what the index answers from now."""
-        state = self._generations.now
+        state = self._opened.generations.now
         return ReaderInfo(
             images=len(state.images),
             captions=len(state.captions),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, Literal
 
 from patchword.index.catalog import Catalog
@@ -13,8 +12,11 @@ from patchword.index.layout import IndexFolder
 from patchword.index.manifest import Manifest
 from patchword.index.parallel import Cores
 from patchword.index.pooled import PoolSpec
-from patchword.index.shortlist.view import open_shortlist
-from patchword.index.snapshot import open_snapshot
+from patchword.index.shortlist.saved import read_saved
+from patchword.index.shortlist.view import Shortlist, open_shortlist
+from patchword.index.snapshot import Snapshot, open_snapshot
+
+Kind = Literal["image", "caption"]
 
 
 @dataclass(frozen=True)
@@ -34,35 +36,70 @@ class Generations:
         spec: the vectors of its shortlist.
         backend: options of the shortlist's backend that are other here than in the manifest.
         cores: threads that score.
+        before: of another index at the same place, whose open files are used again where they are also of this one.
 
     Attributes:
         now: the generation that is searched.
     """
 
     def __init__(
-        self, place: IndexFolder, manifest: Manifest, spec: PoolSpec, backend: Mapping[str, Any], cores: Cores
+        self,
+        place: IndexFolder,
+        manifest: Manifest,
+        spec: PoolSpec,
+        backend: Mapping[str, Any],
+        cores: Cores,
+        before: State | None = None,
     ) -> None:
         self.place, self.manifest, self.spec, self.cores = place, manifest, spec, cores
         self._options = {**manifest.backend.options, **backend}
-        self._refreshing = Lock()
-        self.now = State(self._open("image"), self._open("caption"))
+        self._tried: dict[str, str] = {}  # folder of the saved shortlist that was read last, or could not be read
+        self.now = State(
+            self._opened("image", None if before is None else before.images),
+            self._opened("caption", None if before is None else before.captions),
+        )
 
     def refresh(self, catalog: Catalog) -> bool:
-        """Take over the newest generation that the catalog knows; says whether it was not the one of ``now``."""
-        with self._refreshing:
-            now = self.now
-            if catalog.generation() == now.images.snapshot.generation:
-                return False
-            self.now = State(self._open("image", now.images), self._open("caption", now.captions))
-            return True
+        """Take over what is newer: a generation of the catalog, or the shortlist that a writer saves after it.
 
-    def _open(self, kind: Literal["image", "caption"], before: Collection | None = None) -> Collection:
-        """The items of a kind, with the open files of the generation before where they still serve."""
-        snapshot = open_snapshot(self.place, kind)
-        if before is not None and before.shortlist.is_current(self.place, kind):
-            return before.advanced(snapshot, before.shortlist.advanced(snapshot))
-        method = self.manifest.model.method
-        shortlist = open_shortlist(self.place, snapshot, method, self.manifest.pooled, self._options)
-        if before is None:
-            return Collection(snapshot, shortlist, self.spec, self.cores)
-        return before.advanced(snapshot, shortlist)
+        Says whether there was anything. Nothing is taken over when the catalog was replaced meanwhile, for then it is
+        not known of which index it is.
+        """
+        now, newest = self.now, catalog.generation()
+        found = State(self._advanced("image", now.images, newest), self._advanced("caption", now.captions, newest))
+        if (found.images is now.images and found.captions is now.captions) or catalog.is_replaced():
+            return False
+        self.now = found
+        return True
+
+    def _advanced(self, kind: Kind, now: Collection, newest: int) -> Collection:
+        """The items of a kind as they are by now; the same object where nothing is newer."""
+        snapshot, shortlist, is_older = now.snapshot, now.shortlist, now.snapshot.generation != newest
+        if is_older:
+            snapshot = open_snapshot(self.place, kind, before=snapshot)
+        if self._has_newer_shortlist(kind):
+            shortlist = self._shortlist(kind, snapshot)
+        elif is_older:
+            shortlist = shortlist.advanced(snapshot)
+        else:
+            return now
+        return now.advanced(snapshot, shortlist)
+
+    def _opened(self, kind: Kind, before: Collection | None) -> Collection:
+        """The items of a kind for the first time."""
+        snapshot = open_snapshot(self.place, kind, before=None if before is None else before.snapshot)
+        return Collection(snapshot, self._shortlist(kind, snapshot), self.spec, self.cores, before)
+
+    def _has_newer_shortlist(self, kind: Kind) -> bool:
+        """Whether a saved shortlist of this index lies there that was not read yet."""
+        saved = read_saved(self.place, kind)
+        return saved is not None and saved.pooled == self.manifest.pooled and saved.folder != self._tried.get(kind)
+
+    def _shortlist(self, kind: Kind, snapshot: Snapshot) -> Shortlist:
+        """The saved shortlist, or one in memory; what could not be read is not tried again until there is another."""
+        there = read_saved(self.place, kind)
+        found = open_shortlist(self.place, snapshot, self.manifest.model.method, self.manifest.pooled, self._options)
+        read = found.saved or there
+        if read is not None:
+            self._tried[kind] = read.folder
+        return found

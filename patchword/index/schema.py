@@ -1,15 +1,20 @@
 """The catalog's tables, how they are opened, and the statements that several modules need.
 
-There is one writer, and any number of readers that never wait for it.
+There is one writer, and any number of readers that never wait for it. Writers leave the log and its index
+(``catalog.sqlite-wal``, emptied, and ``-shm``) in the folder: a reader that may not make them needs them to follow.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 from patchword.errors import DataError
 from patchword.index.layout import IndexFolder
@@ -40,6 +45,9 @@ CREATE TABLE skipped (
 """
 KINDS = ("image", "caption")  # of items, each with shards of their own
 WAIT_S = 30.0
+T = TypeVar("T")
+_LEAVE_MS = 1000  # that a writer waits at its end for readers, before it leaves the log as it is
+_LOOKS = 20  # at a catalog that changes while it is read without a lock
 
 
 def create(path: Path) -> None:
@@ -57,11 +65,33 @@ def connect_to_write(path: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA synchronous = FULL")  # a commit outlives a loss of power
         yield connection
     finally:
-        connection.close()
+        _leave(connection, path)
 
 
-def connect_to_read(folder: IndexFolder) -> sqlite3.Connection:
-    """A connection that can only read; on a read-only disk, one that expects no writer.
+def _leave(connection: sqlite3.Connection, path: Path) -> None:
+    """Close a connection that writes: all goes into the catalog's file, and the log stays, empty.
+
+    SQLite takes the log away when the last connection closes that may write, so one that may only read is the last.
+    Where that does not work (a full disk, a catalog that is not made yet), the log is left as SQLite leaves it.
+    """
+    with contextlib.ExitStack() as last, contextlib.closing(connection), contextlib.suppress(sqlite3.Error):
+        last.enter_context(contextlib.closing(_open(path, "mode=ro")))
+        connection.execute(f"PRAGMA busy_timeout = {_LEAVE_MS}")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+class ReadConnection(sqlite3.Connection):
+    """A connection that can only read.
+
+    Attributes:
+        is_immutable: it takes no lock and expects no writer: good for one look, see `look`.
+    """
+
+    is_immutable: bool = False
+
+
+def connect_to_read(folder: IndexFolder) -> ReadConnection:
+    """A connection that can only read; on a read-only disk without a writer's log, one that expects no writer.
 
     Raises:
         DataError: the catalog can not be read.
@@ -69,16 +99,92 @@ def connect_to_read(folder: IndexFolder) -> sqlite3.Connection:
     try:
         return _open(folder.catalog, "mode=ro")
     except sqlite3.Error as error:
+        if not may_be_immutable(folder):
+            _refuse(folder, error)
         try:
-            return _open(folder.catalog, "mode=ro&immutable=1") if _is_read_only(folder) else _refuse(folder, error)
+            connection = _open(folder.catalog, "mode=ro&immutable=1")
         except sqlite3.Error as second:
-            return _refuse(folder, second)
+            _refuse(folder, second)
+        connection.is_immutable = True
+        return connection
 
 
-def _open(path: Path, how: str) -> sqlite3.Connection:
+def look(folder: IndexFolder, work: Callable[[ReadConnection], T]) -> T:
+    """Read something with a connection of its own.
+
+    A connection that expects no writer may have seen pages of two states when there was one after all: then the
+    catalog's file is not as it was before, and it is read again.
+
+    Args:
+        folder: an index.
+        work: reads; it may be called again.
+
+    Raises:
+        DataError: the catalog can not be read.
+    """
+    for _ in range(_LOOKS):
+        before = _stamp(folder)
+        with contextlib.closing(connect_to_read(folder)) as connection:
+            try:
+                found = work(connection)
+            except Exception:
+                if not connection.is_immutable or _stamp(folder) == before:
+                    raise
+                continue
+        if not connection.is_immutable or _stamp(folder) == before:
+            return found
+    raise DataError(f"'{folder.catalog}' is rewritten faster than it can be read. Try again.")
+
+
+def identity(folder: IndexFolder) -> tuple[int, int]:
+    """Device and inode of the catalog: others when the folder, or a link to it, leads to another index.
+
+    Raises:
+        DataError: it is gone.
+    """
+    try:
+        about = folder.catalog.stat()
+    except OSError as error:
+        raise DataError(f"'{folder.catalog}' can not be read: {error.strerror}. Is the disk mounted?") from None
+    return about.st_dev, about.st_ino
+
+
+def may_be_immutable(folder: IndexFolder) -> bool:
+    """Whether a catalog that can not be opened as usual may be read without looking at a log.
+
+    Only where nothing can be written, and where no log holds what the catalog's file lacks.
+    """
+    log = _log_of(folder)
+    return _is_read_only(folder) and (log is None or log == 0)
+
+
+def _log_of(folder: IndexFolder) -> int | None:
+    """Bytes of the writers' log; None where there is none."""
+    try:
+        return folder.catalog.with_name(f"{folder.catalog.name}-wal").stat().st_size
+    except OSError:
+        return None
+
+
+def _stamp(folder: IndexFolder) -> tuple[int, ...]:
+    """What changes when the catalog is written to."""
+    log = _log_of(folder)
+    try:
+        about = folder.catalog.stat()
+    except OSError:
+        return (-1 if log is None else log,)
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, -1 if log is None else log
+
+
+def _open(path: Path, how: str) -> ReadConnection:
     name = path.resolve().as_uri()  # percent-encoded, so that no name becomes an option
     connection = sqlite3.connect(
-        f"{name}?{how}", uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False
+        f"{name}?{how}",
+        uri=True,
+        timeout=WAIT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=ReadConnection,
     )
     try:
         generation(connection)
@@ -93,13 +199,29 @@ def _is_read_only(folder: IndexFolder) -> bool:
         probe = folder.path / ".probe"
         probe.touch()
         probe.unlink()
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
     return False
 
 
-def _refuse(folder: IndexFolder, error: sqlite3.Error) -> sqlite3.Connection:
-    raise DataError(f"'{folder.catalog}' can not be read: {error}. Restore it from a copy, or build the index again.")
+def _refuse(folder: IndexFolder, error: sqlite3.Error) -> NoReturn:
+    """Say why the catalog can not be read.
+
+    Raises:
+        DataError: always.
+    """
+    name = folder.catalog
+    try:
+        os.close(os.open(name, os.O_RDONLY))
+    except OSError as reason:
+        if reason.errno in (errno.EMFILE, errno.ENFILE):
+            raise DataError(f"'{name}' can not be opened: {reason.strerror}. Allow more with: ulimit -n") from None
+    if _is_read_only(folder) and _log_of(folder):
+        raise DataError(
+            f"'{name}' can not be read: the log beside it ({_log_of(folder):,} bytes) was left by a writer that was "
+            "killed, and nothing can be written here. Run patchword index sync where it can be, and copy it again."
+        )
+    raise DataError(f"'{name}' can not be read: {error}. Restore it from a copy, or build the index again.")
 
 
 @contextmanager

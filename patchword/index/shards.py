@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,13 @@ from numpy.typing import NDArray
 
 from patchword.errors import DataError
 from patchword.files import sync_folder
+from patchword.index.handles import HANDLES, Stamp, stamp_of
 
 _NAMES = {"I64": np.int64, "I32": np.int32, "F16": np.float16, "F32": np.float32}
 _CODES = {np.dtype(kind): name for name, kind in _NAMES.items()}
 _ALIGN = 64
 _MAX_HEADER = 1 << 20
+_KEYS = count()
 Array = NDArray[Any]
 
 
@@ -150,18 +152,31 @@ def hash_file(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """An open shard. It is mapped and held open, so that it can be read on when its name is gone.
+    """An open shard. It is mapped, so that it can be read on when its name is gone.
+
+    The map takes one file descriptor; see `patchword.index.handles` for the reading by position.
 
     Attributes:
         path: its file.
         arrays: its tensors by name, mapped.
         starts: byte in the file where each tensor begins.
+        stamp: of the file.
+        key: a number that no other open shard of this process has.
     """
 
     path: Path
     arrays: Mapping[str, Array]
     starts: Mapping[str, int]
-    handle: int = field(repr=False, compare=False)
+    stamp: Stamp = field(repr=False)
+    key: int = field(repr=False, default_factory=lambda: next(_KEYS))
+
+    def is_in_place(self) -> bool:
+        """Whether its name still leads to the file that is mapped.
+
+        Raises:
+            FileNotFoundError: it leads to none.
+        """
+        return stamp_of(self.path.stat()) == self.stamp
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -212,12 +227,10 @@ def open_shard(path: Path) -> Shard:
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        arrays, starts = _map(path, handle)
-    except BaseException:
+        shard = Shard(path, *_map(path, handle), stamp_of(os.fstat(handle)))
+    finally:
         os.close(handle)
-        raise
-    shard = Shard(path, arrays, starts, handle)
-    weakref.finalize(shard, os.close, handle)
+    weakref.finalize(shard, HANDLES.forget, shard.key)
     return shard
 
 
@@ -261,4 +274,7 @@ def _map_privately(handle: int) -> mmap.mmap:
     if os.name != "posix":
         return mmap.mmap(handle, 0, access=mmap.ACCESS_COPY)
     unreserved = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
-    return mmap.mmap(handle, 0, flags=mmap.MAP_PRIVATE | unreserved, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    flags, prot = mmap.MAP_PRIVATE | unreserved, mmap.PROT_READ | mmap.PROT_WRITE
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(handle, 0, flags=flags, prot=prot, trackfd=False)  # and no descriptor
+    return mmap.mmap(handle, 0, flags=flags, prot=prot)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.errors import DataError
+from patchword.index.handles import HANDLES, Handle
 from patchword.index.layout import IndexFolder, open_folder
 from patchword.index.live import live_places
-from patchword.index.schema import KINDS, connect_to_read, generation, one_view
+from patchword.index.open_files import allow_more, refuse_if_too_many
+from patchword.index.schema import KINDS, ReadConnection, generation, look, one_view
 from patchword.index.shards import Shard, open_shard
 from patchword.types import Encoded
 
@@ -32,7 +34,7 @@ TRIES = 20
 class Snapshot:
     """The items of one generation that are not removed. Immutable, and safe to read from several threads.
 
-    Its shard files stay open: it goes on reading them when a compaction has replaced them.
+    Its shard files stay mapped: it goes on reading them when a compaction has replaced them.
 
     Attributes:
         generation: of the catalog when it was taken.
@@ -131,8 +133,9 @@ class Snapshot:
         """Read runs of rows into their places."""
         for number, first, begin, count in runs:
             shard, target = self.shards[number], half[begin : begin + count]
-            if hasattr(os, "preadv"):
-                _read_at(shard, target, shard.starts["vectors"] + first * self.width * 2)
+            handle = HANDLES.of(shard.key, shard.path, shard.stamp) if hasattr(os, "preadv") else None
+            if handle is not None:
+                _read_at(shard, handle, target, shard.starts["vectors"] + first * self.width * 2)
             else:
                 target[:] = shard.vectors[first : first + count]
 
@@ -163,11 +166,11 @@ class Snapshot:
         return self.shards[int(self.shard_of[row])].boxes(int(self.place_of[row]))
 
 
-def _read_at(shard: Shard, target: NDArray[np.float16], place: int) -> None:
+def _read_at(shard: Shard, handle: Handle, target: NDArray[np.float16], place: int) -> None:
     """Fill an array from a place in a shard's file."""
     view = target.reshape(-1).view(np.uint8).data
     while len(view):
-        count = os.preadv(shard.handle, [view], place)
+        count = os.preadv(handle.number, [view], place)
         if count == 0:
             raise DataError(f"'{shard.path}' was cut short. Look at the index with: patchword index verify")
         view, place = view[count:], place + count
@@ -183,28 +186,39 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_readers.cache_clear)  # threads do not live on in a child
 
 
-def open_snapshot(folder: Path | str | IndexFolder, kind: str = "image") -> Snapshot:
+def open_snapshot(folder: Path | str | IndexFolder, kind: str = "image", *, before: Snapshot | None = None) -> Snapshot:
     """The newest generation of an index.
 
     A compaction may take away a shard between reading the catalog and opening the file; then the catalog is read
     again.
 
+    Args:
+        folder: an index.
+        kind: ``image`` or ``caption``.
+        before: a snapshot whose open shards are used again where their files are still in place.
+
     Raises:
-        DataError: there is no index, or a shard that the newest catalog names is missing or damaged.
+        DataError: there is no index, a shard that the newest catalog names is missing or damaged, or this process may
+            not open so many files.
     """
     place = open_folder(folder)
-    before = -1
+    known = {} if before is None else {shard.path: shard for shard in before.shards}
+    last = -1
     for _ in range(TRIES):
         newest, rows = _read_catalog(place, kind)
+        allow_more(sum(place.shard(number) not in known for number, _, _ in rows))
         try:
-            return _assemble(place, kind, newest, rows)
+            return _assemble(place, kind, newest, rows, known)
         except FileNotFoundError as error:
-            if newest == before:
+            if newest == last:
                 raise DataError(
                     f"'{error.filename}' is missing. Restore it, or encode its images again with: "
                     f"patchword index sync {place.path}"
                 ) from None
-            before = newest
+            last = newest
+        except OSError as error:
+            refuse_if_too_many(place.path, len(rows), error)
+            raise
     raise DataError(f"'{place.path}' is rewritten faster than it can be opened. Try again.")
 
 
@@ -212,24 +226,25 @@ def _read_catalog(place: IndexFolder, kind: str) -> tuple[int, list[tuple[int, i
     """Generation, and number, item count and live bits of each shard, in the order of the ids."""
     if kind not in KINDS:
         raise DataError(f"kind {kind!r} of items. Expected one of {', '.join(KINDS)}.")
-    connection = connect_to_read(place)
-    try:
+    query = "SELECT number, count, live FROM shards WHERE kind = ? ORDER BY first"
+
+    def read(connection: ReadConnection) -> tuple[int, list[tuple[int, int, bytes]]]:
         with one_view(connection):
-            newest = generation(connection)
-            rows = connection.execute(
-                "SELECT number, count, live FROM shards WHERE kind = ? ORDER BY first", (kind,)
-            ).fetchall()
-    finally:
-        connection.close()
-    return newest, rows
+            return generation(connection), connection.execute(query, (kind,)).fetchall()
+
+    return look(place, read)
 
 
-def _assemble(place: IndexFolder, kind: str, generation: int, rows: list[tuple[int, int, bytes]]) -> Snapshot:
-    """Open the shards and put what is alive of them side by side."""
+def _assemble(
+    place: IndexFolder, kind: str, generation: int, rows: list[tuple[int, int, bytes]], known: Mapping[Path, Shard]
+) -> Snapshot:
+    """Open the shards that are not open yet, and put what is alive of all side by side."""
     shards: list[Shard] = []
     ids, lengths, shard_of, place_of = [], [], [], []
     for number, count, bits in rows:
-        shard = open_shard(place.shard(number))
+        path = place.shard(number)
+        held = known.get(path)
+        shard = held if held is not None and held.is_in_place() else open_shard(path)
         if len(shard.ids) != count:
             raise DataError(
                 f"'{shard.path}' holds {len(shard.ids)} items. Expected {count}. "

@@ -76,11 +76,11 @@ class StoredSets:
 
     def __init__(self, snapshot: Snapshot, before: StoredSets | None = None) -> None:
         self.snapshot = snapshot
-        known: dict[str, ShardSets] = {} if before is None else before._by_path
-        self._by_path: dict[str, ShardSets] = {
-            str(shard.path): known.get(str(shard.path)) or ShardSets(shard) for shard in snapshot.shards
+        known: dict[int, ShardSets] = {} if before is None else before._by_key
+        self._by_key: dict[int, ShardSets] = {
+            shard.key: known.get(shard.key) or ShardSets(shard) for shard in snapshot.shards
         }
-        self._shards = [self._by_path[str(shard.path)] for shard in snapshot.shards]
+        self._shards = [self._by_key[shard.key] for shard in snapshot.shards]
 
     def take(self, block: Block) -> Encoded:
         """The sets of a block, half-precision."""

@@ -19,6 +19,10 @@ Probability = Annotated[
 Columns = Annotated[
     dict[str, str | int | float | None], Field(description="the user's own columns", examples=[{"tag": "sea"}])
 ]
+Available = Annotated[
+    bool | None,
+    Field(description="whether the picture file is still there; null when its disk did not say in time"),
+]
 Rank = Annotated[int, Field(description="from 1", examples=[1])]
 
 
@@ -82,7 +86,7 @@ class HitOut(BaseModel):
     height: int | None = Field(description="pixels", examples=[480])
     taken: str | None = Field(description="date of the photograph", examples=["2024-05-01T10:00:00"])
     columns: Columns
-    available: bool = Field(description="whether the picture file is still there")
+    available: Available
 
 
 class SearchOut(BaseModel):
@@ -141,7 +145,7 @@ class ItemOut(BaseModel):
     taken: str | None = Field(description="date of the photograph", examples=["2024-05-01T10:00:00"])
     camera: str | None = Field(description="maker and model", examples=["Canon EOS R5"])
     columns: Columns
-    available: bool = Field(description="whether the picture file is still there")
+    available: Available
 
 
 class LimitsOut(BaseModel):

@@ -54,7 +54,7 @@ def require_web() -> None:
     """
     for name in _NEEDED:
         if find_spec(name) is None:
-            raise ConfigError(f"{name} is not installed. pip install 'patchword[web]'")
+            raise ConfigError(f"{name} is not installed. In a clone of patchword: pip install '.[web]'")
 
 
 @contextlib.contextmanager
@@ -102,8 +102,8 @@ def make_server(opened: Index, settings: Settings, place: socket.socket) -> uvic
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
-            about = opened.info()
-            what = f"{about.images:,} images ({about.method}, generation {about.generation})"
+            generation = opened.images.snapshot.generation
+            what = f"{len(opened):,} images ({opened.manifest.model.method}, generation {generation})"
             logging.getLogger("patchword.web").info("serving %s at %s", what, address_of(place))
 
     return Server(

@@ -21,6 +21,7 @@ from patchword.index.query import Answer, Found, FoundCaption, Part, Query
 from patchword.web.batching import Asked, Batcher
 from patchword.web.metrics import Metrics
 from patchword.web.originals import Original, open_original
+from patchword.web.presence import Presence
 from patchword.web.refusals import Refusal
 from patchword.web.schemas import (
     CaptionOut,
@@ -40,6 +41,7 @@ from patchword.web.uploads import decode_upload, from_base64
 from patchword.web.workers import Workers
 
 T = TypeVar("T")
+_LOOKUPS = 2  # threads that look items up
 HIDDEN = {"root"}  # columns whose values are paths of this machine, which a filter could find out letter by letter
 _NAMES = re.compile(r"""'(?:[^']|'')*'|"((?:[^"]|"")*)"|([^\W\d]\w*)""")
 _log = logging.getLogger("patchword.web")
@@ -60,9 +62,13 @@ class Service:
         self.thumbs = ThumbCache(int(settings.cache_mb * 1e6))
         self._refresher: asyncio.Task[None] | None = None
         self.metrics.watch("images", "indexed images", lambda: len(index))
-        self.generation = index.info().generation
         self.metrics.watch("generation", "generation of the index", lambda: self.generation)
         self.metrics.watch("queue", "searches that wait", lambda: self.batcher.waiting)
+
+    @property
+    def generation(self) -> int:
+        """Of the index, as it is searched now."""
+        return self.index.images.snapshot.generation
 
     # ---------------------------------------------------------------- life
 
@@ -71,6 +77,8 @@ class Service:
         self.batcher = Batcher(self.index, self.metrics, waiting=waiting)
         self.pictures = Workers("patchword-pictures", threads, waiting)
         self.thinkers = Workers("patchword-encode", threads, waiting)
+        self.lookups = Workers("patchword-catalog", _LOOKUPS, waiting)  # the catalog only: never behind a picture
+        self.presence = Presence()
         self._is_stopped = False
 
     def start(self) -> None:
@@ -88,6 +96,8 @@ class Service:
         self._is_stopped = True
         self.pictures.stop()
         self.thinkers.stop()
+        self.lookups.stop()
+        self.presence.stop()
         if not await asyncio.to_thread(self.batcher.stop, self.settings.stop_s):
             _log.warning("a search was still being scored after %g s", self.settings.stop_s)
 
@@ -99,7 +109,6 @@ class Service:
             try:
                 if await asyncio.to_thread(self.index.refresh):
                     self.metrics.reloads.inc()
-                    self.generation = self.index.info().generation
                     _log.info("the index has changed: %s images", f"{len(self.index):,}")
                 said = ""
             except Exception as error:  # noqa: BLE001  whatever it is, the old snapshot still answers
@@ -151,7 +160,7 @@ class Service:
     async def captions(self, image: int | bytes, k: int) -> CaptionsOut:
         """Captions for an indexed image, or for a picture file that was sent."""
         self.check(Asked(k))
-        if not self.index.info().has_captions:
+        if not len(self.index.captions):
             raise Refusal(404, "no captions are indexed. Build the index with a caption set to find some.")
         if isinstance(image, int):
             await self.item(image)
@@ -189,7 +198,7 @@ class Service:
         Raises:
             Refusal: 404, it is not in the index.
         """
-        found = await self.pictures.run(lambda: self.index.catalog.find([image]))
+        found = await self.lookups.run(lambda: self.index.catalog.find([image]))
         if image not in found:
             raise Refusal(404, f"there is no image {image}. It was removed, or never there.")
         return found[image]
@@ -197,6 +206,7 @@ class Service:
     async def about(self, image: int) -> ItemOut:
         """An item for the outside."""
         item = await self.item(image)
+        (available,) = await self.presence.of([item])
         return ItemOut(
             id=item.id,
             path=inside(item.path),
@@ -207,7 +217,7 @@ class Service:
             taken=item.taken,
             camera=None if item.camera is None else readable(item.camera),
             columns=item.columns,
-            available=await self.pictures.run(lambda: is_there(item)),
+            available=available,
         )
 
     async def original(self, image: int) -> Original:
@@ -216,8 +226,9 @@ class Service:
         return await self.pictures.run(lambda: open_original(item, self.index.picture(image)))
 
     async def told(self, answer: Answer) -> SearchOut:
-        """An answer for the outside. Whether each file is there is looked up beside the event loop."""
-        hits = await self.pictures.run(lambda: [self._hit(found) for found in answer.hits])
+        """An answer for the outside. Whether each file is there is asked for a short time, beside the event loop."""
+        there = await self.presence.of([found.item for found in answer.hits])
+        hits = await self.lookups.run(lambda: list(map(_hit, answer.hits, there)))
         return SearchOut(
             hits=hits,
             mode=answer.mode,
@@ -226,32 +237,18 @@ class Service:
             took_ms=round(answer.took_ms, 3),
         )
 
-    def _hit(self, found: Found) -> HitOut:
-        item = found.item
-        return HitOut(
-            rank=found.rank,
-            id=found.id,
-            score=found.score,
-            probability=found.probability,
-            path=inside(item.path),
-            width=item.width,
-            height=item.height,
-            taken=item.taken,
-            columns=item.columns,
-            available=is_there(item),
-        )
-
     async def info(self) -> InfoOut:
         """What is served."""
-        about, limits = await self.pictures.run(self.index.info), self.limits
+        index, limits = self.index, self.limits
+        columns = await self.lookups.run(lambda: index.catalog.columns())
         return InfoOut(
-            images=about.images,
-            captions=about.captions,
-            model=Path(self.index.manifest.model.path).name,
-            method=about.method,
-            columns={name: kind for name, kind in about.columns.items() if name not in HIDDEN},
-            generation=about.generation,
-            accepts_pictures=self.index.accepts_pictures,
+            images=len(index),
+            captions=len(index.captions),
+            model=Path(index.manifest.model.path).name,
+            method=index.manifest.model.method,
+            columns={name: kind for name, kind in columns.items() if name not in HIDDEN},
+            generation=self.generation,
+            accepts_pictures=index.accepts_pictures,
             limits=LimitsOut(
                 body_mb=limits.max_body_mb,
                 pixels=limits.max_pixels,
@@ -304,6 +301,22 @@ class Service:
         return run
 
 
+def _hit(found: Found, available: bool | None) -> HitOut:
+    item = found.item
+    return HitOut(
+        rank=found.rank,
+        id=found.id,
+        score=found.score,
+        probability=found.probability,
+        path=inside(item.path),
+        width=item.width,
+        height=item.height,
+        taken=item.taken,
+        columns=item.columns,
+        available=available,
+    )
+
+
 def _caption(found: FoundCaption) -> CaptionOut:
     return CaptionOut(
         rank=found.rank,
@@ -341,11 +354,6 @@ def when(mtime: float) -> str | None:
         return datetime.fromtimestamp(mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (OverflowError, OSError, ValueError):
         return None
-
-
-def is_there(item: Item) -> bool:
-    """Whether the picture file is still where it was; whether it may be sent is judged when it is asked for."""
-    return item.file is not None and item.file.is_file()
 
 
 def readable(text: str) -> str:

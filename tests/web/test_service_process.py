@@ -116,4 +116,4 @@ def test_without_the_web_packages_it_says_what_to_install(
     find = server.find_spec
     monkeypatch.setattr(server, "find_spec", lambda name: None if name == "uvicorn" else find(name))
     said = refused(["serve", small_index], capsys, kind="ConfigError")
-    assert "uvicorn is not installed. pip install 'patchword[web]'" in said
+    assert "uvicorn is not installed. In a clone of patchword: pip install '.[web]'" in said

@@ -262,5 +262,7 @@ def faiss_module() -> Any:
     try:
         import faiss
     except ImportError:
-        raise ConfigError("faiss is not installed. pip install 'patchword[index]', or use the backend exact.") from None
+        raise ConfigError(
+            "faiss is not installed. In a clone of patchword: pip install '.[index]', or use the backend exact."
+        ) from None
     return faiss

@@ -237,7 +237,7 @@ def connect(options: Mapping[str, Any]) -> Any:
     try:
         from pymilvus import MilvusClient
     except ImportError:
-        raise ConfigError("pymilvus is not installed. pip install 'patchword[milvus]'") from None
+        raise ConfigError("pymilvus is not installed. In a clone of patchword: pip install '.[milvus]'") from None
     if "uri" not in options or "collection" not in options:
         raise ConfigError("the backend milvus needs `uri`: a file that ends in .db, or a server's address.")
     token = options.get("token") or ""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from patchword.errors import DataError
@@ -35,7 +36,7 @@ class Shortlist:
 
     Attributes:
         fit: coordinates of items and queries.
-        base: as saved; it may hold items that are gone.
+        base: as saved; it may hold items that are gone, and on a server newer ones, which are not taken from it.
         base_ids: ids in ``base``, ascending.
         fresh: items that ``base`` lacks.
         gone: whether ``base`` holds items that are gone.
@@ -55,6 +56,9 @@ class Shortlist:
         """The ids of about the k best items of each query, best first."""
         among = self.ids if allowed is None and self.gone else allowed
         found, scores = self.base.search(queries, k, among)
+        newer = ~_among(found, self.base_ids)  # a server's collection is the writer's: it may know more than `base_ids`
+        if newer.any():
+            found, scores = np.where(newer, NONE, found), scores.masked_fill(torch.from_numpy(newer), -torch.inf)
         if len(self.fresh):
             more, more_scores = self.fresh.search(queries, k, allowed)
             found = np.concatenate([found, more], axis=1)
@@ -63,10 +67,6 @@ class Shortlist:
             found = np.take_along_axis(found, best, axis=1)
         return [row[row != NONE] for row in found]
 
-    def is_current(self, place: IndexFolder, kind: str) -> bool:
-        """Whether nothing newer is saved than what this was read from."""
-        return read_saved(place, kind) == self.saved
-
     def advanced(self, snapshot: Snapshot) -> Shortlist:
         """This shortlist for another snapshot: new items are held in memory, gone ones are no longer found."""
         known = np.isin(snapshot.ids, self.base_ids, assume_unique=True)
@@ -74,6 +74,13 @@ class Shortlist:
         fresh = ExactIndex(snapshot.ids[rows], self.fit.coordinates(pooled_rows(snapshot, rows)))
         gone = int(known.sum()) < len(self.base_ids)
         return Shortlist(self.fit, self.base, self.base_ids, fresh, gone, snapshot.ids, self.saved)
+
+
+def _among(found: Ids, known: Ids) -> NDArray[np.bool_]:
+    """Which of some ids ``(Q, k)`` are among ascending ones."""
+    if not len(known):
+        return np.zeros(found.shape, dtype=np.bool_)
+    return np.asarray(known[np.minimum(np.searchsorted(known, found), len(known) - 1)] == found)
 
 
 def open_shortlist(
