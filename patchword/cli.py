@@ -150,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if sys.platform == "win32":
+        return fail(2, "patchword runs on Linux and macOS. On Windows run it in WSL, its subsystem for Linux.", False)
     try:
         code = dispatch(words)
         sys.stdout.flush()  # here, where a closed pipe is expected, not when Python ends

@@ -202,6 +202,12 @@ def test_the_settings_that_make_room_exist() -> None:
     assert {"micro_batch", "eval_batch"} <= set(TrainConfig.model_fields)
 
 
+def test_another_system_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["search", "my.index", "a dog"]) == 2
+    assert capsys.readouterr().err.startswith("patchword runs on Linux and macOS. On Windows run it in WSL")
+
+
 def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "absent_recipe", "--debug"]) == 2
     error = capsys.readouterr().err
