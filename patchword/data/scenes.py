@@ -43,7 +43,7 @@ class SceneSizes:
 
 
 def write_scenes(
-    folder: Path,
+    folder: Path | str,
     *,
     train: int = 2000,
     dev: int = 250,
@@ -70,7 +70,7 @@ def write_scenes(
         ConfigError: a number is out of range.
         DataError: the folder holds something else.
     """
-    sizes = SceneSizes(train, dev, test)
+    folder, sizes = Path(folder), SceneSizes(train, dev, test)
     _check(sizes, seed, regions)
     card = _card(sizes, seed, pictures, regions)
     if _is_there(folder, card):
