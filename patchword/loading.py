@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from patchword.checkpoint import FORMAT, find_checkpoint, load_weights, read_config
@@ -84,16 +85,19 @@ def check_vocabulary(method: Method, tokenizer: Tokenizer | None, folder: Path) 
 
 @contextmanager
 def without_random_weights() -> Iterator[None]:
-    """Do not fill weights with random numbers: they are about to be loaded, and drawing took most of the time."""
-    with _NothingDrawn():  # type: ignore[no-untyped-call]
+    """Give weights the mean of what would be drawn: they are about to be loaded, and drawing took most of the time."""
+    with _Means():  # type: ignore[no-untyped-call]
         yield
 
 
-class _NothingDrawn(TorchDispatchMode):
-    """Skips the draws that fill weights."""
+class _Means(TorchDispatchMode):
+    """Draws for parameters give the mean. Others are drawn: torch draws again what lies outside of bounds."""
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        return args[0] if operation in _DRAWS else operation(*args, **(kwargs or {}))
-
-
-_DRAWS = (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default)
+        if isinstance(args[0] if args else None, nn.Parameter):
+            if operation is torch.ops.aten.uniform_.default:  # (self, from=0, to=1)
+                low, high = args[1] if len(args) > 1 else 0.0, args[2] if len(args) > 2 else 1.0
+                return args[0].fill_((low + high) / 2)
+            if operation is torch.ops.aten.normal_.default:  # (self, mean=0, std=1)
+                return args[0].fill_(args[1] if len(args) > 1 else 0.0)
+        return operation(*args, **(kwargs or {}))

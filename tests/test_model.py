@@ -10,7 +10,7 @@ from small import recipe, same_tensors, weights, write_bert, write_pictures, wri
 
 from patchword.data.open import open_split
 from patchword.errors import CheckpointError, ConfigError, PatchwordError
-from patchword.loading import load
+from patchword.loading import load, without_random_weights
 from patchword.model import Model
 from patchword.train.run import train
 from patchword.train.setup import prepare
@@ -37,6 +37,18 @@ def test_loading_draws_no_random_numbers(made: Path) -> None:
     before = torch.get_rng_state()
     load(made / "chan")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("bounds", [(-2.0, 2.0), (0.5, 2.0), (3.0, 4.0)])
+@pytest.mark.filterwarnings("ignore:mean is more than 2 std")
+def test_weights_within_bounds_come_to_an_end(bounds: tuple[float, float]) -> None:
+    """torch draws again until all lie within; a mean outside of the bounds never would."""
+    weight = torch.nn.Parameter(torch.full((5,), 7.0))
+    with without_random_weights():
+        torch.nn.init.trunc_normal_(weight, a=bounds[0], b=bounds[1])
+        layer = torch.nn.Linear(3, 4)
+    assert bool(((weight >= bounds[0]) & (weight <= bounds[1])).all())
+    assert not layer.weight.any()
 
 
 def test_what_only_training_needs_starts_anew_in_a_loaded_model(tmp_path: Path) -> None:
