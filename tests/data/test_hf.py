@@ -142,5 +142,5 @@ def test_absent_package_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.M
         return usual(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(DataError, match=r"pip install 'patchword\[hub\]'"):
+    with pytest.raises(DataError, match=r"pip install '\.\[hub\]'"):
         open_split(tmp_path / "d", "all")

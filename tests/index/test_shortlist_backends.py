@@ -133,5 +133,5 @@ def test_a_damaged_file_is_refused(vectors: torch.Tensor, tmp_path: Path) -> Non
 
 def test_without_faiss_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    with pytest.raises(ConfigError, match=r"pip install 'patchword\[index\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[index\]'"):
         backend_class("faiss").empty(4, 0, {})
