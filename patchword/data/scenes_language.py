@@ -158,26 +158,23 @@ def is_true(caption: Caption, scene: Scene, *, generous: bool = False) -> bool:
         generous: count relations that someone might see in the picture (``may_hold``), not only those that are meant.
             A caption that is not even generously true is false beyond doubt.
     """
-    found: list[int] = []
-    mentions = [(k, mention) for k, clause in enumerate(caption.clauses) for mention in clause.mentions]
+    mentions = [(clause, mention) for clause in caption.clauses for mention in clause.mentions]
+    return _all_found(mentions, [], scene, generous)
 
-    def search(position: int) -> bool:
-        if position == len(mentions):
+
+def _all_found(mentions: list[tuple[Clause, Mention]], found: list[int], scene: Scene, generous: bool) -> bool:
+    """Whether the mentions after those that were found can be found, too; tried in the order of the scene's things."""
+    if len(found) == len(mentions):
+        return True
+    clause, mention = mentions[len(found)]
+    for i, thing in enumerate(scene.things):
+        if i in found or not mention.fits(thing):
+            continue
+        if mention is clause.target and not _holds(scene, RELATION_OF[clause.phrase], found[-1], i, generous):
+            continue
+        if _all_found(mentions, [*found, i], scene, generous):
             return True
-        k, mention = mentions[position]
-        for i, thing in enumerate(scene.things):
-            if i in found or not mention.fits(thing):
-                continue
-            clause = caption.clauses[k]
-            if mention is clause.target and not _holds(scene, RELATION_OF[clause.phrase], found[-1], i, generous):
-                continue
-            found.append(i)
-            if search(position + 1):
-                return True
-            found.pop()
-        return False
-
-    return search(0)
+    return False
 
 
 def _holds(scene: Scene, relation: str, first: int, second: int, generous: bool) -> bool:
