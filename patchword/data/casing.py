@@ -15,7 +15,7 @@ from typing import Any
 from patchword.errors import DataError
 
 FILE = "tokenizer_config.json"
-_WHOLE_FILE = "tokenizer.json"  # the same settings, under the names of the package tokenizers
+WHOLE_FILE = "tokenizer.json"  # the same settings and the vocabulary, as the package tokenizers has them
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Casing:
         Raises:
             DataError: a file is damaged, or ``tokenizer.json`` normalises in another way than BERT.
         """
-        path, whole = folder / FILE, folder / _WHOLE_FILE
-        settings = _object(path) if path.is_file() else {}
+        path, whole = folder / FILE, folder / WHOLE_FILE
+        settings = read_settings(path) if path.is_file() else {}
         if "do_lower_case" not in settings and whole.is_file():
             settings = {**_normaliser(whole), **settings}
         return cls.of(settings, str(path if path.is_file() else whole))
@@ -86,7 +86,12 @@ class Casing:
         (folder / FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _object(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a BERT folder.
+
+    Raises:
+        DataError: it can not be read, or holds something else.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -98,7 +103,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _normaliser(path: Path) -> dict[str, Any]:
     """The normaliser of a ``tokenizer.json``, in the names of ``tokenizer_config.json``."""
-    found = _object(path).get("normalizer")
+    found = read_settings(path).get("normalizer")
     if found is None:  # text stays as it is
         return {"do_lower_case": False, "strip_accents": False, "tokenize_chinese_chars": False}
     kind = found.get("type") if isinstance(found, dict) else None

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from patchword.data.casing import Casing
+from patchword.data.casing import WHOLE_FILE, Casing, read_settings
 from patchword.data.text_files import read_lines
 from patchword.errors import DataError
 
@@ -106,15 +106,24 @@ class WordPieces:
 
     @classmethod
     def read(cls, folder: Path) -> WordPieces:
-        """Read ``vocab.txt`` of a BERT folder (or the file itself), and beside it whether the BERT is cased.
+        """Read the vocabulary of a BERT folder, and whether the BERT is cased.
+
+        Args:
+            folder: with ``vocab.txt``, or with ``tokenizer.json`` alone, as transformers 5 saves it; or ``vocab.txt``
+                itself.
 
         Raises:
             DataError: there is none, or the files beside it do not describe a BERT's text (``Casing.read``).
         """
         path = folder / "vocab.txt" if folder.is_dir() else folder
-        if not path.is_file():
-            raise DataError(f"'{path}' does not exist. Expected the vocab.txt of a BERT model.")
-        return cls(read_lines(path), Casing.read(path.parent))
+        whole = path.with_name(WHOLE_FILE)
+        if path.is_file():
+            tokens = read_lines(path)
+        elif folder.is_dir() and whole.is_file():
+            tokens = _saved_tokens(whole)
+        else:
+            raise DataError(f"'{path}' does not exist. Expected the vocab.txt of a BERT model, or its {WHOLE_FILE}.")
+        return cls(tokens, Casing.read(path.parent))
 
     def words(self, text: str) -> list[str]:
         """Basic words of a text, as the vocabulary has them."""
@@ -136,3 +145,21 @@ class WordPieces:
             else:
                 return [self.unknown]
         return pieces
+
+
+def _saved_tokens(path: Path) -> list[str]:
+    """The tokens of a ``tokenizer.json`` in the order of their ids, those that were added later included."""
+    content = read_settings(path)
+    model = content.get("model")
+    if not isinstance(model, dict) or model.get("type") != "WordPiece":
+        found = model.get("type") if isinstance(model, dict) else model
+        raise DataError(f"'{path}' cuts words by {found}. Expected the WordPiece of a BERT model.")
+    try:
+        ids = {**model["vocab"], **{token["content"]: token["id"] for token in content.get("added_tokens") or []}}
+        tokens = sorted(ids, key=ids.__getitem__)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"'{path}' is damaged: {error!r}. Fetch the BERT folder again.") from None
+    last = len(tokens) - 1
+    if [ids[token] for token in tokens] != list(range(last + 1)):
+        raise DataError(f"'{path}' numbers {last + 1:,} tokens with gaps. Expected the ids 0 to {last:,}.")
+    return tokens

@@ -20,8 +20,8 @@ class BertConfig(Config):
     """A BERT text encoder.
 
     Attributes:
-        pretrained: folder with ``config.json``, weights, ``vocab.txt`` and, where the BERT is cased,
-            ``tokenizer_config.json``, or a name on the hub, which is fetched once; None starts from random weights.
+        pretrained: folder with ``config.json``, weights, ``vocab.txt`` or ``tokenizer.json``, and for a cased BERT
+            ``tokenizer_config.json``; or a name on the hub, which is fetched once; None starts from random weights.
         arch: fields of transformers' ``BertConfig`` that differ from bert-base-uncased; filled in from ``pretrained``.
         frozen: keep the BERT weights fixed and train only what stands on it.
     """

@@ -112,6 +112,35 @@ def test_pieces_of_a_folder_are_those_of_transformers(asked: dict[str, Any], tmp
     assert WordPieces.read(folder / "vocab.txt").casing == ours.casing
 
 
+@pytest.mark.parametrize("lower", [True, False])
+def test_a_folder_that_transformers_saved_without_a_vocabulary_file(lower: bool, tmp_path: Path) -> None:
+    theirs = BertTokenizer(vocab={token: k for k, token in enumerate(TOKENS)}, do_lower_case=lower)
+    theirs.add_tokens(["zebra"])
+    theirs.save_pretrained(tmp_path)
+    assert not (tmp_path / "vocab.txt").exists()
+    ours = WordPieces.read(tmp_path)
+    assert ours.tokens == (*TOKENS, "zebra")
+    assert ours.casing.lower_case == lower
+    for text in CAPTIONS:
+        assert [ours.tokens[k] for word in ours.words(text) for k in ours.split(word)] == theirs.tokenize(text), text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": {"type": "BPE", "vocab": {}}}, "cuts words by BPE. Expected the WordPiece"),
+        ({"model": None}, "cuts words by None"),
+        ({"model": {"type": "WordPiece"}}, "is damaged: KeyError"),
+        ({"model": {"type": "WordPiece", "vocab": {"[PAD]": 0, "[UNK]": 2}}}, "numbers 2 tokens with gaps"),
+        ({"model": {"type": "WordPiece", "vocab": {"[PAD]": 0, "[UNK]": "1"}}}, "is damaged: TypeError"),
+    ],
+)
+def test_a_vocabulary_that_is_none_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(change))
+    with pytest.raises(DataError, match=said):
+        WordPieces.read(tmp_path)
+
+
 def test_what_the_settings_do() -> None:
     text = "Straße Café 中国 كَتَبَ"
     assert basic_words(text) == ["straße", "cafe", "中", "国", "كتب"]
