@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 
 from patchword.layers.normalise import GlobalBatchNorm, unit
@@ -30,6 +31,11 @@ def test_zero_vectors_stay_zero_and_give_no_nan() -> None:
 
 def test_unit_has_the_right_gradient() -> None:
     assert torch.autograd.gradcheck(unit, (torch.randn(3, 4, dtype=torch.float64, requires_grad=True),))
+
+
+def test_declared_shapes_are_checked_in_this_run() -> None:
+    with pytest.raises(TypeCheckError, match="vectors"):
+        unit(torch.tensor([[3, 4]]))
 
 
 def test_one_process_is_plain_batch_norm() -> None:
