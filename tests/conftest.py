@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
+from xdist.scheduler import LoadFileScheduling
 
 GOLDEN = Path(__file__).parent / "golden"
 REAL = Path(__file__).parent / "real"
@@ -30,9 +32,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """tests/real needs files that are not ours to ship: it is collected only with --shared."""
+    if collection_path.name == "conftest.py":
+        return True  # it is no test, and two of one name can not both be imported as tests
     if config.getoption("--shared") is None and collection_path.is_relative_to(REAL):
         return True
     return None
+
+
+class Scheduling(LoadFileScheduling):
+    """A file at a time for each process, and the whole search page in one: its tests share a browser and indexes."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "tests/page" if file.startswith("tests/page/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Which process runs what."""
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,15 @@ def run(scenes: Path, out: Path, systems: tuple[System, ...] = PAIR, **options: 
     return leaderboard(scenes, out, suffix="scenes", systems=systems, overrides=TINY, **options)
 
 
-def test_every_system_gets_a_row_and_a_second_call_reads_what_is_there(scenes: Path, tmp_path: Path) -> None:
-    rows = run(scenes, tmp_path / "board", seeds=2)
+@pytest.fixture(scope="module")
+def board(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The folder of a finished board of two seeds, and its rows."""
+    folder = tmp_path_factory.mktemp("board")
+    return folder, run(scenes, folder, seeds=2)
+
+
+def test_every_system_gets_a_row_and_a_second_call_reads_what_is_there(scenes: Path, board: tuple[Path, Any]) -> None:
+    folder, rows = board
     assert [row.system.name for row in rows] == ["VSE-infinity", "both"]
     assert all(len(row.outcomes) == 2 and not row.failed for row in rows)
     single, both = (row.outcomes[0] for row in rows)
@@ -41,19 +48,19 @@ def test_every_system_gets_a_row_and_a_second_call_reads_what_is_there(scenes: P
     assert both.parameters > single.parameters
     assert single.train_pairs_per_s > both.train_pairs_per_s > 0
     assert "±" in rows[0].cells()[1]
-    text = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
+    text = (folder / "leaderboard.md").read_text(encoding="utf-8")
     assert text == markdown(rows)
     assert "both: mean of two models." in text
-    assert len(json.loads((tmp_path / "board" / "leaderboard.json").read_text(encoding="utf-8"))["rows"]) == 2
-    stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "board").glob("*/result.json"))]
-    again = run(scenes, tmp_path / "board", seeds=2)
+    assert len(json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))["rows"]) == 2
+    stamps = [path.stat().st_mtime_ns for path in sorted(folder.glob("*/result.json"))]
+    again = run(scenes, folder, seeds=2)
     assert [row.outcomes for row in again] == [row.outcomes for row in rows]
-    assert stamps == [path.stat().st_mtime_ns for path in sorted((tmp_path / "board").glob("*/result.json"))]
+    assert stamps == [path.stat().st_mtime_ns for path in sorted(folder.glob("*/result.json"))]
 
 
-def test_a_system_that_fails_says_why_and_the_others_go_on(scenes: Path, tmp_path: Path) -> None:
+def test_a_system_that_fails_says_why_and_the_others_go_on(scenes: Path, board: tuple[Path, Any]) -> None:
     missing = System("nothing", ("no_such",))
-    rows = run(scenes, tmp_path / "board", (PAIR[0], missing))
+    rows = run(scenes, board[0], (PAIR[0], missing))
     assert rows[0].outcomes
     assert "no_such_scenes" in rows[1].failed
     assert all(len(row.cells()) == len(COLUMNS) for row in rows)
@@ -76,10 +83,9 @@ def test_a_budget_shortens_every_schedule(scenes: Path, tmp_path: Path) -> None:
     assert rows[0].outcomes
 
 
-def test_results_of_other_settings_are_not_taken_for_these(scenes: Path, tmp_path: Path) -> None:
-    run(scenes, tmp_path, PAIR[:1])
+def test_results_of_other_settings_are_not_taken_for_these(scenes: Path, board: tuple[Path, Any]) -> None:
     with pytest.raises(ConfigError, match=r"a result with train_images None. Expected 6"):
-        run(scenes, tmp_path, PAIR[:1], budget=Budget(train_images=6))
+        run(scenes, board[0], PAIR[:1], budget=Budget(train_images=6))
 
 
 def test_nothing_to_run_is_refused(scenes: Path, tmp_path: Path) -> None:

@@ -84,14 +84,14 @@ def test_of_a_trained_model(trained: Any, queries: Queries) -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.integers(-3, 3), min_size=1, max_size=40), st.integers(1, 6), st.randoms(use_true_random=False))
-def test_scores_may_come_in_any_order(values: list[int], k: int, draw: Any) -> None:
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=40), st.integers(1, 6), st.integers(1, 7), st.data())
+def test_scores_may_come_in_any_order(values: list[int], k: int, at_a_time: int, data: st.DataObject) -> None:
     scores = torch.tensor(values).float()
     items = torch.arange(len(values))
-    order = torch.tensor(draw.sample(range(len(values)), len(values)))
+    order = torch.tensor(data.draw(st.permutations(range(len(values)))))
     best = Best(1, min(k, len(values)))
-    for part in order.split(1 + draw.randrange(7)):
-        if draw.random() < 0.5:
+    for part in order.split(at_a_time):
+        if data.draw(st.booleans()):
             best.add(torch.zeros(len(part), dtype=torch.long), items[part], scores[part])
         else:
             best.add_block(0, items[part], scores[part][None])
