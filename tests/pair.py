@@ -1,4 +1,4 @@
-"""Two processes of torchrun on this machine."""
+"""Processes of one group on this machine: under torchrun, or started as it starts them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from small import environment
+from torch.distributed import TCPStore
 
 
 def free_port() -> int:
@@ -31,11 +33,42 @@ def two_processes(
     """
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--nnodes", "1"]
     place = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    return _run([*torchrun, *place, *map(str, program)], {}, folders, timeout_s)
+
+
+def group(
+    *programs: Sequence[str | Path], folders: Sequence[Path] = (), timeout_s: float = 120
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run programs as the processes of a group. This process holds their store, as torchrun does.
+
+    That takes a third less than torchrun, which takes as long to start as one of them.
+
+    Args:
+        programs: what each process runs, in the order of their ranks.
+        folders, timeout_s: as of `two_processes`.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    count = {name: str(len(programs)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    agent = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), **agent, **count}
+
+    def run(rank: int) -> subprocess.CompletedProcess[str]:
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        return _run([str(word) for word in programs[rank]], {**place, **own}, folders, timeout_s)
+
+    with ThreadPoolExecutor(len(programs)) as pool:
+        return list(pool.map(run, range(len(programs))))
+
+
+def _run(
+    words: list[str], more: dict[str, str], folders: Sequence[Path], timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(map(str, (*folders, Path(__file__).parent)))
     return subprocess.run(
-        [*torchrun, *place, *map(str, program)],
+        words,
         capture_output=True,
         text=True,
-        env={**environment(), "PYTHONPATH": os.pathsep.join(map(str, (*folders, Path(__file__).parent)))},
+        env={**environment(), **more, "PYTHONPATH": path},
         timeout=timeout_s,
         check=False,
     )

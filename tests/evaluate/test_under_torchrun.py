@@ -1,27 +1,21 @@
-"""The verb under torchrun: two processes give what one gives, one speaks, and both end alike.
-
-Run as a program, this file is one of two processes that start the command line each with words of their own.
-"""
+"""The verb under torchrun: two processes give what one gives, one speaks, and both end alike."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluate_toys import WIDTH, toy_model, toy_split
-from pair import two_processes
+from pair import group, two_processes
 from safetensors.numpy import load_file
 from small import command, environment
 
 from patchword.errors import DataError, exit_code
 from patchword.verbs.processes import together
 
-HERE = Path(__file__).parent
 IMAGES = 600  # more than two batches, so that both processes encode some
 
 
@@ -76,39 +70,25 @@ def test_two_processes_give_the_numbers_of_one_and_one_of_them_speaks(place: Pat
 
 
 @pytest.mark.integration
-def test_a_process_that_fails_takes_the_other_with_it(place: Path, tmp_path: Path) -> None:
-    """Process 1 finds no data while process 0 waits for its share; torchrun is not told, so it does not interfere."""
-    words = [["evaluate", str(place / "run"), "--data", str(data)] for data in (place, place / "empty")]
-    (tmp_path / "words.json").write_text(json.dumps(words), encoding="utf-8")
-    done = two_processes(__file__, tmp_path, folders=[HERE])
-    assert done.returncode == 0, done.stderr
-    said = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
-    assert [one["code"] for one in said] == [2, 2]
-    assert [one["out"] for one in said] == ["", ""]
-    assert said[0]["err"] == ""
-    assert said[1]["err"].startswith("DataError: ")
-    assert len(said[1]["err"].splitlines()) == 1
+def test_a_process_that_fails_takes_the_other_with_it(place: Path) -> None:
+    """Process 1 finds no data while process 0 waits for its share; there is no torchrun that would end it."""
+    first, second = group(
+        *(command("evaluate", place / "run", "--data", data) for data in (place, place / "empty")), timeout_s=60
+    )
+    assert [first.returncode, second.returncode] == [2, 2]
+    assert [first.stdout, second.stdout] == ["", ""]
+    assert first.stderr == ""
+    assert second.stderr.startswith("DataError: ")
+    assert len(second.stderr.splitlines()) == 1
 
 
 @pytest.mark.integration
 def test_the_others_end_with_the_outcome_of_the_one_that_writes(place: Path, tmp_path: Path) -> None:
-    asked = [
-        "evaluate",
-        str(place / "run"),
-        "--data",
-        str(place),
-        "--limit",
-        "20",
-        "--per-query",
-        str(tmp_path / "x.txt"),
-    ]
-    (tmp_path / "words.json").write_text(json.dumps([asked, asked]), encoding="utf-8")
-    done = two_processes(__file__, tmp_path, folders=[HERE])
-    assert done.returncode == 0, done.stderr
-    said = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
-    assert [one["code"] for one in said] == [2, 2]
-    assert "expected a name that ends in .jsonl" in said[0]["err"]
-    assert said[1]["err"] == ""
+    asked = command("evaluate", place / "run", "--data", place, "--limit", "20", "--per-query", tmp_path / "x.txt")
+    first, second = group(asked, asked, timeout_s=60)
+    assert [first.returncode, second.returncode] == [2, 2]
+    assert "expected a name that ends in .jsonl" in first.stderr
+    assert second.stderr == ""
 
 
 def test_one_process_works_alone() -> None:
@@ -118,16 +98,3 @@ def test_one_process_works_alone() -> None:
 def test_errors_have_the_codes_of_the_command_line() -> None:
     errors = (DataError("x"), PermissionError(13, "x"), OSError(5, "x"), ValueError("x"), KeyboardInterrupt())
     assert [exit_code(error) for error in errors] == [2, 2, 1, 1, 130]
-
-
-def worker(folder: Path) -> None:
-    """Start the command line with the words of this process, and note how it ended."""
-    rank = int(os.environ["RANK"])
-    words = json.loads((folder / "words.json").read_text(encoding="utf-8"))[rank]
-    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=60, check=False)
-    said = {"code": done.returncode, "out": done.stdout, "err": done.stderr}
-    (folder / f"{rank}.json").write_text(json.dumps(said), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]))

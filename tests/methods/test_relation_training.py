@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pair import two_processes
+from pair import group
 from safetensors.torch import load_file
 from small import effective, recipe, same_tensors, training_state, weights, write_precomp, write_recipe
 
@@ -60,8 +60,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     data = write_precomp(folder / "data", SIZES)
     for run, changes in RUNS.items():
         write_recipe(folder / f"{run}.yaml", run, data, changes)
-    done = two_processes(Path(__file__), folder)
-    assert done.returncode == 0, done.stderr
+    for done in group(*[[sys.executable, __file__, folder]] * 2):
+        assert done.returncode == 0, done.stderr
     noted: list[dict[str, Any]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "train_step", Trainer.train_step)  # undone afterwards

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from made_sets import METHODS, chan, owners, sets_for
-from pair import two_processes
+from pair import group
 from small import environment
 
 from patchword.errors import ScoreError
@@ -76,8 +76,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
 
 @pytest.mark.integration
 def test_two_processes_give_the_bytes_of_one(tmp_path: Path, alone: dict[str, np.ndarray]) -> None:
-    done = two_processes(__file__, tmp_path, folders=[Path(__file__).parent], timeout_s=180)
-    assert done.returncode == 0, done.stderr
+    for done in group(*[[sys.executable, __file__, tmp_path]] * 2, folders=[Path(__file__).parent], timeout_s=180):
+        assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         for kind in ("plain", "kept"):
             with np.load(tmp_path / f"{kind}{rank}.npz") as kept:

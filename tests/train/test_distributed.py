@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pair import two_processes
+from pair import group, two_processes
 from small import REGIONS, command, effective, recipe, weights, write_precomp, write_recipe
 
 from patchword.config import merge
@@ -91,8 +91,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     data = write_data(folder / "data")
     for run, (method, _) in RUNS.items():
         write_recipe(folder / f"{run}.yaml", method, data, changes_of(run))
-    done = two_processes(Path(__file__), folder)
-    assert done.returncode == 0, done.stderr
+    for done in group(*[[sys.executable, __file__, folder]] * 2):
+        assert done.returncode == 0, done.stderr
     noted: list[dict[str, Any]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "train_step", Trainer.train_step)  # undone afterwards
