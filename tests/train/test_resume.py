@@ -1,13 +1,10 @@
 import json
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small import (
-    command,
-    environment,
     one_line,
     recipe,
     same_tensors,
@@ -19,6 +16,7 @@ from small import (
     write_recipe,
 )
 
+from patchword.cli import main
 from patchword.errors import ConfigError
 from patchword.train.loop import Interrupted, Trainer
 from patchword.train.run import train
@@ -194,7 +192,7 @@ def in_mid_epoch(run: Path) -> bool:
 @pytest.mark.integration
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_process_goes_on_to_the_same_weights(
-    stop: signal.Signals, undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
+    stop: signal.Signals, undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, expected = undisturbed
     run = tmp_path / "run"
@@ -208,9 +206,6 @@ def test_a_stopped_process_goes_on_to_the_same_weights(
         assert process.returncode == 130
         assert "saved" in one_line(error)
         assert not any(one.get("kind") == "dev" and one["epoch"] == 3 for one in metrics(run))
-    again = subprocess.run(
-        command("train", path, "--out", run), capture_output=True, text=True, env=environment(), check=False
-    )
-    assert again.returncode == 0, again.stderr
-    assert "resuming" in again.stdout
+    assert main(["train", str(path), "--out", str(run)]) == 0
+    assert "resuming" in capsys.readouterr().out
     assert same_tensors(training_state(run), expected)
