@@ -221,8 +221,9 @@ class RunFolder:
             ) from None
 
 
-# Settings that may differ when a run goes on: they change where it ends or how it is run, not its steps so far.
+# Settings that may differ when a run goes on: they change where it ends or how it is run, not what its steps are.
 _MAY_CHANGE = {
+    "train.micro_batch",  # the steps are the same up to rounding; a run that ran out of memory goes on in smaller parts
     "train.epochs",
     "train.patience",
     "train.save_every_steps",

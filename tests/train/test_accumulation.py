@@ -82,9 +82,14 @@ def test_a_micro_batch_of_the_whole_batch_is_no_micro_batch(tmp_path: Path) -> N
     assert whole.train_step(first_batch(whole), Position()) == parts.train_step(first_batch(parts), Position())
 
 
-def test_a_run_in_micro_batches_ends_where_the_whole_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole_epochs", [0, 1])
+def test_a_run_in_micro_batches_ends_where_the_whole_one_does(whole_epochs: int, tmp_path: Path) -> None:
+    """Also one that begins without, and goes on with them."""
     data = write_precomp(tmp_path / "data", {"train": 16, "dev": 8})
-    changes: dict[str, Any] = {"train": {"epochs": 1, "drop_last": False, "batch_size": 24, "lr": 1e-3}}
+    changes: dict[str, Any] = {"train": {"epochs": whole_epochs, "drop_last": False, "batch_size": 24, "lr": 1e-3}}
+    if whole_epochs:
+        train(recipe("chan", data, changes), tmp_path / "parts")
+    changes["train"]["epochs"] = whole_epochs + 1
     train(recipe("chan", data, changes), tmp_path / "whole")
     changes["train"]["micro_batch"] = 5
     train(recipe("chan", data, changes), tmp_path / "parts")
