@@ -41,17 +41,6 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(Trainer, "train_step", stepping)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_precomp(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of CHAN over two epochs of ten steps, undisturbed."""
-    return train(recipe("chan", data), tmp_path_factory.mktemp("whole") / "run").run
-
-
 def same_runs(a: Path, b: Path) -> bool:
     """Whether two runs have the same weights, optimiser state, position and metrics."""
     return same_tensors(training_state(a), training_state(b)) and metrics(a) == metrics(b)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import command, environment, one_line, recipe, wait_for, write_precomp, write_recipe
+from small import command, environment, one_line, recipe, wait_for, write_recipe
 from test_resume import in_mid_epoch, metrics, same_runs
 
 from patchword.data.batches import epoch_loader
@@ -19,17 +19,6 @@ from patchword.train import loop
 from patchword.train.loop import Interrupted, Trainer
 from patchword.train.run import train
 from patchword.train.state import Position, RunFolder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_precomp(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two epochs of ten steps, undisturbed."""
-    return train(recipe("chan", data), tmp_path_factory.mktemp("whole") / "run").run
 
 
 @pytest.fixture
