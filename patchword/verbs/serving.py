@@ -27,6 +27,7 @@ def serve(
     max_k: int = 1000,
     concurrency: int = 256,
     timeout: float = 30.0,
+    grace: float = 10.0,
 ) -> int:
     """Serve an index over HTTP, with its search page, until Ctrl-C.
 
@@ -46,6 +47,7 @@ def serve(
         max_k: most results.
         concurrency: requests at a time; one more is told to wait.
         timeout: seconds to answer.
+        grace: seconds that running requests may go on when it is stopped.
     """
     from patchword.web.server import serve as run_service
     from patchword.web.settings import Limits, Settings
@@ -67,6 +69,7 @@ def serve(
         open_to_all=no_token,
         names=name,
         limits=limits,
+        stop_s=grace,
     )
     run_service(index, settings=settings, model=model, device=device_of(device))
     return 0

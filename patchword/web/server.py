@@ -117,7 +117,7 @@ def make_server(opened: Index, settings: Settings, place: socket.socket) -> uvic
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=15,
-            timeout_graceful_shutdown=max(1, int(settings.stop_s)),
+            timeout_graceful_shutdown=int(settings.stop_s),
             # A connection costs little, a request in work more: see `Limits.concurrency` for those.
             limit_concurrency=4 * settings.limits.concurrency + 64,
         )

@@ -90,6 +90,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"`port` is {self.port}. Expected 0 to 65535.")
+        if not 1 <= self.stop_s < float("inf"):
+            raise ConfigError(f"`grace` is {self.stop_s} s. Expected 1 or more.")
         if self.token is not None:
             self._check_token(self.token)
         elif not self.is_local and not self.open_to_all:
