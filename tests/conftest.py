@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 from xdist.scheduler import LoadFileScheduling
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -20,7 +20,7 @@ def shaped_modules() -> list[str]:
     return [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in paths]
 
 
-install_import_hook(shaped_modules(), "beartype.beartype")  # before the first import of the package
+jaxtyping.install_import_hook(shaped_modules(), "beartype.beartype")  # before the first import of the package
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +37,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.getoption("--shared") is None and collection_path.is_relative_to(REAL):
         return True
     return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    """Shapes are checked in unit tests. Integration tests make the same calls by the thousand."""
+    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("integration") is not None)
+    try:
+        return (yield)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class Scheduling(LoadFileScheduling):

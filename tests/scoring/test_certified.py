@@ -136,6 +136,7 @@ def test_short_vectors_obey_their_definition(data: st.DataObject) -> None:
     assert a.scales.split(sizes.tolist())[0].unique().numel() == 1
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ranks_of_a_trained_model(trained: Trained, threads: int) -> None:
     before = torch.get_num_threads()

@@ -87,6 +87,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certified, "_TOO_MANY", 0.99)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("narrow")
 def test_ranks(trained: Trained) -> None:
     screen, cells, _, _, owner = screened(trained)
@@ -112,6 +113,7 @@ def test_ranks(trained: Trained) -> None:
     assert LITTLE + fixed < 40 * 1200 * 12 / 2  # so that the line above says something
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("by_image", [True, False])
 def test_top_k(trained: Trained, by_image: bool) -> None:
