@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
 import pytest
+import torch
 from xdist.scheduler import LoadFileScheduling
 
 GOLDEN = Path(__file__).parent / "golden"
 REAL = Path(__file__).parent / "real"
 PACKAGE = Path(__file__).parent.parent / "patchword"
+
+# One thread in each process, the processes that tests start included: there are as many of them as cores, these sizes
+# gain nothing from more, and threads that wait for one another keep busy the cores that others need.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 def shaped_modules() -> list[str]:

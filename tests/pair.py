@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from small import environment
 from torch.distributed import TCPStore
 
 
@@ -68,7 +67,7 @@ def _run(
         words,
         capture_output=True,
         text=True,
-        env={**environment(), **more, "PYTHONPATH": path},
+        env={**os.environ, **more, "PYTHONPATH": path},
         timeout=timeout_s,
         check=False,
     )

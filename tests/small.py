@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -18,8 +17,6 @@ from safetensors.torch import load_file
 
 from patchword.config import merge
 from patchword.recipe import Recipe, make_recipe, to_yaml
-
-torch.set_num_threads(1)  # these sizes gain nothing from more, and lose much when the cores are shared
 
 THINGS = ("dog", "cat", "ball", "tree", "car", "boat", "hat", "cup", "bird", "shoe", "lamp", "book")
 SIZES = {"train": 40, "dev": 20, "test": 20}
@@ -193,15 +190,10 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "patchword", *map(str, arguments)]
 
 
-def environment() -> dict[str, str]:
-    """One thread per process: several of them share few cores."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     """Start the command line as a process of its own."""
     pipe = subprocess.PIPE
-    return subprocess.Popen(command(*arguments), stdout=pipe, stderr=pipe, text=True, env=environment())
+    return subprocess.Popen(command(*arguments), stdout=pipe, stderr=pipe, text=True)
 
 
 def wait_for(fact: Callable[[], bool], process: subprocess.Popen[str], *, limit_s: float = 60) -> None:

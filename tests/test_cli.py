@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import command, environment, one_line, refused, write_precomp, write_recipe
+from small import command, one_line, refused, write_precomp, write_recipe
 
 import patchword
 from patchword import cli
@@ -218,9 +218,7 @@ def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str
 @pytest.mark.integration
 def test_a_closed_pipe_is_quiet() -> None:
     for arguments in ([], ["train", "--help"]):
-        with subprocess.Popen(
-            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
-        ) as process:
+        with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             process.stdout.close()

@@ -250,7 +250,7 @@ def test_names_on_the_hub_without_network(folders: dict[str, Path], tmp_path: Pa
         "print(model.label, model.path); print(model.encode_captions(['red']).vectors.sum().item(), flush=True); "
         f"sys.exit(main(['search', 'openai/no-such-clip', 'a dog', '--data', {str(tmp_path)!r}]))"
     )
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **offline}, check=False
     )
@@ -278,7 +278,7 @@ def test_pretrained_towers_by_their_names_on_the_hub(tmp_path: Path) -> None:
         f"assert main([*train, {str(tmp_path / 'run')!r}]) == 0; "
         f"sys.exit(main([*train, {str(tmp_path / 'other')!r}, '--model.text.pretrained', 'someone/nobody']))"
     )
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **offline}, check=False
     )

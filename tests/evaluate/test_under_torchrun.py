@@ -11,7 +11,7 @@ import pytest
 from evaluate_toys import WIDTH, toy_model, toy_split
 from pair import group, two_processes
 from safetensors.numpy import load_file
-from small import command, environment
+from small import command
 
 from patchword.errors import DataError, exit_code
 from patchword.verbs.processes import together
@@ -34,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def alone(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """The command line in one process, with as many threads as each of two has."""
-    return subprocess.run(command(*words), capture_output=True, text=True, env=environment(), check=True)
+    return subprocess.run(command(*words), capture_output=True, text=True, check=True)
 
 
 @pytest.mark.integration

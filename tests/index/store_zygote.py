@@ -17,14 +17,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 import patchword.index as actions
 from patchword.index import building, captions, compacting, removing, sources, syncing
 from patchword.index.shortlist import build
 from patchword.loading import load
 
-torch.set_num_threads(1)
 HOME = str(Path(building.__file__).parent)
 MODULES = (build, building, captions, compacting, removing, sources, syncing)  # imported before the first fork
 

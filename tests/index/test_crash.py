@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import environment
 from store_toys import save_picture, save_pictures, save_pixel_model
 
 from patchword.errors import DataError
@@ -35,7 +34,7 @@ class Zygote:
     def __init__(self, model: Path) -> None:
         command = [sys.executable, str(Path(__file__).with_name("store_zygote.py")), str(model)]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment())
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         assert self.process.stdout is not None
         assert self.process.stdin is not None
         self.say, self.hear = self.process.stdin, self.process.stdout

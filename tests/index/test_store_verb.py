@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from small import command, environment, refused, write_pictures
+from small import command, refused, write_pictures
 from store_toys import JOINT, age, save_picture, save_pictures, save_pixel_model
 
 from patchword.cli import INDEX_ACTIONS, main
@@ -155,9 +155,7 @@ def test_two_processes_do_not_write_at_once(index: Path, tmp_path: Path) -> None
     from patchword.index.lock import writer_lock
 
     with writer_lock(open_folder(index).lock, "build"):
-        done = subprocess.run(
-            command("index", "remove", index, "1"), capture_output=True, text=True, env=environment(), check=False
-        )
+        done = subprocess.run(command("index", "remove", index, "1"), capture_output=True, text=True, check=False)
     assert (done.returncode, "is being written by process" in done.stderr) == (2, True), done.stderr
 
 
@@ -199,7 +197,7 @@ def test_a_sync_that_encodes_nothing_imports_no_torch(is_touched: bool, model: P
         "assert 'torch' not in sys.modules\n"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "i")]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "0 indexed + 0 moved + 4 unchanged" in done.stdout
 

@@ -86,7 +86,6 @@ def share_of(rank: int) -> slice:
 
 def one_of_two(rank: int, folder: str) -> None:
     """A process with an unequal part of the rows; it saves what it found."""
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     norm, rows = GlobalBatchNorm(3), joined_rows()[share_of(rank)].requires_grad_()
     out = norm(rows)

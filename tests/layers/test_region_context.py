@@ -104,7 +104,6 @@ def share_of(rank: int) -> slice:
 
 def one_of_two(rank: int, folder: str) -> None:
     """A process with an unequal part of the images; it saves what it found."""
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     norm, part = RegionNorm(R), share_of(rank)
     values = random_values()[part].requires_grad_()

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, Response
-from small import command, environment, wait_for
+from small import command, wait_for
 
 HOSTILE = "a\n<img src=x onerror=alert(1)> \u202egnp.png"
 GONE, BROKEN = "gone.png", "broken.png"
@@ -53,7 +53,7 @@ def served(index: Path, *options: str) -> Iterator[Serving]:
     said = index.parent / f"{index.name}.{len(options)}.log"
     with said.open("w", encoding="utf-8") as log:
         words = command("serve", index, "--port", "0", *options)
-        process = subprocess.Popen(words, stdout=log, stderr=log, text=True, env=environment())
+        process = subprocess.Popen(words, stdout=log, stderr=log, text=True)
     try:
         wait_for(lambda: re.search(r"http://[\d.]+:(\d+)/", said.read_text(encoding="utf-8")) is not None, process)
         found = re.search(r"http://[\d.]+:(\d+)/", said.read_text(encoding="utf-8"))

@@ -16,7 +16,6 @@ import pytest
 import torch
 from made_sets import METHODS, chan, owners, sets_for
 from pair import group
-from small import environment
 
 from patchword.errors import ScoreError
 from patchword.methods.base import Method
@@ -142,7 +141,6 @@ def test_a_killed_job_goes_on(tmp_path: Path, alone: dict[str, np.ndarray]) -> N
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "jobs"), str(here), str(here.parent)],
         stdout=subprocess.PIPE,
-        env=environment(),
         text=True,
     ) as started:
         assert started.stdout is not None

@@ -11,7 +11,6 @@ import torch
 import yaml
 from small import (
     command,
-    environment,
     one_line,
     recipe,
     refused,
@@ -91,7 +90,6 @@ def test_two_processes_in_one_folder(trained: Path, tmp_path: Path) -> None:
         command("train", trained / "tiny.yaml", "--out", tmp_path / "run"),
         capture_output=True,
         text=True,
-        env=environment(),
         check=False,
     )
     first.kill()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import command, environment, one_line, recipe, wait_for, write_recipe
+from small import command, one_line, recipe, wait_for, write_recipe
 from test_resume import in_mid_epoch, metrics, same_runs
 
 from patchword.data.batches import epoch_loader
@@ -212,7 +212,7 @@ def test_a_stop_of_the_group_of_processes_is_saved(data: Path, tmp_path: Path) -
     path, run, pipe = write_recipe(tmp_path / "tiny.yaml", "chan", data, changes), tmp_path / "run", subprocess.PIPE
     process = subprocess.Popen(
         command("train", path, "--out", run),
-        stdout=pipe, stderr=pipe, text=True, env=environment(), start_new_session=True,
+        stdout=pipe, stderr=pipe, text=True, start_new_session=True,
     )  # fmt: skip
     wait_for(lambda: in_mid_epoch(run), process)
     os.killpg(process.pid, signal.SIGTERM)

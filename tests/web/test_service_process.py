@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from served import wait_until
-from small import command, environment, refused
+from small import command, refused
 
 TOKEN = "t0ken-of-24-characters-xx"
 
@@ -24,7 +24,7 @@ TOKEN = "t0ken-of-24-characters-xx"
 def program(index: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[str], str]]:
     """The process, the lines it has said, and its address."""
     words = command("serve", index, "--port", "0", *options)
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     said: list[str] = []
     assert process.stderr is not None
     reader = threading.Thread(target=lambda: said.extend(process.stderr))  # type: ignore[arg-type]
