@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 
-from patchword.data.pictures import PictureFiles
+from patchword.data.pictures import SKIP_ADVICE, PictureFiles
 from patchword.data.split_names import splits_meant
 from patchword.data.table import Split
 from patchword.data.text_files import ASK_DOCTOR, in_split_order, missing_split
@@ -324,7 +324,7 @@ def choose_images(split: Split, images: str, *, skip_broken: bool) -> Split:
     if missing:
         raise DataError(
             f"{where}: {len(missing):,} of {split.n_images:,} pictures are missing, first '{missing[0]}'. "
-            "Add them, or leave their images out with skip_broken."
+            "Add them. " + SKIP_ADVICE
         )
     return replace(split, images=PictureFiles(files))
 

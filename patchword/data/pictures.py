@@ -150,6 +150,9 @@ def problem_of(path: Path) -> str | None:
     return None
 
 
+SKIP_ADVICE = "Or leave such pictures out: --data.skip_broken true in training, --skip-broken in evaluation."
+
+
 @dataclass(frozen=True)
 class PictureFiles:
     """The pictures of N images as files, decoded when read.
@@ -197,7 +200,10 @@ class PictureFiles:
         if generators is not None and len(generators) != len(images):
             raise ConfigError(f"{len(generators)} generators were given for {len(images)} pictures. Expected one each.")
         draws: Sequence[np.random.Generator | None] = [None] * len(images) if generators is None else generators
-        pixels = [self.transform(self.picture(int(i)), draw) for i, draw in zip(images, draws, strict=True)]
+        try:
+            pixels = [self.transform(self.picture(int(i)), draw) for i, draw in zip(images, draws, strict=True)]
+        except DataError as error:
+            raise DataError(f"{error} {SKIP_ADVICE}") from None
         return Images(torch.stack(pixels) if pixels else torch.zeros(0, 3, 1, 1), None)  # (B, 3, H, W)
 
 

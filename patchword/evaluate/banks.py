@@ -20,7 +20,7 @@ from patchword.errors import ConfigError
 from patchword.evaluate.encoding import encode_split
 from patchword.evaluate.repeats import Repeats
 from patchword.evaluate.result import Evaluation, evaluate_scores
-from patchword.evaluate.run import open_for
+from patchword.evaluate.run import open_with
 from patchword.evaluate.scores_file import Provenance
 from patchword.evaluate.setting import Setting
 from patchword.loading import load
@@ -142,5 +142,5 @@ def evaluate_banks_of(
         raise ConfigError(f"`banks` is {banks}. Expected 2 or more: one draw has no deviation.")
     how = setting if setting is not None else Setting()
     model = run if isinstance(run, Model) else load(run, device=how.device)
-    opened = data if isinstance(data, Split) else open_for(model, data, how.split, name=how.name, limit=how.limit)
+    opened = open_with(model, data, how)
     return evaluate_banks(model, opened, how, seeds=range(banks), protocol=protocol)

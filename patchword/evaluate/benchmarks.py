@@ -24,7 +24,7 @@ from patchword.evaluate.on_split import ModelOnSplit
 from patchword.evaluate.pmrp import evaluate_pmrp, find_instances, read_instances
 from patchword.evaluate.rococo import evaluate_attack, find_attacks, read_attack, rococo_report
 from patchword.evaluate.rococo_images import evaluate_mixed
-from patchword.evaluate.run import open_for
+from patchword.evaluate.run import open_with
 from patchword.evaluate.scores_file import SavedScores
 from patchword.evaluate.setting import Setting
 from patchword.loading import load
@@ -63,6 +63,7 @@ def evaluate_benchmark(
     memory: int = MEMORY,
     resume: Path | None = None,
     console: Console | None = None,
+    skip_broken: bool = False,
 ) -> Benchmark:
     """Evaluate on one of the benchmarks.
 
@@ -71,7 +72,7 @@ def evaluate_benchmark(
         runs: a run, checkpoint or model; for the first three also a score file, or several that are fused.
         data: data folder or open split, with the images that the benchmark names.
         annotations: folder or file of the benchmark. ECCV-Caption is found in the package ``eccv_caption`` too.
-        split, dataset, limit: as ``split``, ``name`` and ``limit`` of ``evaluate``.
+        split, dataset, limit, skip_broken: as ``split``, ``name``, ``limit`` and ``skip_broken`` of ``evaluate``.
         caption_ids: COCO's number of every caption (``cxc`` and ``eccv``), see ``gallery.make_gallery``.
         intra: how images and captions are compared among themselves (``cxc``), see ``intra.intra_scores``.
         how, weights: of an ensemble.
@@ -86,7 +87,7 @@ def evaluate_benchmark(
     if name not in BENCHMARKS:
         raise ConfigError(f"unknown benchmark '{name}'. Expected one of: {', '.join(BENCHMARKS)}.")
     sources = [runs] if isinstance(runs, Path | str | Model | SavedScores) else list(runs)
-    setting = Setting(split, dataset, limit, device, memory, resume, console or Console(quiet=True))
+    setting = Setting(split, dataset, limit, device, memory, resume, console or Console(quiet=True), skip_broken)
     folder = None if annotations is None else Path(annotations)
     if folder is None and name not in NEED_NO_FILES:
         raise ConfigError(f"--protocol {name} needs its files. Add --annotations PATH (docs/evaluate.md says which).")
@@ -104,7 +105,7 @@ def evaluate_benchmark(
                 shown = getattr(sources[0], "label", sources[0])
                 raise ConfigError(f"'{shown}' is a run and needs its data. Add --data DIR.")
             model = _load(sources[0], device)
-            opened = _open(model, data, split, dataset, limit)
+            opened = open_with(model, data, setting)
             return _cxc_of_model(model, opened, folder, caption_ids, intra, setting)
         members = open_members(sources, data, setting)
         member = members[0] if len(members) == 1 else join_members(members, how, weights)
@@ -116,7 +117,7 @@ def evaluate_benchmark(
             f"{'' if name in NEED_NO_FILES else ' --annotations PATH'})."
         )
     model = _load(sources[0], device)
-    opened = _open(model, data, split, dataset, limit)
+    opened = open_with(model, data, setting)
     scorer = ModelOnSplit(model, opened, setting.console)
     found = evaluate_mixed(scorer).report() if folder is None else _of_model(name, scorer, folder)
     return replace(found, model=model.label)
@@ -124,10 +125,6 @@ def evaluate_benchmark(
 
 def _load(source: Source, device: str) -> Model:
     return source if isinstance(source, Model) else load(source, device=device)  # type: ignore[arg-type]
-
-
-def _open(model: Model, data: Path | str | Split, split: str, name: str | None, limit: int | None) -> Split:
-    return data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
 
 
 def _of_model(name: str, scorer: ModelOnSplit, place: Path) -> Benchmark:

@@ -15,7 +15,7 @@ from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.evaluate.ensemble import ensemble
 from patchword.evaluate.result import Evaluation, evaluate_scores
-from patchword.evaluate.run import open_for, provenance_of, score_split
+from patchword.evaluate.run import open_with, provenance_of, score_split
 from patchword.evaluate.scores_file import SavedScores, caption_digests, load_scores, load_together, with_owner_of
 from patchword.evaluate.setting import Setting
 from patchword.loading import load
@@ -79,14 +79,14 @@ def open_member(
     how = setting if setting is not None else Setting()
     if isinstance(source, SavedScores) or is_score_file(source):
         if isinstance(data, Path | str):
-            data = open_split(data, how.split, name=how.name, limit=how.limit)
+            data = open_split(data, how.split, name=how.name, limit=how.limit, skip_broken=how.skip_broken)
         read = with_owner_of if isinstance(source, SavedScores) else load_scores
         saved = read(source, data)  # type: ignore[arg-type]
         return Member(label or saved.path, saved, data)
     if data is None:
         raise ConfigError(f"'{getattr(source, 'label', source)}' is a run and needs its data. Add --data DIR.")
     model = source if isinstance(source, Model) else load(source, device=how.device)
-    opened = data if isinstance(data, Split) else open_for(model, data, how.split, name=how.name, limit=how.limit)
+    opened = open_with(model, data, how)
     scores, encode_s, score_s = score_split(model, opened, how)
     provenance = provenance_of(model, opened, encode_s, score_s)
     shown = label or (model.label if isinstance(source, Model) else str(source))

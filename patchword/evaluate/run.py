@@ -101,6 +101,7 @@ def evaluate(
     memory: int = MEMORY,
     resume: Path | None = None,
     console: Console | None = None,
+    skip_broken: bool = False,
 ) -> Evaluation:
     """Evaluate a run or checkpoint, or the ensemble of several, on a split of a data folder.
 
@@ -120,6 +121,8 @@ def evaluate(
         memory: bytes that scoring may take besides the vector sets and the scores.
         resume: keep finished parts of the scoring in this folder, and go on with those that are there.
         console: where progress goes.
+        skip_broken: leave out pictures that do not decode, and list them in the notes; a run that was trained so is
+            evaluated so.
 
     Raises:
         CheckpointError, DataError, ScoreError: one line each.
@@ -127,7 +130,7 @@ def evaluate(
 
     Under torchrun, called alike on every process of a process group, all share the work and get the result.
     """
-    setting = Setting(split, name, limit, device, memory, resume, console or Console(quiet=True))
+    setting = Setting(split, name, limit, device, memory, resume, console or Console(quiet=True), skip_broken)
     if ranks != "matrix" and (save_to is not None or not isinstance(run, Path | str | Model)):
         raise ConfigError(f"ranks {ranks!r} keep no score matrix, which files and ensembles of scores need.")
     if not isinstance(run, Path | str | Model):
@@ -139,7 +142,7 @@ def evaluate(
             write_scores(save_to, one.saved)
         return one.evaluate(protocol)
     model = run if isinstance(run, Model) else load(run, device=device)
-    opened = data if isinstance(data, Split) else open_for(model, data, split, name=name, limit=limit)
+    opened = open_with(model, data, setting)
     if ranks != "matrix":
         from patchword.evaluate.streamed import evaluate_streamed
 
@@ -147,7 +150,23 @@ def evaluate(
     return evaluate_model(model, opened, protocol=protocol, save_to=save_to, setting=setting)[0]
 
 
-def open_for(model: Model, data: Path | str, split: str, *, name: str | None = None, limit: int | None = None) -> Split:
+def open_with(model: Model, data: Path | str | Split, setting: Setting) -> Split:
+    """The split that a setting names, opened for a model; an open split is what it is."""
+    if isinstance(data, Split):
+        return data
+    how = setting
+    return open_for(model, data, how.split, name=how.name, limit=how.limit, skip_broken=how.skip_broken)
+
+
+def open_for(
+    model: Model,
+    data: Path | str,
+    split: str,
+    *,
+    name: str | None = None,
+    limit: int | None = None,
+    skip_broken: bool = False,
+) -> Split:
     """Open a split as a model was trained on it: its kind of images, columns, captions per image and broken pictures.
 
     Of COCO's images the first five captions are kept, which published tables are made of, unless the model was trained
@@ -155,7 +174,8 @@ def open_for(model: Model, data: Path | str, split: str, *, name: str | None = N
     """
     images = "features" if model.method.reads == "regions" else "pictures"
     per_image = model.about.get("captions_per_image")
-    how: dict[str, Any] = {"captions_per_image": per_image, "skip_broken": model.about.get("skip_broken", False)}
+    skips = skip_broken or bool(model.about.get("skip_broken", False))
+    how: dict[str, Any] = {"captions_per_image": per_image, "skip_broken": skips}
     opened = None
     if columns := model.about.get("columns"):
         with suppress(ConfigError):  # data of another form, which has no such columns

@@ -28,6 +28,7 @@ class Setting:
         memory: bytes that scoring may take besides the vector sets and the scores.
         resume: finished parts of the scoring are kept in this folder, and those that are there are not computed again.
         console: where progress goes.
+        skip_broken: pictures that do not decode are left out and listed in the notes.
     """
 
     split: str = "test"
@@ -37,6 +38,7 @@ class Setting:
     memory: int = MEMORY
     resume: Path | None = None
     console: Console = field(default_factory=lambda: Console(quiet=True))
+    skip_broken: bool = False
 
     def part(self, name: str) -> Setting:
         """The same, with a folder of its own for the parts of one job of several."""

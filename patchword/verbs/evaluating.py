@@ -63,9 +63,10 @@ class Options:
         slices: also show recall over parts of the queries.
         compat_fold_adjacency: the authors' 5-fold mistake (CEFG).
         limit: only the first images.
+        skip_broken: leave out pictures that do not decode.
         device: auto, cpu or cuda:0.
-        memory: that scoring may take beside vectors and scores: 2GiB.
-        resume: keep finished parts of the scoring there; go on from them.
+        memory: of scoring, beside vectors and scores: 2GiB.
+        resume: keep finished parts there, and go on from them.
         json: print JSON.
     """
 
@@ -89,6 +90,7 @@ class Options:
     slices: Flag = False
     compat_fold_adjacency: Flag = False
     limit: OptionalCount = None
+    skip_broken: Flag = False
     device: Device = "auto"
     memory: OptionalSize = None
     resume: Directory = None
@@ -123,7 +125,9 @@ class Options:
             return self._benchmark()
         self._refuse("a named protocol", "annotations", "caption_ids")
         if not self.runs and self.data is None:
-            self._refuse("saved scores without --data: --protocol says what they are", "name", "split", "limit")
+            self._refuse(
+                "saved scores without --data: --protocol says what they are", "name", "split", "limit", "skip_broken"
+            )
         if self.seeds:
             return self._seeds()
         if self.banks is not None:
@@ -149,6 +153,7 @@ class Options:
             MEMORY if self.memory is None else bytes_of(self.memory),
             self.resume,
             Console(stderr=True, quiet=not speaks()),
+            self.skip_broken,
         )
 
     @property
@@ -190,6 +195,7 @@ class Options:
             memory=setting.memory,
             resume=setting.resume,
             console=setting.console,
+            skip_broken=setting.skip_broken,
         )
         if not speaks():
             return 0
@@ -215,7 +221,7 @@ class Options:
         return show(spread.to_json(), spread.table(), json=self.json) if speaks() else 0
 
     def _streamed(self, how: Literal["streamed", "certified"]) -> int:
-        from patchword.evaluate.run import open_for
+        from patchword.evaluate.run import open_with
         from patchword.evaluate.streamed import evaluate_streamed
         from patchword.loading import load
 
@@ -223,7 +229,7 @@ class Options:
         run, data = self._one_run("--ranks")
         setting = self.setting
         model = load(run, device=setting.device)
-        split = open_for(model, data, self.split, name=self.name, limit=self.limit)
+        split = open_with(model, data, setting)
         result = evaluate_streamed(model, split, how=how, protocol=self.protocol, setting=setting)
         return self._say(result, split)
 

@@ -20,6 +20,7 @@ from patchword.verbs.options import (
     Strings,
     device_of,
 )
+from patchword.verbs.output import note
 from patchword.verbs.search_output import say_answer, say_captions, say_hits, say_lines, say_split_lines
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ def search(
     if not in_index:
         if where or captions or threshold is not None or mode != "auto" or asked.is_composed:
             raise ConfigError("filters, modes and composed queries need an index. Make one with: patchword index build")
-        how = {"data": data, "split": split, "name": name, "clip": clip, "device": device_of(device)}
-        return _in_split(place, asked, file, {**how, "k": few}, json)
+        opened = {"data": data, "split": split, "name": name}
+        return _in_split(place, asked, file, opened, {"clip": clip, "device": device_of(device), "k": few}, json)
     if data is not None:
         raise ConfigError(f"'{place}' is an index, which holds its images itself. Leave out --data.")
     from patchword.index.engine import Index
@@ -206,18 +207,28 @@ def _only_picture(asked: Asked, where: str | None) -> Picture:
     return only.image
 
 
-def _in_split(run: Path, asked: Asked, file: Path | None, how: dict[str, Any], json: bool) -> int:
-    """Search a split of a data folder."""
+def _in_split(
+    run: Path, asked: Asked, file: Path | None, where: dict[str, Any], how: dict[str, Any], json: bool
+) -> int:
+    """Search a split of a data folder. Pictures that do not decode are left out and named."""
+    from patchword.evaluate.run import open_for
     from patchword.index.query_file import read_queries
+    from patchword.loading import load
     from patchword.search import search as run_search
     from patchword.search import search_each
 
-    if file is None:
-        for one in asked.words:
-            _refuse_weights(one)
-        return say_hits(run_search(run, asked.words, image=asked.image[0] if asked.image else None, **how), json)
-    lines = [_plain(line) for line in read_queries(file)]
-    hits = iter(search_each(run, [line.label for line in lines if line.error is None], **how))
+    for one in asked.words:
+        _refuse_weights(one)
+    lines = None if file is None else [_plain(line) for line in read_queries(file)]
+    model = load(run, device=how["device"])
+    opened = open_for(model, **where, skip_broken=True)
+    for text in opened.notes:
+        if "left out" in text:
+            note(f"note: {text}")
+    if file is None or lines is None:
+        image = asked.image[0] if asked.image else None
+        return say_hits(run_search(model, asked.words, data=opened, image=image, **how), json)
+    hits = iter(search_each(model, [line.label for line in lines if line.error is None], data=opened, **how))
     return say_split_lines(file, [(line, line.error or next(hits)) for line in lines], json)
 
 

@@ -10,6 +10,7 @@ import pytest
 from clip_models import write_checkpoint
 from small import recipe, write_pictures
 
+from patchword.cli import main
 from patchword.errors import DataError
 from patchword.evaluate.run import evaluate, open_for
 from patchword.loading import load
@@ -41,8 +42,27 @@ def test_what_a_recipe_says_of_its_data_holds_for_evaluation(pictures: Path, tmp
 
 def test_a_broken_picture_stops_the_evaluation_of_others(pictures: Path, tmp_path: Path) -> None:
     train(recipe("chan", pictures, {"train": {"epochs": 1, "batch_size": 4}}, image=VIT), tmp_path / "run")
-    with pytest.raises(DataError, match="test_2"):
+    with pytest.raises(DataError, match=r"test_2.* --skip-broken in evaluation\.$"):
         evaluate(tmp_path / "run", pictures)
+    result = evaluate(tmp_path / "run", pictures, skip_broken=True)
+    assert (result.n_images, result.n_captions) == (3, 6)
+    assert any("test_2" in note for note in result.notes)
+
+
+def test_broken_pictures_are_left_out_by_the_verbs(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_checkpoint(tmp_path / "clip")
+    words = ["evaluate", str(clip), "--data", str(pictures), "--skip-broken", "--json"]
+    for more in ([], ["--ranks", "streamed"]):
+        assert main([*words, *more]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert shown["n_images"] == 3
+        assert any("test_2" in note for note in shown["notes"])
+    assert main(["search", str(clip), "a red ball", "--data", str(pictures), "-k", "9", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "1 broken pictures left out: test_2" in said.err
+    assert len(json.loads(said.out)["a red ball"]) == 3
 
 
 @pytest.mark.parametrize(("name", "kept"), [("coco", 15), ("mine", 18)])
