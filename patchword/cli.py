@@ -10,8 +10,10 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import patchword
@@ -150,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = warning_line
     if sys.platform == "win32":
         return fail(2, "patchword runs on Linux and macOS. On Windows run it in WSL, its subsystem for Linux.", False)
     try:
@@ -208,6 +211,7 @@ def run_verb(verb: str, words: list[str]) -> int:
             )
     except SystemExit as stop:
         if stop.code in (0, None):
+            examples = getattr(function, "examples_of", lambda _: None)(words) or examples
             sys.stdout.write(said.getvalue() + "examples:\n" + "".join(f"  {e}\n" for e in examples))
             return 0
         raise ConfigError(one_line(said.getvalue()) + f" Options: patchword {verb} --help") from None
@@ -282,6 +286,14 @@ def told(error: BaseException, verb: str = "") -> str:
         what = ". ".join(str(error).rstrip(".").split(". ")[:3])  # torch goes on about its own settings
         return f"the device has no room: {what}. {MAKE_ROOM.get(verb, CHOOSE_DEVICE)}"
     return f"unexpected {type(error).__name__}: {error} (this is a bug; --debug shows where)"
+
+
+def warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of this package as one line; one of another package also says where it comes from."""
+    is_ours = Path(filename).is_relative_to(Path(patchword.__file__).parent)
+    return f"warning: {message}\n" if is_ours else f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def fail(code: int, message: str, debug: bool) -> int:

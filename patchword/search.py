@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from patchword.data.extras import MemoryExtra
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import Extra, Split
 from patchword.data.text_files import require_whole
-from patchword.data.tokenizers import require_tokenizer
+from patchword.data.tokenizers import WordTokenizer, require_tokenizer
+from patchword.data.words import split_words
 from patchword.errors import ConfigError, DataError
 from patchword.evaluate.run import open_for
 from patchword.loading import load
@@ -162,6 +163,18 @@ def check_query(model: Model, query: str) -> None:
             f"the model knows none of the words of {query!r} ({tokenizer.size:,} words in its vocabulary). "
             "Use other words, or a model trained on such captions."
         )
+
+
+def unknown_words(model: Model, texts: Iterable[str]) -> list[str]:
+    """Words that a model's vocabulary lacks, each once and as the model reads it; punctuation is not named.
+
+    Nothing is unknown to word pieces, which spell a new word.
+    """
+    if not isinstance(model.tokenizer, WordTokenizer):
+        return []
+    known = model.tokenizer.vocabulary.ids
+    words = [word for text in texts for word in split_words(text)]
+    return [word for word in dict.fromkeys(words) if word not in known and any(map(str.isalnum, word))]
 
 
 def query_extras(model: Model, texts: Sequence[str], clip: ClipEncoder | None) -> dict[str, Extra]:

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,9 @@ def test_letters_that_the_terminal_lacks_are_shown_by_number(tmp_path: Path) -> 
     )  # fmt: skip
     assert done.returncode == 2
     assert "runs/\\xfc" in done.stderr
+
+
+def test_a_warning_of_the_package_is_one_line() -> None:
+    assert main(["--version"]) == 0
+    assert warnings.formatwarning("3 were cut", UserWarning, cli.__file__, 7) == "warning: 3 were cut\n"
+    assert warnings.formatwarning("old", UserWarning, "/else/where.py", 7) == "/else/where.py:7: UserWarning: old\n"

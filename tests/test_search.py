@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import one_line, recipe, refused, write_bert, write_pictures, write_precomp
+from small import recipe, refused, write_bert, write_pictures, write_precomp
 
 from patchword.cli import main
 from patchword.data.open import open_split
@@ -12,7 +12,7 @@ from patchword.errors import ConfigError, DataError
 from patchword.index.inputs import encode_texts
 from patchword.loading import load
 from patchword.model import Model
-from patchword.search import Searcher, best, query_extras, search
+from patchword.search import Searcher, best, query_extras, search, unknown_words
 from patchword.train.run import train
 
 
@@ -75,6 +75,36 @@ def test_a_half_known_query_is_answered(model: Model, split: Split) -> None:
     assert len(search(model, ["a zebra beside a dog"], data=split, k=2)["a zebra beside a dog"]) == 2
 
 
+def test_words_that_the_model_does_not_know_are_named(
+    model: Model, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = "A zebra beside a dog: zebra, xyzzy!"
+    assert unknown_words(model, [query]) == ["zebra", "beside", "xyzzy"]
+    assert unknown_words(model, ["a dog."]) == []
+    words = ["search", str(trained / "run"), "--data", str(trained / "data"), "-k", "1"]
+    assert main([*words, query, "a dog"]) == 0
+    said = f"note: the model does not know 'zebra', 'beside', 'xyzzy' in {query!r}: read as an unknown word\n"
+    assert capsys.readouterr().err == said
+    file = tmp_path / "queries.txt"
+    file.write_text(f"a dog\n{query}\nqwertz\n", encoding="utf-8")
+    assert main([*words, "--file", str(file), "--json"]) == 2
+    printed, told = capsys.readouterr()
+    assert json.loads(printed)[query]
+    assert told.startswith(said)
+    assert told.count("does not know") == 1  # the refused line says it itself
+
+
+def test_the_image_of_a_found_caption_is_printed(
+    trained: Path, split: Split, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", str(trained / "run"), "--data", str(trained / "data"), "--image", "test_4", "-k", "3"]
+    assert main(words) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert main([*words, "--json"]) == 0
+    hits = json.loads(capsys.readouterr().out)["test_4"]
+    assert [line.split("  ")[-2:] for line in lines] == [[hit["caption"], f"({hit['image_id']})"] for hit in hits]
+
+
 @pytest.mark.parametrize("query", ["", "   ", "\n"])
 def test_an_empty_query_is_refused(query: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(["search", trained / "run", query, "--data", trained / "data"], capsys, kind="DataError")
@@ -101,8 +131,8 @@ def test_a_chinese_query_on_latin_word_pieces_is_refused(tmp_path: Path, capsys:
     assert "knows none of the words" in said
     assert main([*words, "a dog"]) == 0
     capsys.readouterr()
-    assert main([*words, "a dog " * 100]) == 2
-    assert "word pieces, but the text encoder reads at most 64" in one_line(capsys.readouterr().err)
+    with pytest.warns(UserWarning, match="longer than the 64 tokens that the text encoder reads, and were cut to them"):
+        assert main([*words, "a dog " * 100]) == 0
 
 
 def test_a_bad_line_of_a_file_does_not_stop_the_others(

@@ -1,6 +1,7 @@
 """``patchword extract regions``: from pictures to region features in SCAN's layout, with a detector.
 
-A run that was killed goes on behind the last batch that it finished. Pictures that can not be decoded are left out and
+A run that was killed goes on behind the last batch that it finished. A run over a folder that has changed computes only
+new and changed pictures, and drops those that are gone. Pictures that can not be decoded are left out and
 listed in ``{split}_skipped.jsonl``.
 """
 
@@ -20,6 +21,14 @@ from rich.console import Console
 
 from patchword.console import ProgressBar
 from patchword.data.detector import Detector
+from patchword.data.extracted_regions import (
+    Earlier,
+    open_rows,
+    read_earlier,
+    regions_file,
+    stamp,
+    write_pictures,
+)
 from patchword.data.find_pictures import pictures_in
 from patchword.data.growing_arrays import GrowingArrays
 from patchword.data.open import find_places, place_splits, read_place, resolve_split
@@ -38,7 +47,7 @@ class Extracted:
         split: its name.
         folder: where its files are.
         images, regions, width: shape of the features.
-        computed: images that were computed now; fewer when an earlier run had done some.
+        computed: images that were computed now; fewer when an earlier run had done some, or pictures are as they were.
         skipped: pictures left out.
     """
 
@@ -96,7 +105,8 @@ def extract_regions(
 ) -> list[Extracted]:
     """Write ``{split}_ims.npy``, ``{split}_boxes.npy``, ``{split}_ids.txt`` and ``{split}_caps.txt`` of some pictures.
 
-    Splits that are complete are kept; an unfinished one goes on.
+    Splits that are complete are kept; an unfinished one goes on. Where pictures have come, changed or gone, the rows of
+    the others are taken over; a picture with the same id, size and time of change is the same.
 
     Args:
         data: a data folder of any layout with pictures, or a folder of pictures alone; those become the split ``all``,
@@ -108,7 +118,7 @@ def extract_regions(
         name: data set name, for folders that hold several.
         batch: pictures at a time.
         device: where the detector runs.
-        again: also make complete splits again.
+        again: also make complete splits again, from nothing.
         console: where progress goes; quiet by default.
 
     Raises:
@@ -178,33 +188,63 @@ def _pictures_alone(data: Path, splits: Sequence[str]) -> Job:
 def run_job(
     job: Job, out: Path, detector: Detector, mark: str, *, batch: int, again: bool, console: Console
 ) -> Extracted:
-    """Write the files of one split, or find them complete."""
+    """Write the files of one split, or find them complete. Rows of pictures that are as they were are taken over."""
     regions, width = detector.regions, detector.width
+    stamps = [stamp(path) for path in job.source.files]
     listed = json.dumps([job.ids, job.captions, [str(path) for path in job.source.files]])
     fingerprint = hashlib.sha256((mark + listed).encode()).hexdigest()
-    about = out / f"{job.split}_regions.json"
-    if (out / f"{job.split}_ims.npy").exists() and not again:
-        return _complete(job, out, about, fingerprint, detector.source)
+    kept: dict[int, int] = {}
+    old: list[NDArray[np.float32]] = []
+    earlier = read_earlier(out, job.split)
+    if (out / f"{job.split}_ims.npy").exists() and not again and not earlier.is_unfinished:
+        if earlier.is_of(fingerprint, job.ids, stamps):
+            return _complete(job, out, earlier)
+        _require_same_detector(job, out, earlier, mark, detector.source)
+        kept, old = earlier.unchanged(job.ids, stamps), open_rows(out, job.split)
     rows_of = {out / f"{job.split}_ims.npy": (regions, width), out / f"{job.split}_boxes.npy": (regions, 4)}
     note = out / f".{job.split}_regions.partial.json"
-    with GrowingArrays(rows_of, note, fingerprint) as files:
-        before, seen = files.rows, _seen(files.kept)
+    state = hashlib.sha256(f"{fingerprint}{stamps}{sorted(kept.items())}".encode()).hexdigest()
+    computed = 0
+    with GrowingArrays(rows_of, note, state) as files:
+        seen = _seen(files.kept)
         with ProgressBar(len(job.ids), job.split, "pictures", console, seen.count) as report:
             for start in range(seen.count, len(job.ids), batch):
                 chosen = range(start, min(start + batch, len(job.ids)))
-                good = _decoded(job.source, chosen, seen)
-                if good:
-                    files.append(*(_finite(values.numpy(), job, chosen) for values in detector.regions_of(good)))
-                seen.count = chosen.stop
-                files.save(**asdict(seen))
+                fresh = [k for k in chosen if k not in kept]
+                good = _decoded(job.source, fresh, seen)
+                found = detector.regions_of(list(good.values())) if good else ()
+                made = [_finite(values.numpy(), job, chosen) for values in found]
+                if len(good) + len(chosen) > len(fresh):
+                    files.append(*_in_order(chosen, kept, old, list(good), made))
+                seen.count, computed = chosen.stop, computed + len(good)
+                if fresh or chosen.stop == len(job.ids):
+                    files.save(**asdict(seen))
                 report.advance(len(chosen))
         if not files.rows:
             raise DataError(f"none of the {len(job.ids):,} pictures of '{job.split}' can be used: {seen.skipped[0][1]}")
+        about = regions_file(out, job.split)
+        write_whole(about, json.dumps({"unfinished": True}))  # until all files are in place
         _write_texts(job, out, seen)
-        found = {"fingerprint": fingerprint, "detector": detector.source, "images": files.rows}
-        write_whole(about, json.dumps({**found, "skipped": len(seen.skipped)}, indent=1))
-        files.finish()  # the features last: where they are, the split is complete
-    return Extracted(job.split, out, files.rows, regions, width, files.rows - before, len(seen.skipped))
+        write_pictures(out, job.split, job.ids, stamps, {k for k, _ in seen.skipped})
+        files.finish()
+        told = {"fingerprint": fingerprint, "detector": detector.source, "mark": mark, "images": files.rows}
+        write_whole(about, json.dumps({**told, "skipped": len(seen.skipped)}, indent=1))
+    return Extracted(job.split, out, files.rows, regions, width, computed, len(seen.skipped))
+
+
+def _in_order(
+    chosen: range,
+    kept: Mapping[int, int],
+    old: Sequence[NDArray[np.float32]],
+    fresh: Sequence[int],
+    made: Sequence[NDArray[np.float32]],
+) -> list[NDArray[np.float32]]:
+    """Features and boxes of some pictures, those of an earlier run and those of now, in the pictures' order."""
+    place = {k: n for n, k in enumerate(fresh)}
+    there = [k for k in chosen if k in kept or k in place]
+    return [
+        np.stack([old[which][kept[k]] if k in kept else made[which][place[k]] for k in there]) for which in range(2)
+    ]
 
 
 def _seen(kept: Mapping[str, Any]) -> Seen:
@@ -212,12 +252,12 @@ def _seen(kept: Mapping[str, Any]) -> Seen:
     return Seen(kept["count"], [(k, reason) for k, reason in kept["skipped"]]) if kept else Seen()
 
 
-def _decoded(source: PictureFiles, chosen: range, seen: Seen) -> list[Picture]:
-    """The pictures that can be decoded; the others are noted."""
-    good = []
+def _decoded(source: PictureFiles, chosen: Sequence[int], seen: Seen) -> dict[int, Picture]:
+    """The pictures that can be decoded, by position; the others are noted."""
+    good = {}
     for k in chosen:
         try:
-            good.append(source.picture(k))
+            good[k] = source.picture(k)
         except DataError as error:
             seen.skipped.append((k, str(error)))
     return good
@@ -243,21 +283,28 @@ def _write_texts(job: Job, out: Path, seen: Seen) -> None:
     )
 
 
-def _complete(job: Job, out: Path, about: Path, fingerprint: str, detector: str) -> Extracted:
-    """A split that is there already.
+def _complete(job: Job, out: Path, earlier: Earlier) -> Extracted:
+    """A split that is there already."""
+    images, regions, width = np.load(out / f"{job.split}_ims.npy", mmap_mode="r").shape
+    return Extracted(job.split, out, images, regions, width, 0, int(earlier.about["skipped"]))
+
+
+def _require_same_detector(job: Job, out: Path, earlier: Earlier, mark: str, detector: str) -> None:
+    """Refuse to go on with features that another detector made.
 
     Raises:
-        DataError: it was made from other pictures or by another detector.
+        DataError: they were, or nothing tells of which detector they are.
     """
-    try:
-        found: Any = json.loads(about.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = {}
-    path = out / f"{job.split}_ims.npy"
-    if not isinstance(found, dict) or found.get("fingerprint") != fingerprint:
+    path, before = out / f"{job.split}_ims.npy", earlier.about.get("detector", "another program")
+    if "mark" not in earlier.about or earlier.stamps is None:
         raise DataError(
-            f"'{path}' was not made by '{detector}' from these pictures. "
+            f"'{path}' was not made by '{detector}' from these pictures, or by an older version that kept no list of "
+            "them. Give another folder, or make it again with --again."
+        )
+    if earlier.about.get("images") != len(np.load(path, mmap_mode="r")):
+        raise DataError(f"'{path}' is not as it was extracted. Give another folder, or make it again with --again.")
+    if earlier.about["mark"] != mark:
+        raise DataError(
+            f"'{path}' was not made by '{detector}' with these settings, but by '{before}'. "
             "Give another folder, or make it again with --again."
         )
-    images, regions, width = np.load(path, mmap_mode="r").shape
-    return Extracted(job.split, out, images, regions, width, 0, int(found["skipped"]))

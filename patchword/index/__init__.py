@@ -1,7 +1,7 @@
 """An index on disk: pictures or region features as vector sets, kept up to date and searched.
 
 The actions are functions with the parameter names of the command line: ``build``, ``add``, ``remove``, ``sync``,
-``compact``, ``verify``, ``info``, ``export``, ``add_captions``. They are imported on first use.
+``compact``, ``verify``, ``info``, ``export``, ``add_captions``, ``change_backend``. They are imported on first use.
 """
 
 from importlib import import_module
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from patchword.index.building import build
     from patchword.index.captions import add_captions
     from patchword.index.catalog import CaptionItem, Catalog, Item, generation
+    from patchword.index.changing import change_backend
     from patchword.index.compacting import compact
     from patchword.index.engine import Index
     from patchword.index.exporting import export
@@ -31,6 +32,7 @@ _HOME = {
     "info": "about",
     "export": "exporting",
     "add_captions": "captions",
+    "change_backend": "changing",
     "Catalog": "catalog",
     "Item": "catalog",
     "CaptionItem": "catalog",
@@ -52,6 +54,7 @@ __all__ = [
     "add",
     "add_captions",
     "build",
+    "change_backend",
     "compact",
     "export",
     "generation",

@@ -30,6 +30,8 @@ from patchword.index.results import Changes
 from patchword.index.roots import locate, root_for
 from patchword.index.scan import scan_folder
 from patchword.index.schema import connect_to_write, count_items, create
+from patchword.index.shortlist import backend_class
+from patchword.index.shortlist.build import check_backend
 from patchword.index.syncing import sync_locked
 from patchword.index.writer import Writer, write_locked
 from patchword.loading import load
@@ -55,7 +57,7 @@ def build(
     threads: int = THREADS,
     shard_mb: int | float = 256.0,
     pooled: PoolKind | None = None,
-    backend: str = "exact",
+    backend: str | None = None,
     backend_options: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Changes:
@@ -79,11 +81,11 @@ def build(
         threads: that read and decode.
         shard_mb: size at which a vector file is closed, and about the memory it takes until then.
         pooled: kind of the shortlist's vectors; the model's own by default.
-        backend, backend_options: what finds the shortlist.
+        backend, backend_options: what finds the shortlist; ``exact`` by default.
         console: where progress goes.
 
     Raises:
-        DataError: the folder is missing, another process writes, or the disk has not enough room.
+        DataError: the folder is missing or is a file, another process writes, or the disk has not enough room.
         ConfigError: the place is taken, or model and input do not fit.
     """
     options = EncodeOptions(None, device, batch, threads, console)  # refuses wrong numbers before anything is loaded
@@ -93,22 +95,29 @@ def build(
         raise ConfigError("nothing to index. Name a folder of pictures, or --features DIR.")
     if feature_names is not None and features is None:
         raise ConfigError("--feature-names without --features DIR. Expected both.")
+    if folder is not None and Path(folder).is_file():
+        raise DataError(
+            f"'{folder}' is a file. Expected a folder of pictures. Build an index of its folder, or add the file to an "
+            f"index: patchword index add INDEX {folder}"
+        )
     if folder is not None and not Path(folder).is_dir():
         raise DataError(f"'{folder}' is missing. Expected a folder of pictures.")
+    backend_class(backend or "exact")  # refuses an unknown one before the model is loaded
     table = None if columns is None else read_columns(columns)
     place = IndexFolder(Path(out))
     loaded = model if isinstance(model, Model) else load(model, device=device, interaction=interaction)
     source = None if features is None else feature_source(features, name=name, splits=splits, names=feature_names)
+    choice = BackendChoice(kind=backend or "exact", options=dict(backend_options or {}))
     with contextlib.ExitStack() as stack:
         if is_index(place.path):
             stack.enter_context(writer_lock(place.lock, "build"))
             writer = stack.enter_context(write_locked(place))
             _require_same_start(writer, folder, source, loaded)
+            _require_same_shortlist(writer, pooled, backend, backend_options)
         else:
             _require_free(place.path)
-            manifest = _make_manifest(
-                loaded, source, shard_mb, pooled, BackendChoice(kind=backend, options=dict(backend_options or {}))
-            )
+            manifest = _make_manifest(loaded, source, shard_mb, pooled, choice)
+            check_backend(choice, manifest.pooled.width)
             writer = _create(stack, place, manifest, folder, follow=follow_links)
         _say_size(writer, folder, console, follow=follow_links)
         changes = sync_locked(writer, None, replace(options, model=loaded), allow_empty=True)
@@ -130,6 +139,33 @@ def _require_same_start(writer: Writer, folder: Path | str | None, source: Featu
             f"'{writer.folder.path}' is already an index, of {names}. Add to it with: patchword index add, "
             "or choose another name."
         )
+
+
+def _require_same_shortlist(
+    writer: Writer, pooled: PoolKind | None, backend: str | None, options: Mapping[str, Any] | None
+) -> None:
+    """Refuse another shortlist for an index that is there already, which would be ignored.
+
+    Raises:
+        ConfigError: one was asked for.
+    """
+    manifest, place = writer.manifest, writer.folder.path
+    has = manifest.backend
+    if (backend or has.kind, options or has.options) != (has.kind, has.options):
+        raise ConfigError(
+            f"'{place}' has the backend {has.kind} with {_listed(has.options)}. Change it with: patchword index "
+            f"backend {place} {backend or has.kind}"
+        )
+    if pooled not in (None, manifest.pooled.kind):
+        raise ConfigError(
+            f"'{place}' has shortlist vectors of the kind {manifest.pooled.kind}. Change them with: patchword index "
+            f"backend {place} {has.kind} --pooled {pooled}"
+        )
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    """Options in words."""
+    return ", ".join(f"{key}={value}" for key, value in options.items() if key != "token") or "no options"
 
 
 def _require_free(path: Path) -> None:

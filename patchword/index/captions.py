@@ -132,7 +132,7 @@ def _of_data(path: Path, name: str | None, splits: tuple[str, ...]) -> CaptionFi
 
 def add_captions(
     index: Path | str,
-    file: Path | str,
+    file: Path | str | None = None,
     *,
     name: str | None = None,
     splits: Sequence[str] = (),
@@ -146,20 +146,23 @@ def add_captions(
 
     Args:
         index: index folder.
-        file: text file, JSON Lines file, table or data folder.
+        file: text file, JSON Lines file, table or data folder; None with ``clear``: only forget.
         name, splits: of a data folder; all splits by default.
         clear: forget the captions that are there first.
         model, device, batch, console: as for `sync`.
 
     Raises:
         DataError: the file can not be read, another process writes, or the disk is full.
-        ConfigError: the model needs side inputs of captions that are not there.
+        ConfigError: the model needs side inputs of captions that are not there, or there is nothing to do.
         CheckpointError: the model is missing or is not the one of the index.
     """
+    if file is None:
+        if not clear:
+            raise ConfigError("no captions to index. Name a file with captions, or forget those there are: --clear.")
+        return _clear_captions(index)
     given = read_caption_file(file, name=name, splits=splits)
     with open_writer(index, "captions") as writer:
-        if clear:
-            writer.remove_captions([row[0] for row in writer.connection.execute("SELECT id FROM captions")])
+        cleared = _forget(writer) if clear else 0
         images = _Images(writer)
         there = set(writer.connection.execute("SELECT text, image FROM captions"))
         new, known = list[tuple[Said, int | None]](), 0
@@ -181,7 +184,22 @@ def add_captions(
             linked=sum(image is not None and said.line not in lost for said, image in new),
             captions=int(writer.connection.execute("SELECT count(*) FROM captions").fetchone()[0]),
             generation=generation(writer.connection),
+            cleared=cleared,
         )
+
+
+def _clear_captions(index: Path | str) -> CaptionChanges:
+    """Forget all captions."""
+    with open_writer(index, "captions") as writer:
+        cleared = _forget(writer)
+        return CaptionChanges(0, 0, 0, (), 0, 0, generation(writer.connection), cleared)
+
+
+def _forget(writer: Writer) -> int:
+    """Remove the captions that are there; returns how many."""
+    there = [row[0] for row in writer.connection.execute("SELECT id FROM captions")]
+    writer.remove_captions(there)
+    return len(there)
 
 
 def restore_captions(writer: Writer, lost: Sequence[int], options: EncodeOptions) -> tuple[int, int]:
@@ -269,10 +287,8 @@ def _encode(
         for part in range(len(given.extras)):
             mine = [pair for pair in new if pair[0].part == part]
             for start in range(0, len(mine), BLOCK):
-                chosen = list(_readable(model, mine[start : start + BLOCK], skipped))
-                shown.advance(len(mine[start : start + BLOCK]))
-                if not chosen:
-                    continue
+                chosen = mine[start : start + BLOCK]
+                shown.advance(len(chosen))
                 extras = {
                     key: given.extras[part][key].select([said.row for said, _ in chosen])
                     for key in model.method.caption_extras
@@ -295,19 +311,6 @@ def _save(writer: Writer, pending: Pending) -> None:
     if len(pending):
         writer.add_shard("caption", pending.tensors(), [caption for _, caption in pending.items])
         join_small(writer)
-
-
-def _readable(
-    model: Model, pairs: Sequence[tuple[Said, int | None]], skipped: list[tuple[int, str]]
-) -> Iterator[tuple[Said, int | None]]:
-    """Those captions that the text encoder can read; the others are noted."""
-    for said, image in pairs:
-        try:
-            model.tokenize([said.text], where=f"line {said.line}")
-        except DataError as error:
-            skipped.append((said.line, str(error)))
-        else:
-            yield said, image
 
 
 def _require_extras(model: Model, given: CaptionFile) -> None:

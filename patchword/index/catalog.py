@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import weakref
@@ -224,6 +225,34 @@ class Catalog:
         """
         found = self.find(ids)
         return [_known(found, int(one), "image") for one in ids]
+
+    def named(self, name: Path | str) -> int | None:
+        """The id of an image by its path below its root, its file, or its features; None where none has that name.
+
+        Raises:
+            DataError: several images have it.
+        """
+        text = os.fspath(name)
+        places = {Path(os.path.abspath(text)), Path(os.path.realpath(text))}
+
+        def read(connection: sqlite3.Connection) -> set[int]:
+            with one_view(connection):
+                wanted = set[tuple[int, str]]()
+                for root, path in connection.execute("SELECT id, path FROM roots").fetchall():
+                    wanted |= {(root, one.relative_to(path).as_posix()) for one in places if one.is_relative_to(path)}
+                    wanted.add((root, text))
+                query = "SELECT id FROM items WHERE root = ? AND path = ?"
+                found = {row[0] for place in wanted for row in connection.execute(query, place)}
+                if found:
+                    return found
+                query = "SELECT id FROM items WHERE feature = ? OR substr(feature, instr(feature, '/') + 1) = ?"
+                return {row[0] for row in connection.execute(query, (text, text))}
+
+        found = self._read(read) if text else set()
+        if len(found) > 1:
+            ids = ", ".join(map(str, sorted(found)[:5]))
+            raise DataError(f"{text!r} is the name of {len(found)} images: {ids}. Name one of them by its id.")
+        return next(iter(found), None)
 
     def find_captions(self, ids: Iterable[int] | NDArray[np.int64]) -> dict[int, CaptionItem]:
         """The captions of these ids that are still in the index."""

@@ -126,7 +126,7 @@ def _rewrite(writer: Writer, kind: str, group: Sequence[_Part]) -> None:
     lengths = np.concatenate([shard.lengths[alive] for shard, alive in zip(shards, places, strict=True)])
     written = None
     if len(ids):
-        written = write_shard(folder.shard(number), _tensors(shards, places, ids, lengths))
+        written = write_shard(folder.shard(number), live_tensors(shards, places, ids, lengths))
     with transaction(writer.connection) as connection:
         connection.executemany("DELETE FROM shards WHERE number = ?", [(part.number,) for part in group])
         if written is not None:
@@ -137,8 +137,16 @@ def _rewrite(writer: Writer, kind: str, group: Sequence[_Part]) -> None:
         folder.shard(part.number).unlink(missing_ok=True)
 
 
-def _tensors(shards: Sequence[Shard], places: Sequence[Array], ids: Array, lengths: Array) -> dict[str, list[Array]]:
-    """The tensors of the joined shard."""
+def live_tensors(
+    shards: Sequence[Shard], places: Sequence[Array], ids: Array, lengths: Array
+) -> dict[str, list[Array]]:
+    """The tensors of one shard with the items of some shards that are not removed.
+
+    Args:
+        shards: in the order of their ids.
+        places: positions in each that are not removed.
+        ids, lengths: of all of them.
+    """
     pairs = list(zip(shards, places, strict=True))
     found: dict[str, list[Array]] = {"ids": [ids], "lengths": [lengths]}
     found["vectors"] = [_ragged(shard.vectors, shard.lengths, alive) for shard, alive in pairs]

@@ -23,7 +23,7 @@ from patchword.index.model_hash import open_model
 from patchword.index.opened import Opened
 from patchword.index.parallel import Cores
 from patchword.index.pooled import PoolSpec
-from patchword.index.query import Answer, Found, FoundCaption, Mode, Part, Picture, Query
+from patchword.index.query import Answer, FoundCaption, Mode, Part, Picture, Query
 from patchword.index.results import ReaderInfo
 from patchword.index.wanted import How, Wanted
 from patchword.model import Model
@@ -40,14 +40,20 @@ class Index:
     """
 
     def __init__(
-        self, folder: Path, model: Model, backend: Mapping[str, Any], clip: ClipEncoder | None, threads: int | None
+        self,
+        folder: Path,
+        model: Model,
+        backend: Mapping[str, Any],
+        clip: ClipEncoder | None,
+        threads: int | None,
+        detector: Path | str | None = None,
     ) -> None:
         self.place = open_folder(folder)
         self.folder, self.model = self.place.path, model
-        self.clip, self._cores, self._backend = clip, Cores(threads), backend
+        self.clip, self._cores, self._backend, self._detector = clip, Cores(threads), backend, detector
         model.method.eval()
         self._refreshing = Lock()
-        self._opened = Opened(self.place, model, clip, backend, self._cores)
+        self._opened = Opened(self.place, model, clip, backend, self._cores, detector)
 
     @classmethod
     def open(
@@ -59,6 +65,7 @@ class Index:
         backend: Mapping[str, Any] | None = None,
         clip: Path | str | None = None,
         threads: int | None = None,
+        detector: Path | str | None = None,
     ) -> Index:
         """Open an index for reading.
 
@@ -69,14 +76,18 @@ class Index:
             backend: options of the shortlist's backend that differ here (``uri``, ``token`` of a Milvus server).
             clip: CLIP model folder, for models that read CLIP's vector of a sentence.
             threads: that score; by default as many as torch may use.
+            detector: that the region features were extracted with, to ask with pictures that are not indexed; loaded
+                for the first of them.
 
         Raises:
             DataError: there is no index, or it is damaged.
             CheckpointError: the model is missing, or not the one the index was made with.
+            ConfigError: a detector was named, and the model reads no regions.
         """
         place = open_folder(folder)
         loaded = open_model(read_manifest(place), model, device=device)
-        return cls(place.path, loaded, backend or {}, None if clip is None else ClipEncoder(clip), threads)
+        encoder = None if clip is None else ClipEncoder(clip)
+        return cls(place.path, loaded, backend or {}, encoder, threads, detector)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -125,12 +136,13 @@ class Index:
         """
         with self._refreshing:
             now = self._opened
-            if not now.catalog.is_replaced():
+            if not now.is_replaced():
                 if now.generations.refresh(now.catalog):
                     return True
-                if not now.catalog.is_replaced():  # nor meanwhile
+                if not now.is_replaced():  # nor meanwhile
                     return False
-            self._opened = Opened(self.place, self.model, self.clip, self._backend, self._cores, now)
+            how = self._backend, self._cores, self._detector
+            self._opened = Opened(self.place, self.model, self.clip, *how, now)
             return True
 
     def search(self, query: str | Query, k: int = 10, **how: Unpack[How]) -> Answer:
@@ -139,6 +151,8 @@ class Index:
 
     def search_batch(self, queries: Sequence[str | Query], k: int = 10, **how: Unpack[How]) -> list[Answer]:
         """The best images for each of several queries, encoded and scored together.
+
+        Indexed images that a query is to be like are no answers to it.
 
         Args:
             queries: sentences, taken word for word, or compositions.
@@ -168,11 +182,7 @@ class Index:
         Raises:
             DataError: there is no such image.
         """
-        query = Query((Part(image=int(id)),))
-        found = self.search(query, k + 1, **how)
-        others = [hit for hit in found.hits if hit.id != id][:k]
-        hits = [Found(hit.id, hit.score, hit.probability, hit.item, rank) for rank, hit in enumerate(others, start=1)]
-        return Answer(hits, found.mode, found.searched, found.rescored, found.took_ms)
+        return self.search(Query((Part(image=int(id)),)), k, **how)
 
     def captions_for(
         self, image: Picture, k: int = 10, *, mode: Mode = "auto", threshold: float | None = None
@@ -212,6 +222,15 @@ class Index:
         """
         return self.catalog.items([int(id)])[0]
 
+    def find(self, name: Path | str) -> int | None:
+        """The id of an indexed image by its path below its folder, its file, or its ``split/image id`` or image id in
+        the region features; None where no image has that name.
+
+        Raises:
+            DataError: several images have it.
+        """
+        return self.catalog.named(name)
+
     def picture(self, id: int) -> Path | None:
         """The picture file of an image; None when it is gone or has left its folder.
 
@@ -248,7 +267,8 @@ class Index:
     @property
     def accepts_pictures(self) -> bool:
         """Whether a picture that is not in the index can be asked with."""
-        return not reads_regions(self.model) and not self.model.method.image_extras
+        has_regions = not reads_regions(self.model) or self._detector is not None
+        return has_regions and not self.model.method.image_extras
 
     def close(self) -> None:
         """End its threads and close its files."""

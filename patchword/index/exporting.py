@@ -40,7 +40,8 @@ def export(
         pooled: also write the shortlist's vectors.
 
     Raises:
-        ConfigError: the name ends otherwise, or a filter was given for captions.
+        ConfigError: the name ends otherwise, a filter was given for captions, or the items of another export, or a file
+            of somebody else, would be overwritten. An export under the very same name is replaced as a whole.
         DataError: there is no index, or the disk has not enough room.
     """
     path = Path(out)
@@ -48,6 +49,8 @@ def export(
         raise ConfigError(f"'{path}' ends in '{path.suffix}'. Expected a file that ends in {' or '.join(SUFFIXES)}.")
     if kind == "caption" and where is not None:
         raise ConfigError("a filter is about images. Leave out --where, or export images.")
+    items = path.with_suffix(".jsonl")
+    _require_own(path, items)
     snapshot = open_snapshot(index, kind)
     with Catalog(index) as catalog:
         rows = np.arange(len(snapshot)) if where is None else snapshot.known(catalog.where(where))
@@ -60,7 +63,6 @@ def export(
                 _write_npz(fresh, specs)
             else:
                 write_tensors(fresh, specs, {"format": "patchword-index-export", "kind": kind})
-            items = path.with_suffix(".jsonl")
             fresh_items = items.with_name(f".{items.name}.new")
             _write_items(fresh_items, catalog, snapshot, rows)
             os.replace(fresh, path)
@@ -69,6 +71,19 @@ def export(
             fresh.unlink(missing_ok=True)
             path.with_name(f".{path.stem}.jsonl.new").unlink(missing_ok=True)
     return Exported(str(path), str(items), len(rows), path.stat().st_size + items.stat().st_size)
+
+
+def _require_own(path: Path, items: Path) -> None:
+    """Refuse to overwrite items that belong to other vectors.
+
+    Raises:
+        ConfigError: there are such.
+    """
+    others = [path.with_suffix(suffix) for suffix in SUFFIXES if suffix != path.suffix.lower()]
+    other = next((one for one in others if one.exists()), None)
+    if items.exists() and (other is not None or not path.exists()):
+        belongs = "is there already" if other is None else f"holds the items of '{other}'"
+        raise ConfigError(f"'{items}' {belongs}, and would be overwritten. Choose another name than '{path.stem}'.")
 
 
 def _specs(snapshot: Snapshot, rows: NDArray[np.int64], *, pooled: bool) -> dict[str, Spec]:

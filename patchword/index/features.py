@@ -116,6 +116,11 @@ class FeatureFolder:
         boxes = self.splits[spot.split].boxes
         return None if boxes is None else np.asarray(boxes[spot.row][:count], dtype=np.float16)
 
+    def folders(self) -> set[Path]:
+        """The folders in which the feature files lie."""
+        sources = [split.require_images() for split in self.splits]
+        return {one.path.parent if isinstance(one, RegionFeatures) else Path(self.source.root) for one in sources}
+
     def seen(self, root: int) -> list[tuple[Seen, Spot]]:
         """Every image as if it were a file, named by its id (with its split where the id is in several)."""
         counts: dict[str, int] = {}

@@ -13,7 +13,7 @@ from patchword.index.manifest import Manifest
 from patchword.index.parallel import Cores
 from patchword.index.pooled import PoolSpec
 from patchword.index.shortlist.saved import read_saved
-from patchword.index.shortlist.view import Shortlist, open_shortlist
+from patchword.index.shortlist.view import Shortlist, in_memory, open_shortlist
 from patchword.index.snapshot import Snapshot, open_snapshot
 
 Kind = Literal["image", "caption"]
@@ -52,7 +52,7 @@ class Generations:
         before: State | None = None,
     ) -> None:
         self.place, self.manifest, self.spec, self.cores = place, manifest, spec, cores
-        self._options = {**manifest.backend.options, **backend}
+        self._options = dict(backend)  # beside those that a shortlist was saved with
         self._tried: dict[str, str] = {}  # folder of the saved shortlist that was read last, or could not be read
         self.now = State(
             self._opened("image", None if before is None else before.images),
@@ -79,6 +79,8 @@ class Generations:
             snapshot = open_snapshot(self.place, kind, before=snapshot)
         if self._has_newer_shortlist(kind):
             shortlist = self._shortlist(kind, snapshot)
+        elif is_older and len(shortlist.fit.mean) != snapshot.pooled_width:  # a writer is changing what it is of
+            shortlist = in_memory(snapshot, self.manifest.model.method, self.manifest.pooled)
         elif is_older:
             shortlist = shortlist.advanced(snapshot)
         else:

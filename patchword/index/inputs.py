@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.data.clip_features import ClipEncoder
-from patchword.data.pictures import Picture, PictureFiles
+from patchword.data.pictures import Picture, PictureFiles, decode
 from patchword.errors import DataError
 from patchword.index.asked import ImageQueries
 from patchword.index.collection import Collection
 from patchword.index.query import Query
+from patchword.index.query_regions import QueryRegions
 from patchword.model import Model
 from patchword.search import check_query, query_extras
 from patchword.types import Encoded
@@ -41,7 +42,11 @@ def reads_regions(model: Model) -> bool:
 
 
 def encode_queries(
-    model: Model, queries: Sequence[Query], collection: Collection, clip: ClipEncoder | None = None
+    model: Model,
+    queries: Sequence[Query],
+    collection: Collection,
+    clip: ClipEncoder | None = None,
+    regions: QueryRegions | None = None,
 ) -> ImageQueries:
     """Encode all texts and images of some queries, each text once.
 
@@ -59,7 +64,7 @@ def encode_queries(
             elif part.image is not None:
                 pictures.append(part.image)
     encoded = encode_texts(model, list(texts), clip) if texts else None
-    images = Encoded.concat([encode_image(model, one, collection) for one in pictures]) if pictures else None
+    images = Encoded.concat([encode_image(model, one, collection, regions) for one in pictures]) if pictures else None
     return ImageQueries.of(model.method, queries, texts, encoded, images)
 
 
@@ -78,25 +83,31 @@ def encode_texts(model: Model, texts: Sequence[str], clip: ClipEncoder | None) -
     return model.encode_captions(list(texts), extras=extras)
 
 
-def encode_image(model: Model, image: Path | str | int | NDArray[np.uint8], collection: Collection) -> Encoded:
+def encode_image(
+    model: Model,
+    image: Path | str | int | NDArray[np.uint8],
+    collection: Collection,
+    regions: QueryRegions | None = None,
+) -> Encoded:
     """Encode one image.
 
     Args:
         model: of the index.
         image: id of an indexed image, a picture file, or a decoded picture.
         collection: the indexed images.
+        regions: finds the regions of a picture, for models that read such.
 
     Raises:
-        DataError: there is no such image, it is no picture, or the model reads regions, which a picture has not.
+        DataError: there is no such image, it is no picture, or the model reads regions and no detector was named.
     """
     if isinstance(image, int | np.integer):
         snapshot = collection.snapshot
         return snapshot.sets(snapshot.positions([int(image)]))
     method = model.method
-    if reads_regions(model):
+    if reads_regions(model) and regions is None:
         raise DataError(
-            "this model reads region features, which a new picture does not have. "
-            "Ask with the id of an indexed image, or extract the regions first: patchword extract --help"
+            "this model reads region features, which a new picture does not have. Ask with the id of an indexed image, "
+            "or name the detector that the features were extracted with: --detector DIR"
         )
     if method.image_extras:
         raise DataError(
@@ -108,8 +119,17 @@ def encode_image(model: Model, image: Path | str | int | NDArray[np.uint8], coll
             raise DataError(
                 f"a picture of shape {image.shape} and type {image.dtype} was given. Expected (H, W, 3) and uint8."
             )
+        if regions is not None:
+            return _encode_regions(model, regions, image)
         return model.encode_images(DecodedPictures([Path("picture")], None, (image,)))
     path = Path(image)
     if not path.is_file():
         raise DataError(f"'{path}' is missing. Expected a picture file, or the id of an indexed image.")
+    if regions is not None:
+        return _encode_regions(model, regions, decode(path))
     return model.encode_images(PictureFiles([path]))
+
+
+def _encode_regions(model: Model, regions: QueryRegions, picture: Picture) -> Encoded:
+    """Encode a decoded picture by the regions that the detector finds in it."""
+    return model.method.encode_images(regions.images_of(picture).to(model.device)).float().to("cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from patchword.data.clip_features import ClipEncoder
@@ -14,6 +15,7 @@ from patchword.index.layout import IndexFolder
 from patchword.index.manifest import Manifest, read_manifest
 from patchword.index.parallel import Cores
 from patchword.index.pooled import PoolSpec
+from patchword.index.query_regions import regions_of_queries
 from patchword.index.searching import Searching
 from patchword.model import Model
 
@@ -27,6 +29,7 @@ class Opened:
         clip: of models that read CLIP's vector of a sentence.
         backend: options of the shortlist's backend that differ here.
         cores: threads that score.
+        detector: finds the regions of pictures that are asked with.
         before: what was open at this place.
 
     Attributes:
@@ -48,19 +51,36 @@ class Opened:
         clip: ClipEncoder | None,
         backend: Mapping[str, Any],
         cores: Cores,
+        detector: Path | str | None = None,
         before: Opened | None = None,
     ) -> None:
-        self.catalog = Catalog(place)
+        self.catalog, self._place = Catalog(place), place
+        self._stamp = _stamp(place.manifest)
         self.manifest = read_manifest(place)
         if before is not None:
             _require_alike(place, before.manifest, self.manifest)
         self.spec = PoolSpec.of(self.manifest.pooled, model)
         self.chances = Chances(place, self.manifest.model.hash, model.method)
-        self.searching = Searching(place, model, clip, self.catalog, self.chances)
+        self.searching = Searching(
+            place, model, clip, self.catalog, self.chances, regions_of_queries(self.manifest, model, detector)
+        )
         state = None if before is None else before.generations.now
         self.generations: Generations = Generations(place, self.manifest, self.spec, backend, cores, state)
         if self.catalog.is_replaced():
             raise DataError(f"'{place.path}' was replaced while it was opened. Try again.")
+
+    def is_replaced(self) -> bool:
+        """Whether the folder holds another index by now, or this one with another manifest."""
+        return self.catalog.is_replaced() or _stamp(self._place.manifest) != self._stamp
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    """What differs when a file was written anew; None where there is none."""
+    try:
+        about = file.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
 
 
 def _require_alike(place: IndexFolder, before: Manifest, now: Manifest) -> None:

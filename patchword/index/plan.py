@@ -52,6 +52,7 @@ def make_plan(
     moves: bool,
     retry: bool = False,
     lost: Collection[int] = (),
+    outdated: Collection[int] = (),
 ) -> Plan:
     """Compare the files that are there with the items that are known.
 
@@ -64,13 +65,16 @@ def make_plan(
         moves: whether files at new places are recognised by their content.
         retry: look again at skipped files that have not changed, and take back what was removed on purpose.
         lost: ids of items that lost their vectors.
+        outdated: ids of items to be encoded anew, although their files are as they were.
     """
     plan = Plan(skips=list(scan.skips))
     todo = list[Seen]()
     for seen in scan.files:
         place = (seen.root, seen.path)
         item, skip = known.get(place), skipped.get(place)
-        if item is not None and item.is_same(seen):
+        if item is not None and item.id in outdated:
+            plan.encode.append(seen)
+        elif item is not None and item.is_same(seen):
             if item.id in lost:
                 plan.restore.append((item.id, seen))
             else:

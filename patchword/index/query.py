@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,8 @@ class Part:
 
     Attributes:
         text: words.
-        image: a picture file, the id of an indexed image, or a decoded picture ``(H, W, 3)`` RGB.
+        image: a picture file, the id of an indexed image or what `Index.find` knows it by, or a decoded picture
+            ``(H, W, 3)`` RGB.
         weight: of this part; negative: unlike it.
 
     Raises:
@@ -77,6 +78,12 @@ class Query:
         return sum(abs(part.weight) for part in self.parts)
 
     @property
+    def like(self) -> frozenset[int]:
+        """Ids of the indexed images that are to be alike."""
+        parts = (part for part in self.parts if part.weight > 0)
+        return frozenset(int(part.image) for part in parts if isinstance(part.image, int | np.integer))
+
+    @property
     def sentence(self) -> str | None:
         """The text of a query of one sentence; None for others."""
         only = self.parts[0]
@@ -103,21 +110,25 @@ def parse_part(written: str) -> Part:
     return Part(text=found["text"].strip(), weight=-weight if found["minus"] else weight)
 
 
-def parse_image(written: str) -> Part:
+def parse_image(written: str, find: Callable[[str], int | None] | None = None) -> Part:
     """A part written as a picture file or the id of an indexed image: ``cat.jpg``, ``12``, and with a weight
     ``cat.jpg:0.5`` or ``12:-0.5`` (unlike).
 
     A file that has the whole of it as its name is that file, without a weight; so is a file whose name is a number.
 
+    Args:
+        written: one of these.
+        find: gives the id of an indexed image by its name; see `Index.find`.
+
     Raises:
         DataError: there is no such file, and it is no id.
         ConfigError: the weight is zero.
     """
-    picture = _picture(written)
+    picture = _picture(written, find)
     if picture is not None:
         return Part(image=picture)
     found = _WEIGHTED_IMAGE.fullmatch(written)
-    picture = None if found is None else _picture(found["image"])
+    picture = None if found is None else _picture(found["image"], find)
     if found is None or picture is None:
         raise DataError(
             f"{written!r} is neither a picture file nor the id of an image. Expected such as cat.jpg or 12, and with a "
@@ -126,11 +137,13 @@ def parse_image(written: str) -> Part:
     return Part(image=picture, weight=float(found["weight"]))
 
 
-def _picture(written: str) -> Path | int | None:
+def _picture(written: str, find: Callable[[str], int | None] | None) -> Path | int | None:
     """The file or the id that a text names; None when it is neither."""
     if os.path.isfile(written):
         return Path(written)
-    return int(written) if _ID.fullmatch(written) else None
+    if _ID.fullmatch(written):
+        return int(written)
+    return None if find is None else find(written)
 
 
 def parse_query(

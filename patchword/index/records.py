@@ -43,13 +43,23 @@ class Root:
 
 @dataclass(frozen=True)
 class NewItem:
-    """An image to be registered with the shard that holds its vectors. An item at the same path is replaced by it."""
+    """An image to be registered with the shard that holds its vectors. An item at the same path is replaced by it.
+
+    Attributes:
+        seen: its file.
+        hash: of the content of the file; of features alone, of the features.
+        checked: when the file was read.
+        facts: what the picture says.
+        feature: which region features belong to it.
+        feature_hash: of these.
+    """
 
     seen: Seen
     hash: str
     checked: int
     facts: Facts | None = None
     feature: str | None = None
+    feature_hash: str | None = None
 
 
 @dataclass(frozen=True)

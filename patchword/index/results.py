@@ -105,6 +105,7 @@ class CaptionChanges:
         linked: of the indexed ones, those that name an indexed image.
         captions: in the index now.
         generation: of the catalog now.
+        cleared: older ones that were forgotten first.
     """
 
     found: int
@@ -114,6 +115,7 @@ class CaptionChanges:
     linked: int
     captions: int
     generation: int
+    cleared: int = 0
 
     def __post_init__(self) -> None:
         assert self.found == self.indexed + self.unchanged + len(self.skipped), f"the counts differ: {self}"
@@ -123,6 +125,7 @@ class CaptionChanges:
         return (
             f"found {self.found:,} = {self.indexed:,} indexed + {self.unchanged:,} unchanged "
             f"+ {len(self.skipped):,} skipped; {self.linked:,} of the new ones belong to an indexed image"
+            + (f"; {self.cleared:,} older ones were forgotten" if self.cleared else "")
         )
 
 
@@ -145,6 +148,23 @@ class Compacted:
     dropped: int
     generation: int
     cleared: int = 0
+
+
+@dataclass(frozen=True)
+class BackendChanged:
+    """What a change of the shortlist did.
+
+    Attributes:
+        backend: that finds the shortlist now.
+        pooled: kind of its vectors now.
+        images: in it.
+        seconds: that it took.
+    """
+
+    backend: str
+    pooled: str
+    images: int
+    seconds: float
 
 
 @dataclass(frozen=True)

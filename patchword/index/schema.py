@@ -21,6 +21,8 @@ from patchword.index.layout import IndexFolder
 
 # `checked` is when the content was last read: a file written in the same two seconds may have changed unseen.
 # `live` holds one bit per item of a shard, the first in the lowest bit: what is not removed.
+# `feature_hash` is of the region features that an item was encoded from; `feature_files` are the files of them, as they
+# were when all items were last compared with them.
 # `sticky` marks a file that was removed on purpose.
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -35,13 +37,14 @@ CREATE TABLE items (
     id INTEGER PRIMARY KEY, root INTEGER NOT NULL REFERENCES roots (id), path TEXT NOT NULL, hash TEXT NOT NULL,
     size INTEGER NOT NULL, mtime INTEGER NOT NULL, checked INTEGER NOT NULL,
     width INTEGER, height INTEGER, taken TEXT, camera TEXT, orientation INTEGER, latitude REAL, longitude REAL,
-    feature TEXT, UNIQUE (root, path));
+    feature TEXT, feature_hash TEXT, UNIQUE (root, path));
 CREATE TABLE captions (id INTEGER PRIMARY KEY, text TEXT NOT NULL, image INTEGER);
 CREATE INDEX captions_of ON captions (image);
 CREATE TABLE user_columns (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, type TEXT NOT NULL);
 CREATE TABLE skipped (
     root INTEGER NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, reason TEXT NOT NULL,
     sticky INTEGER NOT NULL, PRIMARY KEY (root, path)) WITHOUT ROWID;
+CREATE TABLE feature_files (path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime INTEGER NOT NULL) WITHOUT ROWID;
 """
 KINDS = ("image", "caption")  # of items, each with shards of their own
 WAIT_S = 30.0
@@ -54,6 +57,15 @@ def create(path: Path) -> None:
     """Make an empty catalog."""
     with connect_to_write(path) as connection:
         connection.executescript("BEGIN;" + TABLES + "COMMIT;")
+
+
+def complete_tables(connection: sqlite3.Connection) -> None:
+    """Add what catalogs of older versions lack; only writers need it."""
+    if any(row[1] == "feature_hash" for row in connection.execute("PRAGMA table_info(items)")):
+        return
+    with transaction(connection):
+        connection.execute("ALTER TABLE items ADD COLUMN feature_hash TEXT")
+        connection.execute(TABLES[TABLES.index("CREATE TABLE feature_files") :])
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
@@ -18,12 +19,14 @@ from patchword.index.catalog import Catalog, Item
 from patchword.index.chances import Chances
 from patchword.index.collection import Collection, Hits, Rows, Scores
 from patchword.index.generations import State
-from patchword.index.inputs import encode_image, encode_queries
+from patchword.index.inputs import encode_image, encode_queries, reads_regions
 from patchword.index.layout import IndexFolder
 from patchword.index.query import Answer, Found, FoundCaption, Picture, Query
+from patchword.index.query_regions import QueryRegions
 from patchword.index.wanted import Wanted
 from patchword.model import Model
 from patchword.threads import one_core
+from patchword.types import Encoded
 
 T = TypeVar("T")
 EXACT_MS = 100.0  # `auto` scores everything as long as that is expected to take less
@@ -39,6 +42,7 @@ class Searching:
         clip: of models that read CLIP's vector of a sentence.
         catalog: what is known about the items.
         chances: probabilities of scores.
+        regions: finds those of a picture that is asked with, for models that read such.
     """
 
     place: IndexFolder
@@ -46,19 +50,24 @@ class Searching:
     clip: ClipEncoder | None
     catalog: Catalog
     chances: Chances
+    regions: QueryRegions | None = None
 
     def images(self, images: Collection, queries: Sequence[Query], wanted: Wanted) -> list[Answer]:
-        """The best images for each of one or more queries, encoded and scored together.
+        """The best images for each of one or more queries, encoded and scored together. Indexed images that a query is
+        to be like are no answers to it.
 
         Raises:
             DataError: a query is empty or unknown to the model, or an image can not be encoded.
             ConfigError: the filter can not be read.
         """
         started = time.perf_counter()
+        queries = [self._with_ids(query) for query in queries]
+        most = max(len(query.like) for query in queries)
         with one_core(), torch.no_grad():
-            asked = encode_queries(self.model, queries, images, self.clip)
+            asked = encode_queries(self.model, queries, images, self.clip, self.regions)
             rows = None if wanted.where is None else images.snapshot.known(self.catalog.where(wanted.where))
-            mode, hits = self._ranked(images, asked, wanted, rows)
+            mode, hits = self._ranked(images, asked, replace(wanted, k=wanted.k + most), rows)
+            hits = [_without(images, one, query.like, wanted.k) for one, query in zip(hits, queries, strict=True)]
         items = self.catalog.find({int(images.snapshot.ids[row]) for found in hits for row in found.rows})
         took_ms = (time.perf_counter() - started) * 1e3 / len(queries)
         searched = len(images) if rows is None else len(rows)
@@ -74,11 +83,27 @@ class Searching:
             DataError: the image can not be encoded.
         """
         with one_core(), torch.no_grad():
-            asked = CaptionQueries(self.model.method, encode_image(self.model, image, state.images))
+            asked = CaptionQueries(self.model.method, self._encoded(image, state.images))
             _, (hits,) = self._ranked(state.captions, asked, wanted, None)
         ids = state.captions.snapshot.ids[hits.rows].tolist()
         items = self.catalog.find_captions(ids)
         return [FoundCaption(*one) for one in known(ids, hits.scores, self.chances.of(hits.scores), items)]
+
+    def _encoded(self, image: Picture, images: Collection) -> Encoded:
+        return encode_image(self.model, self._known(image), images, self.regions)
+
+    def _with_ids(self, query: Query) -> Query:
+        """A query with the ids of those of its pictures that are indexed and are not encoded here."""
+        parts = (part if part.image is None else replace(part, image=self._known(part.image)) for part in query.parts)
+        return Query(tuple(parts))
+
+    def _known(self, image: Picture) -> Picture:
+        """The id of an indexed image that is named by its path or its features; a file that can be encoded stays."""
+        if not isinstance(image, Path | str):
+            return image
+        is_encoded = not reads_regions(self.model) and not self.model.method.image_extras and Path(image).is_file()
+        found = None if is_encoded else self.catalog.named(image)
+        return image if found is None else found
 
     def _ranked(
         self, collection: Collection, asked: Asked, wanted: Wanted, rows: Rows | None
@@ -97,6 +122,12 @@ class Searching:
         ids = images.snapshot.ids[hits.rows].tolist()
         chances = None if query.sentence is None else self.chances.of(hits.scores)
         return [Found(*one) for one in known(ids, hits.scores, chances, items)]
+
+
+def _without(images: Collection, hits: Hits, ids: frozenset[int], k: int) -> Hits:
+    """The first k hits that are none of some images."""
+    kept = [place for place, row in enumerate(hits.rows) if int(images.snapshot.ids[row]) not in ids][:k]
+    return replace(hits, rows=hits.rows[kept], scores=hits.scores[kept])
 
 
 def known(

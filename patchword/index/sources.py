@@ -84,10 +84,10 @@ class Pictures:
         known = sorted(((read, spot) for read, spot in spots if spot is not None), key=lambda pair: pair[1])
         for _, group in groupby(known, key=lambda pair: pair[1].split):
             pairs = list(group)
-            rows, boxes, _ = _encode_spots(self.encoder, self.features, [spot for _, spot in pairs])
+            rows, boxes, hashes = _encode_spots(self.encoder, self.features, [spot for _, spot in pairs])
             items = [
-                NewItem(read.seen, read.hash, read.checked, read.facts, self.features.label(spot))
-                for read, spot in pairs
+                NewItem(read.seen, read.hash, read.checked, read.facts, self.features.label(spot), digest)
+                for (read, spot), digest in zip(pairs, hashes, strict=True)
             ]
             yield Batch(items, rows, boxes)
 
@@ -141,7 +141,7 @@ class FeaturesAlone:
                 rows, boxes, hashes = _encode_spots(self.encoder, self.features, spots)
                 labels = [self.features.label(spot) for spot in spots]
                 items = [
-                    NewItem(seen, digest, checked, None, label)
+                    NewItem(seen, digest, checked, None, label, digest)
                     for seen, digest, label in zip(part, hashes, labels, strict=True)
                 ]
                 yield Batch(items, rows, boxes)
@@ -158,11 +158,12 @@ def _encode_spots(
     return encoder.encode_images(images), boxes, hashes
 
 
-def open_pictures(writer: Writer, options: EncodeOptions) -> Pictures:
-    """The source of an index of picture files."""
+def open_pictures(writer: Writer, options: EncodeOptions, features: FeatureFolder | None = None) -> Pictures:
+    """The source of an index of picture files; ``features`` are its region features, where they are open already."""
     source = writer.manifest.features
     roots = {root.id: root for root in writer.roots()}
-    features = None if source is None else FeatureFolder(source)
+    if source is not None and features is None:
+        features = FeatureFolder(source)
     return Pictures(open_encoder(writer, options), roots, options.threads, features)
 
 

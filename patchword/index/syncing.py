@@ -15,6 +15,7 @@ from rich.console import Console
 from patchword.errors import ConfigError, DataError
 from patchword.index.columns import read_columns, with_columns
 from patchword.index.damage import find_damage, lost_ids, require_present
+from patchword.index.feature_changes import FeatureChanges, find_feature_changes, note_features
 from patchword.index.file_bytes import FileHashes
 from patchword.index.given_up import give_up, take_back
 from patchword.index.layout import open_folder
@@ -50,7 +51,8 @@ def sync(
     """Make an index hold what its folders hold now: encode new and changed files, forget those that are gone.
 
     A file whose size and time of change are as before is not read. Moved and renamed files keep their ids and are
-    not encoded again. The model is loaded only when something is to be encoded.
+    not encoded again. The model is loaded only when something is to be encoded. Pictures whose region features have
+    changed, because they were extracted again, are encoded again.
 
     Images whose vectors are lost, because a shard is missing or damaged, are encoded again from their files and keep
     their ids; so are captions. Damage that leaves the size of a shard as it was is seen only with ``verify``.
@@ -91,6 +93,7 @@ def sync_locked(
     scopes = named or [Scope(root.id) for root in writer.roots()]
     roots = {root.id: root for root in writer.roots()}
     alone = next((root for root in roots.values() if root.kind == "features" and Scope(root.id) in scopes), None)
+    features = FeatureChanges()
     if alone is not None:
         source = _open_features(writer, alone, options)
         scan, scopes = Scan(files=[seen for seen, _ in source.seen]), [Scope(alone.id)]
@@ -99,7 +102,8 @@ def sync_locked(
         scan = Scan()
         for scope in scopes:
             scan.join(_look(writer, roots[scope.root], scope, allow_empty=allow_empty))
-        update = _of_pictures(writer, options, started)
+        features = find_feature_changes(writer)
+        update = _of_pictures(writer, options, started, features)
     back, damage = take_back(writer), find_damage(writer, whole=verify)
     if damage:
         if not restore:
@@ -109,6 +113,7 @@ def sync_locked(
     update.lost = frozenset(lost_ids(writer, "image"))
     changes = update.run(scan, scopes, removes=True, moves=writer.manifest.features is None)
     captions = _restore_captions(writer, options)
+    note_features(writer, features)
     return replace(
         changes,
         damage=tuple(f"{writer.folder.shard(one.number).name}: {one.reason}" for one in damage),
@@ -173,16 +178,21 @@ def _console(options: EncodeOptions) -> Console:
     return options.console or Console(quiet=True)
 
 
-def _of_pictures(writer: Writer, options: EncodeOptions, started: float | None = None) -> Update:
+def _of_pictures(
+    writer: Writer, options: EncodeOptions, started: float | None = None, features: FeatureChanges | None = None
+) -> Update:
     """An update from picture files; what encodes, and with it torch, is imported when something is to be encoded."""
+    changed = features or FeatureChanges()
 
     def open_source() -> Source:
         from patchword.index.sources import open_pictures
 
-        return open_pictures(writer, options)
+        return open_pictures(writer, options, changed.features)
 
     hashes = FileHashes({root.id: root for root in writer.roots()}, options.threads)
-    return Update(writer, hashes, open_source, _console(options), started=started or time.monotonic())
+    return Update(
+        writer, hashes, open_source, _console(options), outdated=changed.outdated, started=started or time.monotonic()
+    )
 
 
 def _open_features(writer: Writer, root: Root, options: EncodeOptions) -> FeaturesAlone:

@@ -53,6 +53,7 @@ class Update:
         open_source: gives what turns files into batches; called when something is to be encoded.
         console: where progress goes.
         lost: ids of images that lost their vectors.
+        outdated: ids of images whose region features have changed.
         save_every_s: longest time between two shards.
         started: when, on the monotonic clock.
     """
@@ -62,6 +63,7 @@ class Update:
     open_source: Callable[[], Source]
     console: Console
     lost: frozenset[int] = frozenset()
+    outdated: frozenset[int] = frozenset()
     save_every_s: float = SAVE_EVERY_S
     started: float = field(default_factory=time.monotonic)
     _indexed: int = field(default=0, init=False)
@@ -86,7 +88,8 @@ class Update:
         """
         known, skipped = self._known(scopes)
         plan = make_plan(
-            scan, known, skipped, self.hashes, removes=removes, moves=moves, retry=retry, lost=self.lost
+            scan, known, skipped, self.hashes, removes=removes, moves=moves, retry=retry, lost=self.lost,
+            outdated=self.outdated,
         )  # fmt: skip
         self._settle(plan, skipped)
         self._restore(plan, {item.id: item.hash for item in known.values()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -31,7 +32,7 @@ class Wanted:
         candidates: of the shortlist; by default what ``index info --recall`` recommends.
 
     Raises:
-        ConfigError: k is below 1, or the mode is unknown.
+        ConfigError: k or the candidates are below 1, the threshold is no number, or the mode is unknown.
     """
 
     k: int = 10
@@ -43,5 +44,9 @@ class Wanted:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ConfigError(f"`k` is {self.k}. Expected 1 or more.")
+        if self.candidates is not None and self.candidates < 1:
+            raise ConfigError(f"`candidates` is {self.candidates}. Expected 1 or more.")
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise ConfigError("`threshold` is nan. Expected a number, such as 0.5.")
         if self.mode not in ("auto", "exact", "fast"):
             raise ConfigError(f"the mode {self.mode!r} is unknown. Known: auto, exact, fast.")

@@ -27,6 +27,7 @@ from patchword.index.schema import (
     KINDS,
     ShardRow,
     bump_generation,
+    complete_tables,
     connect_to_write,
     generation,
     meta,
@@ -36,6 +37,7 @@ from patchword.index.schema import (
 )
 from patchword.index.shards import Array, Shard, Written, open_shard, write_shard
 from patchword.index.shortlist.saved import is_current, read_saved
+from patchword.index.unfinished import finish
 
 
 class Writer:
@@ -103,9 +105,9 @@ class Writer:
         first = meta(self.connection, "next_id")
         ids = np.arange(first, first + len(items), dtype=np.int64)
         with self._new_shard(kind, ids, tensors) as connection:
-            images = [item for item in items if isinstance(item, NewItem)]
+            images = {one: item for one, item in zip(ids.tolist(), items, strict=True) if isinstance(item, NewItem)}
             kept = self._make_way(images)
-            self._put_items(dict(zip(ids.tolist(), images, strict=False)), kept)
+            self._put_items(images, kept)
             texts = [item for item in items if isinstance(item, NewCaption)]
             connection.executemany(
                 "INSERT INTO captions VALUES (?, ?, ?)",
@@ -160,17 +162,22 @@ class Writer:
         """SQL names of the user's columns."""
         return [f"u{row[0]}" for row in self.connection.execute("SELECT id FROM user_columns ORDER BY id")]
 
-    def _make_way(self, items: Sequence[NewItem]) -> dict[tuple[int, str], tuple[Any, ...]]:
-        """Remove the items at the paths of new ones; returns the values of the user's columns that they had."""
+    def _make_way(self, items: Mapping[int, NewItem]) -> dict[tuple[int, str], tuple[Any, ...]]:
+        """Remove the items at the paths of new ones; returns the values of the user's columns that they had.
+
+        Captions of a picture that is the same, and only encoded anew, go over to the new item.
+        """
         own, old = self._own(), list[int]()
         kept: dict[tuple[int, str], tuple[Any, ...]] = {}
-        for item in items:
+        for one, item in items.items():
             place = (item.seen.root, item.seen.path)
-            query = f"SELECT {', '.join(['id', *own])} FROM items WHERE root = ? AND path = ?"
+            query = f"SELECT {', '.join(['id', 'hash', *own])} FROM items WHERE root = ? AND path = ?"
             row = self.connection.execute(query, place).fetchone()
             if row is not None:
                 old.append(row[0])
-                kept[place] = row[1:]
+                kept[place] = row[2:]
+                if row[1] == item.hash:
+                    self.connection.execute("UPDATE captions SET image = ? WHERE image = ?", (one, row[0]))
         self._kill(sorted(old))
         return kept
 
@@ -182,8 +189,9 @@ class Writer:
             said = (None,) * 7 if facts is None else astuple(facts)
             self.connection.execute(
                 "INSERT INTO items (id, root, path, hash, size, mtime, checked, width, height, taken, camera, "
-                "orientation, latitude, longitude, feature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (one, *place, item.hash, seen.size, seen.mtime, item.checked, *said, item.feature),
+                "orientation, latitude, longitude, feature, feature_hash) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (one, *place, item.hash, seen.size, seen.mtime, item.checked, *said, item.feature, item.feature_hash),
             )
             if own and place in kept:
                 marks = ", ".join(f"{name} = ?" for name in own)
@@ -355,16 +363,17 @@ def write_locked(place: IndexFolder) -> Iterator[Writer]:
     manifest = read_manifest(place)
     try:
         with connect_to_write(place.catalog) as connection:
-            writer = Writer(place, connection, manifest)
+            complete_tables(connection)
+            writer = Writer(place, connection, finish(place, connection, manifest))
             writer.remove_orphans()
             yield writer
             followed = _is_followed(writer)
     except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:  # a full disk, a damaged file
         raise DataError(f"'{place.catalog}' can not be written: {error}. What it held before is untouched.") from None
     if not followed:
-        from patchword.index.shortlist.build import update_shortlist  # with it comes torch
+        from patchword.index.shortlist.build import follow_catalog  # with it comes torch
 
-        update_shortlist(place)
+        follow_catalog(place)
 
 
 def _is_followed(writer: Writer) -> bool:

@@ -10,8 +10,9 @@ from tyro.conf import Positional
 
 from patchword.errors import ConfigError
 from patchword.verbs.index_console import progress_console
+from patchword.verbs.one_line import note_line, say_line
 from patchword.verbs.options import OptionalPath, OptionalText, OutPath
-from patchword.verbs.output import note, say, say_json
+from patchword.verbs.output import say_json
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Compact:
         if self.json:
             say_json(asdict(done))
         else:
-            say(
+            say_line(
                 f"{done.shards_before:,} vector files of {size_text(done.bytes_before)} are {done.shards_after:,} of "
                 f"{size_text(done.bytes_after)}; {done.dropped:,} removed items are gone"
                 + (f", {done.cleared:,} files that had been given up as well." if done.cleared else ".")
@@ -82,7 +83,7 @@ class Info:
                 value = ", ".join(f"{part} {size_text(size)}" for part, size in value.items())
             elif isinstance(value, dict):
                 value = ", ".join(f"{part} {text}" for part, text in value.items()) or "none"
-            say(f"{key.replace('_', ' '):<12}{value}")
+            say_line(f"{key.replace('_', ' '):<12}{value}")
         if measured is not None:
             _say_recall(measured)
         return 0
@@ -110,18 +111,18 @@ class Verify:
             say_json({**asdict(found), "is_clean": found.is_clean})
         else:
             for problem in found.problems:
-                say(problem)
-            say(
+                say_line(problem)
+            say_line(
                 f"{len(found.problems):,} problems in {found.shards:,} vector files ({size_text(found.bytes)}), "
                 f"{found.images:,} images and {found.captions:,} captions."
             )
         if found.given_up:
-            note(
+            note_line(
                 f"{found.given_up:,} vector files that a sync gave up as missing or damaged are still there: `index "
                 "sync` uses those that are whole and needed, `index compact` deletes those of which nothing is needed"
             )
         if found.damaged:
-            note(f"to encode again what is in damaged files: patchword index sync {self.index} --verify")
+            note_line(f"to encode again what is in damaged files: patchword index sync {self.index} --verify")
         return 0 if found.is_clean else 1
 
 
@@ -154,7 +155,7 @@ class Export:
         if self.json:
             say_json(asdict(done))
         else:
-            say(f"wrote {done.items:,} items to '{done.vectors}' and '{done.metadata}' ({size_text(done.bytes)}).")
+            say_line(f"wrote {done.items:,} items to '{done.vectors}' and '{done.metadata}' ({size_text(done.bytes)}).")
         return 0
 
 
@@ -187,18 +188,19 @@ class Calibrate:
             say_json(done)
         else:
             for key, value in done.items():
-                say(f"{key.replace('_', ' '):<14}{value}")
+                say_line(f"{key.replace('_', ' '):<14}{value}")
         return 0
 
 
 def _say_recall(measured: dict[str, Any]) -> None:
     """Print how much of the true ranking the shortlist holds."""
-    say(
-        f"\nrecall@{measured['k']} of the shortlist ({measured['shortlist']}, {measured['backend']}) against the "
+    say_line("")
+    say_line(
+        f"recall@{measured['k']} of the shortlist ({measured['shortlist']}, {measured['backend']}) against the "
         f"ranking of everything, {measured['queries']:,} queries ({measured['source']}); exact takes "
         f"{measured['exact_p50_ms']:.1f} ms"
     )
-    say("candidates   recall    least   p50 ms")
+    say_line("candidates   recall    least   p50 ms")
     for row in measured["rows"]:
         mark = "  <- used" if row["candidates"] == measured["recommended"] else ""
-        say(f"{row['candidates']:>10,}{row['recall']:>9.4f}{row['least']:>9.4f}{row['p50_ms']:>9.1f}{mark}")
+        say_line(f"{row['candidates']:>10,}{row['recall']:>9.4f}{row['least']:>9.4f}{row['p50_ms']:>9.1f}{mark}")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from patchword.errors import ConfigError
 from patchword.verbs.index_console import progress_console
+from patchword.verbs.one_line import note_line, say_line
 from patchword.verbs.options import Device, OptionalPath, OptionalText, OutPath, Strings, device_asked
-from patchword.verbs.output import note, say, say_json
+from patchword.verbs.output import say_json
 
+POOLED = ("own", "anchors", "fde", "mean")
 HOW = arg(metavar="HOW", help_behavior_hint="")
 
 
@@ -50,9 +52,9 @@ class Build(Encoding):
     """Index the pictures below a folder; run again, it goes on where it stopped.
 
     Attributes:
-        folder: where the pictures are; left out, the images of --features without pictures.
+        folder: where the pictures are; without, the images of --features.
         out: the index to make.
-        model: run or checkpoint folder, or a CLIP, SigLIP or SigLIP 2 on the hub.
+        model: run or checkpoint folder, or a CLIP or SigLIP on the hub.
         features: data folder with region features, for models that read such.
         name: data set name, when it holds several.
         splits: of the features; all by default.
@@ -60,13 +62,13 @@ class Build(Encoding):
         columns: CSV or JSON Lines of your own columns, keyed by path.
         follow_links: go through symbolic links.
         interaction: of a CLIP-like model: global or patches.
-        pooled: vector of the shortlist, instead of the model's own: own, anchors, fde or mean.
-        backend: of the shortlist: exact, faiss or milvus.
+        pooled: vectors of the shortlist: own, anchors, fde or mean.
+        backend: of the shortlist: exact (the default), faiss or milvus.
         backend_options: as key=value.
         shard_mb: size of a vector file.
     """
 
-    folder: Positional[Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]] = None
+    folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]", help_behavior_hint="")]] = None
     out: OutPath = None
     model: OptionalText = None
     features: OptionalPath = None
@@ -75,9 +77,9 @@ class Build(Encoding):
     feature_names: OptionalPath = None
     columns: OptionalPath = None
     follow_links: bool = False
-    interaction: Annotated[Literal["global", "patches"] | None, HOW] = None
-    pooled: Annotated[Literal["own", "anchors", "fde", "mean"] | None, HOW] = None
-    backend: str = "exact"
+    interaction: Annotated[str | None, HOW] = None
+    pooled: Annotated[str | None, HOW] = None
+    backend: Annotated[str | None, HOW] = None
     backend_options: tuple[str, ...] = ()
     shard_mb: float = 256.0
 
@@ -99,10 +101,10 @@ class Build(Encoding):
             feature_names=self.feature_names,
             columns=self.columns,
             follow_links=self.follow_links,
-            interaction=self.interaction,
-            pooled=self.pooled,
+            interaction=one_of("--interaction", self.interaction, ("global", "patches")),
+            pooled=one_of("--pooled", self.pooled, POOLED),
             backend=self.backend,
-            backend_options=dict(_pair(text) for text in self.backend_options),
+            backend_options=dict(_pair("--backend-options", text) for text in self.backend_options),
             shard_mb=self.shard_mb,
             **self.encoding(),
         )
@@ -164,7 +166,7 @@ class Remove:
         if self.json:
             say_json(asdict(done))
         else:
-            say(f"removed {len(done.removed):,} images; '{self.index}' holds {done.images:,}.")
+            say_line(f"removed {len(done.removed):,} images; '{self.index}' holds {done.images:,}.")
         return 0
 
 
@@ -182,7 +184,7 @@ class Sync(Encoding):
     """
 
     index: Positional[Path]
-    folder: Positional[Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]] = None
+    folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]", help_behavior_hint="")]] = None
     columns: OptionalPath = None
     allow_empty: bool = False
     verify: bool = False
@@ -210,7 +212,7 @@ class Captions:
 
     Attributes:
         index: the index.
-        file: captions, one a line; JSON Lines or CSV of caption and image; or a data folder.
+        file: captions, one a line; JSON Lines or CSV of caption and image; or a data folder. Left out with --clear.
         name: data set name, when a data folder holds several.
         splits: of a data folder; all by default.
         clear: forget the captions that are there first.
@@ -221,7 +223,7 @@ class Captions:
     """
 
     index: Positional[Path]
-    file: Positional[Path]
+    file: Positional[Annotated[Path | None, arg(metavar="[FILE]", help_behavior_hint="")]] = None
     name: OptionalText = None
     splits: tuple[str, ...] = ()
     clear: bool = False
@@ -248,22 +250,75 @@ class Captions:
         if self.json:
             say_json(asdict(done))
             return 0
-        say(f"{done.line()}. '{self.index}' holds {done.captions:,} captions.")
+        say_line(f"{done.line()}. '{self.index}' holds {done.captions:,} captions.")
         for line, reason in done.skipped[:10]:
-            note(f"'{self.file}' line {line}: {reason}")
+            note_line(f"'{self.file}' line {line}: {reason}")
         return 0
 
 
-def _pair(text: str) -> tuple[str, Any]:
+@dataclass(frozen=True)
+class Backend:
+    """Choose what finds the shortlist of an index that is there; nothing is encoded again.
+
+    Attributes:
+        index: the index.
+        kind: exact, faiss or milvus.
+        options: of the backend, as key=value; the old ones are forgotten.
+        pooled: other vectors for the shortlist: own, anchors, fde or mean.
+        model: for --pooled: run or checkpoint folder, when it is not where it was.
+        json: print JSON.
+    """
+
+    index: Positional[Path]
+    kind: Positional[Annotated[str, arg(metavar="KIND")]]
+    options: tuple[str, ...] = ()
+    pooled: Annotated[str | None, HOW] = None
+    model: OptionalText = None
+    json: bool = False
+
+    def run(self) -> int:
+        """Change the backend."""
+        from patchword.index import change_backend
+
+        done = change_backend(
+            self.index,
+            self.kind,
+            dict(_pair("--options", text) for text in self.options),
+            pooled=one_of("--pooled", self.pooled, POOLED),
+            model=self.model,
+            console=progress_console(self.json),
+        )
+        if self.json:
+            say_json(asdict(done))
+        else:
+            say_line(
+                f"'{self.index}' finds the shortlist of its {done.images:,} images with {done.backend} over "
+                f"{done.pooled} vectors now ({done.seconds:.1f} s)."
+            )
+        return 0
+
+
+def one_of(option: str, value: str | None, names: tuple[str, ...]) -> Any:
+    """The value of an option, which is one of a few names or left out.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if value is not None and value not in names:
+        raise ConfigError(f"{option} is {value!r}. Expected one of: {', '.join(names)}.")
+    return value
+
+
+def _pair(option: str, text: str) -> tuple[str, Any]:
     """``key=value``, where the value may be a number.
 
     Example:
-        >>> _pair("nlist=100"), _pair("address=http://milvus:19530")
-        (('nlist', 100), ('address', 'http://milvus:19530'))
+        >>> _pair("--options", "nprobe=100"), _pair("--options", "uri=http://milvus:19530")
+        (('nprobe', 100), ('uri', 'http://milvus:19530'))
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--backend-options has {text!r}. Expected key=value.")
+        raise ConfigError(f"{option} has {text!r}. Expected key=value.")
     for kind in (int, float):
         try:
             return key, kind(value)
@@ -279,7 +334,7 @@ def _note_empty(changes: Any, place: Path, source: Path | None) -> int:
         if changes.found
         else f"there are no picture files below '{source}' (.jpg, .png, .webp ...; {changes.ignored:,} other files)"
     )
-    note(f"{reason}. '{place}' is an empty index. Add pictures with: patchword index add {place} FOLDER")
+    note_line(f"{reason}. '{place}' is an empty index. Add pictures with: patchword index add {place} FOLDER")
     return 2
 
 
@@ -288,23 +343,25 @@ def _say_changes(changes: Any, place: Path, json: bool) -> int:
     if json:
         say_json(asdict(changes))
         return 0
-    say(f"{changes.line()}. '{place}' holds {changes.images:,} images ({changes.seconds:.1f} s).")
+    say_line(f"{changes.line()}. '{place}' holds {changes.images:,} images ({changes.seconds:.1f} s).")
     for reason in changes.damage:
-        note(f"damaged: {reason}")
+        note_line(f"damaged: {reason}")
     if changes.taken_back:
-        note(f"{len(changes.taken_back):,} vector files that had been given up are whole, and are used again")
+        note_line(f"{len(changes.taken_back):,} vector files that had been given up are whole, and are used again")
     if changes.restored_captions or changes.lost_captions:
-        note(
+        note_line(
             f"{changes.restored_captions:,} captions that had lost their vectors were encoded again, "
             f"{changes.lost_captions:,} were taken out: add those with patchword index captions"
         )
     if changes.without_vectors:
-        note(f"{changes.without_vectors:,} images have no vectors and are not found; sync all folders of the index")
+        note_line(
+            f"{changes.without_vectors:,} images have no vectors and are not found; sync all folders of the index"
+        )
     if changes.skipped:
-        note(f"why files were skipped: '{place / 'skipped.jsonl'}'")
+        note_line(f"why files were skipped: '{place / 'skipped.jsonl'}'")
     if changes.unseen:
-        note(f"{changes.unseen:,} folders could not be read; what is indexed of them was kept")
+        note_line(f"{changes.unseen:,} folders could not be read; what is indexed of them was kept")
     unknown = changes.unknown_columns
     if unknown:
-        note(f"{len(unknown):,} rows of --columns name no image, such as {unknown[0]!r}")
+        note_line(f"{len(unknown):,} rows of --columns name no image, such as {unknown[0]!r}")
     return 0

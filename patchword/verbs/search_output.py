@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.errors import PatchwordError
-from patchword.verbs.output import note, say, say_json
+from patchword.verbs.one_line import note_line, say_line
+from patchword.verbs.output import say_json
 
 if TYPE_CHECKING:
     from patchword.index.query import Answer, FoundCaption
     from patchword.index.query_file import QueryLine
+    from patchword.model import Model
     from patchword.search import Hit
 
 
@@ -21,12 +23,27 @@ def say_answer(label: str, answer: Answer, json: bool) -> None:
     if json:
         say_json({"query": label, **_plain(answer)})
         return
-    say(f"{label}  ({answer.mode}: {answer.rescored:,} of {answer.searched:,} images, {answer.took_ms:.0f} ms)")
+    say_line(f"{label}  ({answer.mode}: {answer.rescored:,} of {answer.searched:,} images, {answer.took_ms:.0f} ms)")
     for hit in answer.hits:
         chance = "" if hit.probability is None else f"  {hit.probability:6.1%}"
-        say(f"  {hit.rank:>3}  {hit.score:8.4f}{chance}  {hit.id:>7}  {hit.item.path}")
+        say_line(f"  {hit.rank:>3}  {hit.score:8.4f}{chance}  {hit.id:>7}  {hit.item.path}")
     if not answer.hits:
-        say("  nothing found")
+        say_line("  nothing found")
+
+
+def note_unknown(label: str, model: Model, texts: Sequence[str]) -> None:
+    """Say which words of an answered query the model does not know.
+
+    Args:
+        label: the query, as it was written.
+        model: that answered it.
+        texts: its sentences.
+    """
+    from patchword.search import unknown_words
+
+    words = ", ".join(map(repr, unknown_words(model, texts)))
+    if words:
+        note_line(f"note: the model does not know {words} in {label!r}: read as an unknown word")
 
 
 def say_lines(file: Path, lines: Sequence[tuple[QueryLine, Answer | PatchwordError]], json: bool) -> int:
@@ -65,9 +82,9 @@ def _note_refused(file: Path, lines: Sequence[tuple[QueryLine, object]]) -> int:
     """Say which lines were refused and why; returns the exit code."""
     refused = [(line.number, found) for line, found in lines if isinstance(found, PatchwordError)]
     for number, error in refused:
-        note(f"'{file}' line {number}: {error}")
+        note_line(f"'{file}' line {number}: {error}")
     if refused:
-        note(f"{len(refused):,} of {len(lines):,} queries could not be answered")
+        note_line(f"{len(refused):,} of {len(lines):,} queries could not be answered")
     return 2 if refused else 0
 
 
@@ -86,7 +103,7 @@ def say_captions(found: Sequence[FoundCaption], json: bool) -> int:
         return 0
     for one in found:
         chance = "" if one.probability is None else f"  {one.probability:6.1%}"
-        say(f"  {one.rank:>3}  {one.score:8.4f}{chance}  {one.item.text}")
+        say_line(f"  {one.rank:>3}  {one.score:8.4f}{chance}  {one.item.text}")
     return 0
 
 
@@ -96,8 +113,9 @@ def say_hits(found: Mapping[str, Sequence[Hit]], json: bool) -> int:
         say_json({q: [asdict(hit) for hit in hits] for q, hits in found.items()})
         return 0
     for q, hits in found.items():
-        say(f"{q}")
+        say_line(f"{q}")
         for hit in hits:
-            what = hit.caption if hit.caption is not None else (hit.file or hit.image_id)
-            say(f"  {hit.rank:>2}  {hit.score:8.4f}  {what}")
+            image = hit.file or hit.image_id
+            what = image if hit.caption is None else f"{hit.caption}  ({image})"
+            say_line(f"  {hit.rank:>2}  {hit.score:8.4f}  {what}")
     return 0

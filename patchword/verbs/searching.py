@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, PatchwordError
+from patchword.verbs.one_line import note_line
 from patchword.verbs.options import (
     Device,
     OptionalCount,
@@ -20,8 +21,14 @@ from patchword.verbs.options import (
     Strings,
     device_of,
 )
-from patchword.verbs.output import note
-from patchword.verbs.search_output import say_answer, say_captions, say_hits, say_lines, say_split_lines
+from patchword.verbs.search_output import (
+    note_unknown,
+    say_answer,
+    say_captions,
+    say_hits,
+    say_lines,
+    say_split_lines,
+)
 
 if TYPE_CHECKING:
     from patchword.index.engine import Index
@@ -64,11 +71,11 @@ class Asked:
         """All of it in one line."""
         return " ".join([*self.words, *(f"-{one}" for one in (*self.without, *self.unlike)), *self.image])
 
-    def query(self) -> Query:
+    def query(self, index: Index) -> Query:
         """All of it as one query."""
         from patchword.index.query import parse_image, parse_query
 
-        pictures, others = [parse_image(one) for one in self.image], [parse_image(one) for one in self.unlike]
+        pictures, others = ([parse_image(one, index.find) for one in some] for some in (self.image, self.unlike))
         return parse_query(self.words, pictures, without=(*self.without, *others))
 
 
@@ -91,6 +98,7 @@ def search(
     split: str = "test",
     name: OptionalText = None,
     clip: OptionalPath = None,
+    detector: OptionalText = None,
     device: Device = "auto",
     json: bool = False,
 ) -> int:
@@ -114,6 +122,7 @@ def search(
         split: which one.
         name: data set name, when the folder does not say it.
         clip: CLIP model folder, for models that read it.
+        detector: finds the regions of a new picture.
         device: auto (in an index the CPU), cpu or cuda:0.
         json: print JSON.
     """
@@ -130,7 +139,7 @@ def search(
     if file is None and not asked.is_something:
         raise ConfigError("nothing to search for. Give a sentence, or --image ID.")
     if not in_index:
-        if where or captions or threshold is not None or mode != "auto" or asked.is_composed:
+        if where or captions or threshold is not None or detector or mode != "auto" or asked.is_composed:
             raise ConfigError("filters, modes and composed queries need an index. Make one with: patchword index build")
         opened = {"data": data, "split": split, "name": name}
         return _in_split(place, asked, file, opened, {"clip": clip, "device": device_of(device), "k": few}, json)
@@ -141,16 +150,19 @@ def search(
 
     lines = [] if file is None else read_queries(file)
     computes = "cpu" if device == "auto" else device_of(device)  # where an index scores, and a query is soon encoded
-    with Index.open(place, model=model, clip=clip, device=computes) as index:
+    with Index.open(place, model=model, clip=clip, device=computes, detector=detector) as index:
         if captions:
-            found = index.captions_for(_only_picture(asked, where), few, mode=mode, threshold=threshold)
+            found = index.captions_for(_only_picture(asked, where, index), few, mode=mode, threshold=threshold)
             return say_captions(found, json)
         if k is None and threshold is not None:  # all that reach it
             few, mode = max(1, len(index)), "exact" if mode == "auto" else mode
         wanted: How = {"mode": mode, "where": where, "threshold": threshold, "candidates": candidates}
         if file is not None:
             return _each_line(index, file, lines, few, wanted, json)
-        say_answer(asked.label, index.search(asked.query(), few, **wanted), json)
+        parts = asked.query(index)
+        answer = index.search(parts, few, **wanted)
+        note_unknown(asked.label, index.model, _texts(parts))
+        say_answer(asked.label, answer, json)
         return 0
 
 
@@ -184,10 +196,19 @@ def _no_index(place: Path) -> str:
 def _each_line(index: Index, file: Path, lines: Sequence[QueryLine], k: int, how: How, json: bool) -> int:
     """Find the images of an index for every line of a file."""
     answers = iter(index.search_each([line.query for line in lines if line.query is not None], k, **how))
-    return say_lines(file, [(line, line.error or next(answers)) for line in lines], json)
+    found = [(line, line.error or next(answers)) for line in lines]
+    for line, answer in found:
+        if line.query is not None and not isinstance(answer, PatchwordError):
+            note_unknown(line.label, index.model, _texts(line.query))
+    return say_lines(file, found, json)
 
 
-def _only_picture(asked: Asked, where: str | None) -> Picture:
+def _texts(query: Query) -> list[str]:
+    """The written parts of a query."""
+    return [part.text for part in query.parts if part.text is not None]
+
+
+def _only_picture(asked: Asked, where: str | None, index: Index) -> Picture:
     """The picture whose captions are wanted.
 
     Raises:
@@ -195,7 +216,7 @@ def _only_picture(asked: Asked, where: str | None) -> Picture:
     """
     from patchword.index.query import parse_image
 
-    pictures = [parse_image(one) for one in asked.image]
+    pictures = [parse_image(one, index.find) for one in asked.image]
     if len(pictures) != 1 or asked.words or asked.without or asked.unlike:
         raise ConfigError("--captions finds the captions of one picture. Give one --image and nothing else.")
     if where:
@@ -224,12 +245,19 @@ def _in_split(
     opened = open_for(model, **where, skip_broken=True)
     for text in opened.notes:
         if "left out" in text:
-            note(f"note: {text}")
+            note_line(f"note: {text}")
     if file is None or lines is None:
         image = asked.image[0] if asked.image else None
-        return say_hits(run_search(model, asked.words, data=opened, image=image, **how), json)
+        answers = run_search(model, asked.words, data=opened, image=image, **how)
+        for one in asked.words:
+            note_unknown(one, model, [one])
+        return say_hits(answers, json)
     hits = iter(search_each(model, [line.label for line in lines if line.error is None], data=opened, **how))
-    return say_split_lines(file, [(line, line.error or next(hits)) for line in lines], json)
+    found = [(line, line.error or next(hits)) for line in lines]
+    for line, hit in found:
+        if not isinstance(hit, PatchwordError):
+            note_unknown(line.label, model, [line.label])
+    return say_split_lines(file, found, json)
 
 
 def _plain(line: QueryLine) -> QueryLine:

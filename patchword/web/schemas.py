@@ -97,6 +97,9 @@ class SearchOut(BaseModel):
     searched: int = Field(description="images after the filter", examples=[1901])
     rescored: int = Field(description="images that were scored exactly", examples=[1901])
     took_ms: float = Field(description="time inside the engine", examples=[8.1])
+    unknown_words: list[str] = Field(
+        description="words of the query that the model does not know and reads as an unknown word", examples=[["zzzz"]]
+    )
 
 
 class CaptionOut(BaseModel):

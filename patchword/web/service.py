@@ -18,6 +18,7 @@ from patchword.explain.lit_words import lit_words
 from patchword.index.catalog import Item
 from patchword.index.engine import Index
 from patchword.index.query import Answer, Found, FoundCaption, Part, Query
+from patchword.search import unknown_words
 from patchword.web.batching import Asked, Batcher
 from patchword.web.metrics import Metrics
 from patchword.web.originals import Original, open_original
@@ -124,10 +125,11 @@ class Service:
             raise Refusal(422, f"the query has {len(parts)} parts. At most {self.limits.max_parts} can be joined.")
         self.check(asked)
         texts = [None if part.text is None else self.clean(part.text, "text") for part in parts]
+        unknown = unknown_words(self.index.model, [text for text in texts if text is not None])
         if all(part.image is None for part in parts):
             plain = zip(texts, parts, strict=True)
             query = Query(tuple(Part(text=text, image=part.image_id, weight=part.weight) for text, part in plain))
-            return await self.told(await self.batcher.search(query, asked))
+            return await self.told(await self.batcher.search(query, asked), unknown)
 
         def with_pictures() -> Answer:
             made = []
@@ -136,7 +138,7 @@ class Service:
                 made.append(Part(text=text, image=picture, weight=part.weight))
             return self.alone(Query(tuple(made)), asked)
 
-        return await self.told(await self.thinkers.run(with_pictures))
+        return await self.told(await self.thinkers.run(with_pictures), unknown)
 
     async def like_picture(self, raw: bytes, asked: Asked) -> SearchOut:
         """Images like a picture file that was sent."""
@@ -225,7 +227,7 @@ class Service:
         item = await self.item(image)
         return await self.pictures.run(lambda: open_original(item, self.index.picture(image)))
 
-    async def told(self, answer: Answer) -> SearchOut:
+    async def told(self, answer: Answer, unknown: Sequence[str] = ()) -> SearchOut:
         """An answer for the outside. Whether each file is there is asked for a short time, beside the event loop."""
         there = await self.presence.of([found.item for found in answer.hits])
         hits = await self.lookups.run(lambda: list(map(_hit, answer.hits, there)))
@@ -235,6 +237,7 @@ class Service:
             searched=answer.searched,
             rescored=answer.rescored,
             took_ms=round(answer.took_ms, 3),
+            unknown_words=list(unknown),
         )
 
     async def info(self) -> InfoOut:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from detector_toys import WIDTH, noise, write_detector
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small import recipe, refused, start, wait_for, write_bert, write_pictures
@@ -26,47 +27,6 @@ from patchword.data.pictures import decode
 from patchword.errors import CheckpointError, ConfigError, DataError
 from patchword.train.run import train
 
-WIDTH, QUERIES = 32, 9
-LAYERS = {
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 16,
-    "decoder_ffn_dim": 16,
-    "num_queries": QUERIES,
-    "num_labels": 5,
-    "d_model": WIDTH,
-}
-NARROW: dict[str, Any] = {"embedding_size": 4, "hidden_sizes": [4, 4, 8, 8], "depths": [1] * 4, "layer_type": "basic"}
-
-
-def write_detector(folder: Path, family: str, seed: int = 0) -> Path:
-    """A tiny random detector with a backbone of transformers' own."""
-    torch.manual_seed(seed)
-    sizes = {"shortest_edge": 48, "longest_edge": 80}
-    stages = ["stage4"] if family in ("detr", "conditional_detr") else ["stage2", "stage3", "stage4"]
-    model, transform = (getattr(transformers, name) for name in DETECTORS[family])
-    if family == "rt_detr":
-        backbone: Any = transformers.RTDetrResNetConfig(out_features=stages, **NARROW)
-        more = {"encoder_hidden_dim": WIDTH, "encoder_in_channels": [4, 8, 8], "decoder_in_channels": [WIDTH] * 3}
-        config: Any = transformers.RTDetrConfig(backbone_config=backbone, num_denoising=0, **more, **LAYERS)
-        made = transform(size={"height": 64, "width": 64})
-    else:
-        backbone = transformers.ResNetConfig(out_features=stages, **NARROW)
-        config = model.config_class(
-            backbone_config=backbone, use_timm_backbone=False, use_pretrained_backbone=False, **LAYERS
-        )
-        made = transform(size=sizes)
-    with quiet():
-        whole = model(config)
-        with torch.no_grad():
-            for parameter in whole.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.3)
-        whole.save_pretrained(folder)
-        made.save_pretrained(folder)
-    return folder
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -77,13 +37,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def detector(folders: dict[str, Path]) -> Detector:
     return Detector(folders["detr"], regions=4)
-
-
-def noise(path: Path, height: int, width: int, seed: int) -> Path:
-    """A picture of coloured blots."""
-    coarse = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
-    return path
 
 
 @pytest.fixture
@@ -228,9 +181,56 @@ def test_another_detector_or_other_pictures_do_not_go_on(
         extract_regions(photos, tmp_path / "out", one)
     assert extract_regions(photos, tmp_path / "out", one, again=True)[0].computed == 5
     assert extract_regions(photos, tmp_path / "out", one)[0].computed == 0
+    about = tmp_path / "out" / "all_regions.json"
+    (tmp_path / "out" / "all_pictures.jsonl").unlink()  # as in folders of older versions
+    assert extract_regions(photos, tmp_path / "out", one)[0].computed == 0
     noise(photos / "new.png", 20, 20, 7)
-    with pytest.raises(DataError, match="was not made by"):
+    with pytest.raises(DataError, match="by an older version that kept no list"):
         extract_regions(photos, tmp_path / "out", one)
+    about.write_text(json.dumps({"unfinished": True}))  # killed while files were put into place: nothing is trusted
+    assert extract_regions(photos, tmp_path / "out", one)[0].computed == 6
+
+
+def test_only_new_and_changed_pictures_are_computed(detector: Detector, photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert extract_regions(photos, out, detector)[0].computed == 5
+    noise(photos / "0 first.png", 33, 44, 20)
+    noise(photos / "deep" / "new.png", 44, 33, 21)
+    noise(photos / "b.jpg", 30, 30, 22)  # another picture of the same name
+    (photos / "deep" / "er" / "d.png").unlink()
+    (one,) = extract_regions(photos, out, detector, batch=2)
+    assert (one.images, one.computed, one.skipped) == (6, 3, 1)
+    extract_regions(photos, tmp_path / "whole", detector, batch=2)
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+    for path in sorted((tmp_path / "whole").iterdir()):
+        if path.suffix != ".npy":
+            assert path.read_bytes() == (out / path.name).read_bytes(), path.name
+        else:
+            np.testing.assert_allclose(np.load(out / path.name), np.load(path), rtol=1e-5, atol=1e-5)
+    assert extract_regions(photos, out, detector)[0].computed == 0
+    (photos / "broken.png").unlink()
+    (one,) = extract_regions(photos, out, detector)
+    assert (one.images, one.computed, one.skipped) == (6, 0, 0)
+
+
+def test_a_killed_extension_leaves_the_features_as_they_were(
+    detector: Detector, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    extract_regions(photos, out, detector)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for k in range(3):
+        noise(photos / f"z{k}.png", 30, 40, 30 + k)
+    save = GrowingArrays.save
+    monkeypatch.setattr(GrowingArrays, "save", lambda files, **kept: _stop_after(save, files, **kept))
+    with pytest.raises(KeyboardInterrupt):
+        extract_regions(photos, out, detector, batch=2)
+    monkeypatch.undo()
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert open_split(out, "all").n_images == 5
+    (one,) = extract_regions(photos, out, detector, batch=2)
+    assert (one.images, one.computed) == (8, 1)  # two of the three were computed before
 
 
 def _stop_after(save: Any, files: GrowingArrays, **kept: Any) -> None:

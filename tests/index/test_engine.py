@@ -16,7 +16,7 @@ from patchword.errors import CheckpointError, ConfigError, DataError
 from patchword.index import add, open_snapshot, remove
 from patchword.index.engine import Index
 from patchword.index.pooled import mean_vectors
-from patchword.index.query import Part, Query
+from patchword.index.query import Part, Query, parse_image
 from patchword.index.shortlist.build import update_shortlist
 from patchword.model import Model
 from patchword.scoring.matrix import score_matrix
@@ -127,8 +127,9 @@ def test_a_composition_is_the_weighted_mean_of_its_parts(many: tuple[Path, Model
     )
     with Index.open(folder) as index:
         found = index.search(query, 10, mode="exact").hits
-        assert [hit.id for hit in found] == best_ten(parts / 4, ids)
-        np.testing.assert_allclose(found[0].score, parts.max() / 4, atol=1e-5)
+        others = np.arange(len(ids)) != 4  # an image that is asked with is no answer
+        assert [hit.id for hit in found] == best_ten(parts[others] / 4, ids[others])
+        np.testing.assert_allclose(found[0].score, parts[others].max() / 4, atol=1e-5)
         assert all(hit.probability is None for hit in found)
         fast = index.search(query, 10, mode="fast", candidates=120).hits
         assert len({hit.id for hit in fast} & {hit.id for hit in found}) >= 8
@@ -141,6 +142,11 @@ def test_similar_leaves_out_the_image_itself(many: tuple[Path, Model]) -> None:
     others = [one for one in best_ten(alike, ids) if one != ids[9]][:5]
     with Index.open(folder) as index:
         assert [hit.id for hit in index.similar(int(ids[9]), 5, mode="exact").hits] == others
+        both = [Query((Part(image=int(ids[9])),)), Query((Part(text="a dog"), Part(image=int(ids[9]), weight=-1)))]
+        alike, unlike = index.search_batch(both, 300, mode="exact")
+        assert [hit.id for hit in alike.hits[:5]] == others
+        assert (len(alike.hits), len(unlike.hits)) == (299, 300)
+        assert [hit.rank for hit in alike.hits[:3]] == [1, 2, 3]
         with pytest.raises(DataError, match="not in the index"):
             index.similar(10**9)
 
@@ -151,7 +157,8 @@ def test_methods_without_a_score_of_two_images_take_the_cosine(tmp_path: Path) -
     means = mean_vectors(sets)
     with Index.open(folder) as index:
         found = index.search(Query((Part(image=int(ids[2])),)), 10, mode="exact").hits
-        assert [hit.id for hit in found] == best_ten((means @ means[2]).numpy(), ids)
+        others = np.arange(len(ids)) != 2
+        assert [hit.id for hit in found] == best_ten((means @ means[2]).numpy()[others], ids[others])
         fast = index.search("a red wall", 3, mode="fast", candidates=8)
         exact = index.search("a red wall", 3, mode="exact")
         assert [hit.id for hit in fast.hits] == [hit.id for hit in exact.hits]
@@ -180,6 +187,25 @@ def test_a_region_model_says_why_it_takes_no_picture(many: tuple[Path, Model], t
             index.search(Query((Part(image=save_picture(tmp_path / "p.png", 1)),)))
 
 
+def test_an_indexed_image_is_known_by_its_names(
+    pictures: tuple[Path, Model], many: tuple[Path, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index.open(many[0]) as index:
+        one = next(id for id, item in index.catalog.find(index.images.snapshot.ids).items() if item.path == "dev_3")
+        assert [index.find(name) for name in ("dev_3", "dev/dev_3", "dev/nobody", "")] == [one, one, None, None]
+        expected = [hit.id for hit in index.similar(one, 5).hits]
+        assert [hit.id for hit in index.search(Query((Part(image="dev/dev_3"),)), 5).hits] == expected
+    with Index.open(pictures[0]) as index:
+        item = index.item(3)
+        assert item.file is not None
+        assert [index.find(name) for name in (item.path, item.file, str(item.file))] == [3, 3, 3]
+        monkeypatch.chdir(item.file.parent)
+        assert index.find(item.file.name) == 3
+        monkeypatch.chdir(tmp_path)
+        assert index.find(item.file.name) is None
+        assert parse_image(f"{item.path}:0.5", index.find) == Part(image=3, weight=0.5)
+
+
 def test_captions_are_found_for_an_image(pictures: tuple[Path, Model], many: tuple[Path, Model]) -> None:
     folder, model = pictures
     captions = open_snapshot(folder, "caption")
@@ -203,8 +229,15 @@ def test_an_arbitrary_query_is_refused(many: tuple[Path, Model], query: str | Qu
 
 
 def test_numbers_that_make_no_sense_are_refused(many: tuple[Path, Model]) -> None:
-    with Index.open(many[0]) as index, pytest.raises(ConfigError, match="`k` is 0"):
-        index.search("a dog", 0)
+    with Index.open(many[0]) as index:
+        for wanted, telling in (
+            ({"k": 0}, "`k` is 0"),
+            ({"candidates": 0}, "`candidates` is 0"),
+            ({"candidates": -4}, "`candidates` is -4. Expected 1 or more"),
+            ({"threshold": float("nan")}, "`threshold` is nan. Expected a number"),
+        ):
+            with pytest.raises(ConfigError, match=telling):
+                index.search("a dog", **wanted)  # type: ignore[arg-type]
 
 
 def test_an_empty_index_answers_with_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,17 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import write_precomp
+from engine_toys import region_index
+from small import command, write_precomp
 from store_toys import save_region_model
 
 from patchword.errors import ConfigError, DataError
-from patchword.index import build, remove
+from patchword.index import build, change_backend, remove, sync
 from patchword.index.engine import Index
 from patchword.index.layout import IndexFolder
 from patchword.index.shortlist import backend_class
 from patchword.index.shortlist.base import NONE
 from patchword.index.shortlist.build import update_shortlist
-from patchword.index.shortlist.milvus import MilvusIndex
+from patchword.index.shortlist.milvus import MilvusIndex, connect
+from patchword.index.shortlist.saved import read_saved
+from patchword.index.shortlist.served import ServedIndex
 from patchword.loading import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
@@ -89,6 +95,83 @@ def test_an_index_with_milvus_answers_as_one_without(tmp_path: Path) -> None:
     after = found(folders["milvus"])
     assert after == found(folders["exact"])
     assert not set(after) & set(gone)
+
+
+def test_one_process_has_the_file_and_the_others_make_do(tmp_path: Path) -> None:
+    folder, _ = region_index(tmp_path, images=120)  # this process must not open the file
+    chosen = subprocess.run(command("index", "backend", folder, "milvus"), capture_output=True, text=True, check=False)
+    assert (chosen.returncode, chosen.stderr) == (0, "")
+    script = tmp_path / "hold.py"
+    script.write_text(
+        "import sys\n"
+        "from patchword.index.engine import Index\n"
+        "with Index.open(sys.argv[1]) as index:\n"
+        "    print([hit.id for hit in index.search('a dog', 3, mode='fast', candidates=60).hits], flush=True)\n"
+        "    sys.stdin.read()\n",
+        encoding="utf-8",
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, str(script), str(folder)], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        expected = json.loads(holder.stdout.readline())
+        words = command("search", folder, "a dog", "-k", "3", "--mode", "fast", "--candidates", "60", "--json")
+        searched = subprocess.run(words, capture_output=True, text=True, check=False)
+        remove(folder, expected[:1])
+        synced = subprocess.run(command("index", "sync", folder), capture_output=True, text=True, check=False)
+        holder.communicate("")
+    assert (searched.returncode, synced.returncode) == (0, 0), (searched, synced)
+    assert [hit["id"] for hit in json.loads(searched.stdout)["hits"]] == expected
+    assert synced.stdout.startswith("found 120 = 0 indexed + 0 moved + 119 unchanged + 1 skipped.")
+    for done, part in (
+        (searched, "warning: the shortlist is searched in memory instead: another process has"),
+        (synced, f"It is renewed by the next: patchword index sync {folder}"),
+    ):
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("why files were skipped")]
+        assert len(lines) == 1, done.stderr
+        assert part in lines[0]
+        assert "Milvus Lite serves one process at a time" in done.stderr
+    saved = read_saved(IndexFolder(folder), "image")
+    assert (saved.count if saved else None) == 120
+    sync(folder)
+    saved = read_saved(IndexFolder(folder), "image")
+    assert (saved.count if saved else None) == 119
+
+
+def test_a_server_that_fails_is_replaced_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, model = region_index(tmp_path, images=120, backend="milvus")
+    with Index.open(folder, model=model) as index:
+        served = index.images.shortlist.base
+        assert isinstance(served, ServedIndex)
+        backend = served.backend
+        assert isinstance(backend, MilvusIndex)
+
+        def found() -> list[int]:
+            return [hit.id for hit in index.search("a dog", 5, mode="fast", candidates=60).hits]
+
+        expected = found()
+        backend.client.drop_collection(backend.collection)
+        assert (found(), found()) == (expected, expected)
+    assert sum("searched in memory instead" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_changed_index_leaves_no_collection_behind(tmp_path: Path) -> None:
+    folder, _ = region_index(tmp_path, images=120, backend="milvus")
+    options = MilvusIndex.with_defaults({}, IndexFolder(folder), "image")
+    client = connect(options)
+    (first,) = client.list_collections()
+    assert options["collection"] == f"{first}_2"  # the one in use stays until the other is whole
+    change_backend(folder, "milvus", {"index_type": "FLAT"})
+    assert client.list_collections() == [f"{first}_2"]
+    with pytest.raises(DataError, match="refuses"):
+        change_backend(folder, "milvus", {"uri": "http://127.0.0.1:9", "timeout_s": 1})
+    saved = read_saved(IndexFolder(folder), "image")
+    assert saved is not None
+    assert saved.options == {"index_type": "FLAT"}
+    assert f"{first}_2" in client.list_collections()
+    change_backend(folder, "exact")
+    assert f"{first}_2" not in client.list_collections()
 
 
 def test_what_can_not_work_is_said_in_one_line(tmp_path: Path) -> None:

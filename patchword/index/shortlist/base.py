@@ -67,6 +67,30 @@ class GlobalIndex(ABC):
         """
         return dict(options)
 
+    @classmethod
+    @abstractmethod
+    def check(cls, width: int, options: Mapping[str, Any]) -> None:
+        """Refuse, before anything is made, options that can not work, and a server that does not answer.
+
+        Args:
+            width: d at most.
+            options: of the backend.
+
+        Raises:
+            ConfigError: it is not installed, or an option is wrong.
+            DataError: its server does not answer.
+        """
+
+    @classmethod
+    def discard(cls, folder: Path, options: Mapping[str, Any]) -> None:
+        """Take away what a saved backend has outside its folder, which goes afterwards.
+
+        Raises:
+            ConfigError: it is not installed.
+            DataError: its server does not answer.
+        """
+        return None
+
     @property
     def dead_share(self) -> float:
         """Share of what it holds whose items are deleted. When it is large, the backend is better built again."""
@@ -112,6 +136,8 @@ def check_options(kind: str, options: Mapping[str, Any], known: Mapping[str, typ
     """
     for name, value in options.items():
         if name not in known:
-            raise ConfigError(f"the backend {kind} has no option {name!r}. Known: {', '.join(known)}.")
+            raise ConfigError(f"the backend {kind} has no option {name!r}. Known: {', '.join(known) or 'none'}.")
         if value is not None and not isinstance(value, known[name]):
             raise ConfigError(f"the option {name!r} of the backend {kind} is {value!r}, of the wrong type.")
+        if isinstance(value, int | float) and value <= 0:
+            raise ConfigError(f"the option {name!r} of the backend {kind} is {value!r}. Expected a number above 0.")

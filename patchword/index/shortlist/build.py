@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
 import numpy as np
 
-from patchword.errors import DataError
+from patchword.errors import DataError, PatchwordError
 from patchword.index.catalog import generation
 from patchword.index.layout import IndexFolder, open_folder
-from patchword.index.manifest import Manifest, read_manifest
+from patchword.index.manifest import BackendChoice, Manifest, read_manifest, write_manifest
+from patchword.index.schema import KINDS
 from patchword.index.shortlist import backend_class
 from patchword.index.shortlist.base import GlobalIndex, Ids
-from patchword.index.shortlist.files import open_saved, write_saved
-from patchword.index.shortlist.fit import Fit
+from patchword.index.shortlist.files import discard, open_saved, take_over, write_saved
+from patchword.index.shortlist.fit import OWN_WIDTH, Fit
 from patchword.index.shortlist.saved import Saved, is_current, name_newest, read_saved
 from patchword.index.shortlist.view import filled, learn_fit
 from patchword.index.snapshot import Snapshot, open_snapshot
 from patchword.threads import one_core
 
+_log = logging.getLogger(__name__)
 GROWTH = 1.5  # times as many items as the directions were learnt from: they are learnt again
 MOST_DEAD = 0.1  # share of deleted items in the backend: it is built again
 
@@ -46,10 +49,79 @@ def update_shortlist(folder: Path | str | IndexFolder, *, again: bool = False) -
     return any(changed)
 
 
+def follow_catalog(folder: Path | str | IndexFolder) -> bool:
+    """Do what `update_shortlist` does, for a writer whose work is committed: a backend that fails only costs speed.
+
+    Readers go on with the shortlist before it, or with one in memory, until a later writer succeeds.
+
+    Returns:
+        Whether the saved shortlist is what the index holds.
+    """
+    place = open_folder(folder)
+    try:
+        update_shortlist(place)
+    except (PatchwordError, OSError) as error:
+        _log.warning(
+            "warning: the shortlist was not renewed, and searches make do without: %s. It is renewed by the next: "
+            "patchword index sync %s",
+            str(error).rstrip("."),
+            place.path,
+        )
+        return False
+    return True
+
+
+def check_backend(choice: BackendChoice, width: int) -> None:
+    """Refuse a backend that can not work, before anything is made.
+
+    Args:
+        choice: the backend and its options.
+        width: of the shortlist's vectors.
+
+    Raises:
+        ConfigError: it is unknown or not installed, or an option is wrong.
+        DataError: its server does not answer.
+    """
+    backend_class(choice.kind).check(min(width, OWN_WIDTH), choice.options)
+
+
+def change_shortlist(place: IndexFolder, manifest: Manifest) -> None:
+    """Build the shortlist as another manifest says, then put both in the place of the old ones.
+
+    The caller holds the writer's lock. Until everything is built nothing of the old shortlist changes; a writer that is
+    killed between the manifest and the shortlist leaves the rest to the next one.
+
+    Args:
+        place: of the index.
+        manifest: the new one; its vectors are those that the shards hold.
+
+    Raises:
+        ConfigError: the backend refuses.
+        DataError: the index can not be read, or a server does not answer.
+    """
+    made = dict[str, Saved]()
+    try:
+        with one_core():
+            for kind in KINDS:
+                snapshot = open_snapshot(place, kind)
+                if not len(snapshot) and read_saved(place, kind) is None:
+                    continue
+                fit, backend = _made(place, manifest, snapshot)
+                made[kind] = _state(manifest, snapshot)
+                write_saved(place, kind, made[kind], fit, backend, snapshot.ids)
+        write_manifest(place, manifest)
+    except BaseException:
+        for kind, state in made.items():
+            discard(place, kind, state)
+        raise
+    for kind, state in made.items():
+        take_over(place, kind, state, is_new=True)
+
+
 def _update(place: IndexFolder, manifest: Manifest, kind: str, newest: int, again: bool) -> bool:
     if not again and is_current(place, manifest, kind, newest):
         return False
-    saved, choice = read_saved(place, kind), manifest.backend
+    saved = read_saved(place, kind)
     if saved is not None and not saved.suits(manifest):
         saved = None
     snapshot = open_snapshot(place, kind)
@@ -57,25 +129,36 @@ def _update(place: IndexFolder, manifest: Manifest, kind: str, newest: int, agai
         return False
     known = None if saved is None or again else _continued(place, saved, snapshot)
     if saved is None or known is None:
-        fit = learn_fit(snapshot, manifest.model.method, manifest.pooled.kind)
-        maker = backend_class(choice.kind)
-        options = maker.with_defaults(choice.options, place, kind)
-        backend = filled(maker.empty(fit.width, len(snapshot), options), snapshot, fit)
+        fit, backend = _made(place, manifest, snapshot)
     else:
         fit, backend, ids = known
         if np.array_equal(ids, snapshot.ids):  # a change elsewhere: only the generation is new
             name_newest(place, kind, saved.model_copy(update={"generation": snapshot.generation}))
             return True
-    state = Saved(
-        folder=f"{kind}-{snapshot.generation:012d}-{time.time_ns():x}",
+    state = _state(manifest, snapshot)
+    write_saved(place, kind, state, fit, backend, snapshot.ids)
+    take_over(place, kind, state, is_new=known is None)
+    return True
+
+
+def _state(manifest: Manifest, snapshot: Snapshot) -> Saved:
+    """What is saved of a snapshot."""
+    return Saved(
+        folder=f"{snapshot.kind}-{snapshot.generation:012d}-{time.time_ns():x}",
         generation=snapshot.generation,
-        backend=choice.kind,
-        options=choice.options,
+        backend=manifest.backend.kind,
+        options=manifest.backend.options,
         pooled=manifest.pooled,
         count=len(snapshot),
     )
-    write_saved(place, kind, state, fit, backend, snapshot.ids)
-    return True
+
+
+def _made(place: IndexFolder, manifest: Manifest, snapshot: Snapshot) -> tuple[Fit, GlobalIndex]:
+    """A backend with all items of a snapshot."""
+    fit = learn_fit(snapshot, manifest.model.method, manifest.pooled.kind)
+    maker = backend_class(manifest.backend.kind)
+    options = maker.with_defaults(manifest.backend.options, place, snapshot.kind)
+    return fit, filled(maker.empty(fit.width, len(snapshot), options), snapshot, fit)
 
 
 def _continued(place: IndexFolder, saved: Saved, snapshot: Snapshot) -> tuple[Fit, GlobalIndex, Ids] | None:

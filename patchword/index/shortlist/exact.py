@@ -15,7 +15,7 @@ from torch import Tensor
 
 from patchword.errors import DataError
 from patchword.files import save_tensors
-from patchword.index.shortlist.base import NONE, GlobalIndex, Ids
+from patchword.index.shortlist.base import NONE, GlobalIndex, Ids, check_options
 
 FILE = "vectors.safetensors"
 
@@ -35,6 +35,11 @@ class ExactIndex(GlobalIndex):
     def empty(cls, width: int, expected: int = 0, options: Mapping[str, Any] | None = None) -> ExactIndex:
         """A backend without vectors; there is nothing to prepare or to choose."""
         return cls(np.zeros(0, np.int64), torch.zeros(0, width))
+
+    @classmethod
+    def check(cls, width: int, options: Mapping[str, Any]) -> None:
+        """Refuse options: it has none."""
+        check_options("exact", options, {})
 
     def __len__(self) -> int:
         return len(self.ids)

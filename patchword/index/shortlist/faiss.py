@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,6 +68,22 @@ class FaissIndex(GlobalIndex):
         faiss_module()
         return cls(None, np.zeros(0, np.int64), options, width, expected)
 
+    @classmethod
+    def check(cls, width: int, options: Mapping[str, Any]) -> None:
+        """Refuse options that can not work; whether there are enough vectors to train a factory shows only with them.
+
+        Raises:
+            ConfigError: faiss is not installed, does not know the factory, or an option is wrong.
+        """
+        faiss = faiss_module()
+        check_options("faiss", options, OPTIONS)
+        factory = options.get("factory")
+        try:
+            if factory is not None:
+                faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            raise refusal(factory, error) from None
+
     def __len__(self) -> int:
         return len(self.ids) - len(self._dead)
 
@@ -100,7 +117,7 @@ class FaissIndex(GlobalIndex):
                 lists.cp.min_points_per_centroid = 1  # no message on the console
             index.train(chosen)
         except RuntimeError as error:
-            raise ConfigError(f"faiss refuses the factory {factory!r}: {str(error).splitlines()[0]}") from None
+            raise refusal(factory, error) from None
         return index
 
     def delete(self, ids: Ids) -> None:
@@ -203,6 +220,12 @@ class FaissIndex(GlobalIndex):
         if index is not None and index.ntotal != len(made.ids):
             raise DataError(f"'{folder / FILE}' holds {index.ntotal:,} vectors. Expected {len(made.ids):,}.")
         return made
+
+
+def refusal(factory: object, error: RuntimeError) -> ConfigError:
+    """faiss's error about a factory, without its place in faiss's source."""
+    reason = re.sub(r"^Error in .* at \S+:\d+: (Error: '.*' failed: )?", "", " ".join(str(error).split()))
+    return ConfigError(f"faiss refuses the factory {factory!r}: {reason}.")
 
 
 def default_factory(expected: int, trained: int, width: int) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from patchword.errors import DataError
+from patchword.errors import DataError, PatchwordError
 from patchword.files import sync_folder
 from patchword.index.layout import IndexFolder
 from patchword.index.shortlist import backend_class
 from patchword.index.shortlist.base import GlobalIndex, Ids
 from patchword.index.shortlist.fit import Fit
-from patchword.index.shortlist.saved import Saved, name_newest
+from patchword.index.shortlist.saved import Saved, name_newest, read_saved
+
+_log = logging.getLogger(__name__)
 
 
 def open_saved(place: IndexFolder, kind: str, saved: Saved, options: Mapping[str, Any]) -> tuple[Fit, GlobalIndex, Ids]:
@@ -41,10 +44,7 @@ def open_saved(place: IndexFolder, kind: str, saved: Saved, options: Mapping[str
 
 
 def write_saved(place: IndexFolder, kind: str, saved: Saved, fit: Fit, backend: GlobalIndex, ids: Ids) -> None:
-    """Write a state under a name of its own, name it the newest, and remove older ones.
-
-    A reader that has just read the old name and finds its folder gone makes its own or reads again.
-    """
+    """Write a state under a name of its own; it is not the newest before `take_over`."""
     folder = place.shortlist / saved.folder
     if folder.exists():
         shutil.rmtree(folder)
@@ -53,7 +53,34 @@ def write_saved(place: IndexFolder, kind: str, saved: Saved, fit: Fit, backend: 
     backend.save(folder)
     np.save(folder / "all_ids.npy", ids)
     sync_folder(folder)
+
+
+def take_over(place: IndexFolder, kind: str, saved: Saved, *, is_new: bool) -> None:
+    """Name a state the newest, and remove older ones.
+
+    A reader that has just read the old name and finds its folder gone makes its own or reads again.
+
+    Args:
+        place: of the index.
+        kind: ``image`` or ``caption``.
+        saved: the state, written already.
+        is_new: whether its backend was made from nothing, so that what the one before has elsewhere can go.
+    """
+    before = read_saved(place, kind)
     name_newest(place, kind, saved)
+    if is_new and before is not None:
+        discard(place, kind, before)
     for old in place.shortlist.glob(f"{kind}-*"):
-        if old != folder:
+        if old.name != saved.folder:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(place: IndexFolder, kind: str, saved: Saved) -> None:
+    """Remove a state and what it has elsewhere; that its server does not answer is only told."""
+    folder = place.shortlist / saved.folder
+    try:
+        maker = backend_class(saved.backend)
+        maker.discard(folder, maker.with_defaults(saved.options, place, kind))
+    except PatchwordError as error:
+        _log.warning("warning: the old shortlist could not be taken away: %s", error)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -2,11 +2,14 @@
 
 The collection belongs to the index: its name comes from the index's folder unless it is given. Tokens are never written
 into the index: they come with the options at open, or from a file that ``token_file`` names.
+
+Milvus Lite is a server within this process, over files that only one process can have open.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +23,7 @@ from torch import Tensor
 from patchword.errors import ConfigError, DataError
 from patchword.index.layout import IndexFolder
 from patchword.index.shortlist.base import NONE, GlobalIndex, Ids, check_options
+from patchword.index.shortlist.saved import read_saved
 
 ABOUT = "milvus.json"
 OPTIONS: dict[str, type | tuple[type, ...]] = {
@@ -36,6 +40,8 @@ MOST = 16_384  # results of one search, Milvus's own limit
 _BATCH = 2_000  # vectors sent together
 _LISTED = 1_000  # allowed ids whose vectors are fetched; of more, results are filtered here
 _TIMEOUT_S = 60.0
+_LOGS = ("milvus_lite",)  # logs that would print tracebacks
+_CHECK_S = 10.0  # until a server must have answered for the first time, and until an old collection must be gone
 
 
 class MilvusIndex(GlobalIndex):
@@ -72,7 +78,8 @@ class MilvusIndex(GlobalIndex):
     def with_defaults(cls, options: Mapping[str, Any], place: IndexFolder, kind: str) -> dict[str, Any]:
         """Options with the place of a local file and the collection's name filled in.
 
-        A relative ``uri`` that ends in .db lies in the index folder.
+        A relative ``uri`` that ends in .db lies in the index folder. The name is another one than that of the
+        collection in use, which answers until a new one is whole.
         """
         filled = dict(options)
         uri = str(filled.get("uri") or "milvus.db")
@@ -83,7 +90,40 @@ class MilvusIndex(GlobalIndex):
             digest = blake2b(str(place.path.resolve()).encode(), digest_size=6).hexdigest()
             name = f"patchword_{digest}"
         filled["collection"] = f"{name}_{kind}"
+        saved = read_saved(place, kind)
+        if saved is not None and _collection_of(place.shortlist / saved.folder) == filled["collection"]:
+            filled["collection"] += "_2"
         return filled
+
+    @classmethod
+    def check(cls, width: int, options: Mapping[str, Any]) -> None:
+        """Refuse options that can not work, and a server that does not answer within ten seconds.
+
+        A local file is not opened: it is made with the index.
+        """
+        uri = str(options.get("uri") or "milvus.db")
+        if options.get("token"):
+            raise ConfigError("a token would be written into the index. Give token_file=FILE, which is read each time.")
+        if "://" in uri:
+            short = {**options, "collection": "none", "timeout_s": min(_CHECK_S, options.get("timeout_s") or _CHECK_S)}
+            with _OneLine(options):
+                connect(short).list_collections(timeout=short["timeout_s"])
+            return
+        check_options("milvus", options, OPTIONS)
+        pymilvus_client()
+        if not uri.endswith(".db"):
+            raise ConfigError(
+                f"the option 'uri' of the backend milvus is {uri!r}. Expected FILE.db or http://HOST:PORT."
+            )
+
+    @classmethod
+    def discard(cls, folder: Path, options: Mapping[str, Any]) -> None:
+        """Drop the collection that was saved."""
+        name = _collection_of(folder)
+        if name is not None:
+            client = connect({**options, "collection": name, "timeout_s": _CHECK_S})
+            with _OneLine(options):
+                client.drop_collection(name, timeout=_CHECK_S)
 
     def _create(self) -> None:
         from pymilvus import DataType
@@ -221,9 +261,30 @@ class MilvusIndex(GlobalIndex):
         return made
 
 
+def _collection_of(folder: Path) -> str | None:
+    """The collection that was saved in a folder; None where there is none."""
+    try:
+        return str(json.loads((folder / ABOUT).read_text(encoding="utf-8"))["collection"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _among(row: Sequence[tuple[int, float]], allowed: Ids) -> list[tuple[int, float]]:
     kept = np.isin(np.array([one for one, _ in row], dtype=np.int64), allowed)
     return [pair for pair, keep in zip(row, kept, strict=True) if keep]
+
+
+def pymilvus_client() -> Any:
+    """Import the client.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        from pymilvus import MilvusClient
+    except ImportError:
+        raise ConfigError("pymilvus is not installed. In a clone of patchword: pip install '.[milvus]'") from None
+    return MilvusClient
 
 
 def connect(options: Mapping[str, Any]) -> Any:
@@ -231,13 +292,10 @@ def connect(options: Mapping[str, Any]) -> Any:
 
     Raises:
         ConfigError: pymilvus is not installed, or an option is missing or wrong.
-        DataError: nobody answers there.
+        DataError: nobody answers there, or another process has the file open.
     """
     check_options("milvus", options, OPTIONS)
-    try:
-        from pymilvus import MilvusClient
-    except ImportError:
-        raise ConfigError("pymilvus is not installed. In a clone of patchword: pip install '.[milvus]'") from None
+    client = pymilvus_client()
     if "uri" not in options or "collection" not in options:
         raise ConfigError("the backend milvus needs `uri`: a file that ends in .db, or a server's address.")
     token = options.get("token") or ""
@@ -247,21 +305,37 @@ def connect(options: Mapping[str, Any]) -> Any:
         except OSError as error:
             raise ConfigError(f"the token file '{options['token_file']}' can not be read: {error.strerror}.") from None
     with _OneLine(options):
-        return MilvusClient(uri=options["uri"], token=token, timeout=options.get("timeout_s") or _TIMEOUT_S)
+        return client(uri=options["uri"], token=token, timeout=options.get("timeout_s") or _TIMEOUT_S)
 
 
-class _OneLine:
-    """A block in which Milvus's errors become one line of ours."""
+class _OneLine(logging.Handler):
+    """A block in which Milvus's errors become one line of ours, and what it logs about them is kept for that line."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self.uri = options.get("uri")
+        super().__init__()
+        self.uri, self.logged = options.get("uri"), list[BaseException]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the error of what Milvus Lite logs."""
+        if record.exc_info and record.exc_info[1] is not None:
+            self.logged.append(record.exc_info[1])
 
     def __enter__(self) -> None:
-        return None
+        for name in _LOGS:
+            logger = logging.getLogger(name)
+            logger.addHandler(self)
+            logger.propagate = False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         from pymilvus.exceptions import MilvusException
 
+        for name in _LOGS:
+            logging.getLogger(name).removeHandler(self)
         if isinstance(error, MilvusException):
+            if any(type(one).__name__ == "DataDirLockedError" for one in self.logged):
+                raise DataError(
+                    f"another process has '{self.uri}' open. Milvus Lite serves one process at a time; a Milvus server "
+                    "serves many."
+                ) from None
             reason = str(getattr(error, "message", "") or error).strip().splitlines()
             raise DataError(f"Milvus at {self.uri} refuses: {reason[0] if reason else 'no reason given'}") from None

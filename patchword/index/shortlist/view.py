@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from patchword.index.shortlist.exact import ExactIndex
 from patchword.index.shortlist.files import open_saved
 from patchword.index.shortlist.fit import OWN_WIDTH, WIDTH, Fit, learn
 from patchword.index.shortlist.saved import Saved, read_saved
+from patchword.index.shortlist.served import ServedIndex, warn_of
 from patchword.index.snapshot import Snapshot
 from patchword.methods import method_class
 
@@ -45,7 +47,7 @@ class Shortlist:
     """
 
     fit: Fit
-    base: GlobalIndex
+    base: GlobalIndex | ServedIndex
     base_ids: Ids
     fresh: ExactIndex
     gone: bool
@@ -86,27 +88,41 @@ def _among(found: Ids, known: Ids) -> NDArray[np.bool_]:
 def open_shortlist(
     place: IndexFolder, snapshot: Snapshot, method: str, pooled: Pooling, options: Mapping[str, Any]
 ) -> Shortlist:
-    """The saved shortlist, brought up to the snapshot; one in memory where there is none or it is unreadable."""
+    """The saved shortlist, brought up to the snapshot; one in memory where there is none, it is unreadable, or its
+    server does not answer.
+    """
     for _ in range(3):
         saved = read_saved(place, snapshot.kind)
         if saved is None or saved.pooled != pooled:
             break
         try:
             fit, base, ids = open_saved(place, snapshot.kind, saved, options)
-        except DataError:
+        except DataError as error:
             if read_saved(place, snapshot.kind) == saved and backend_class(saved.backend).is_on_server:
-                raise
+                warn_of(error)
+                break
             continue  # a writer has replaced it just now, or its files are damaged
+        if len(fit.mean) != snapshot.pooled_width:  # a writer is changing the vectors
+            break
+        searched = base if not base.is_on_server else ServedIndex(base, partial(_filled_in_memory, snapshot, fit))
         empty = ExactIndex.empty(fit.width)
-        return Shortlist(fit, base, ids, empty, False, snapshot.ids, saved).advanced(snapshot)
+        return Shortlist(fit, searched, ids, empty, False, snapshot.ids, saved).advanced(snapshot)
     return in_memory(snapshot, method, pooled)
 
 
 def in_memory(snapshot: Snapshot, method: str, pooled: Pooling) -> Shortlist:
     """A shortlist of all items of a snapshot, without any file."""
     fit = learn_fit(snapshot, method, pooled.kind)
-    base = filled(ExactIndex.empty(fit.width), snapshot, fit)
+    base = _filled_in_memory(snapshot, fit)
     return Shortlist(fit, base, snapshot.ids, ExactIndex.empty(fit.width), False, snapshot.ids, None)
+
+
+def _filled_in_memory(snapshot: Snapshot, fit: Fit) -> ExactIndex:
+    """All items of a snapshot in memory."""
+    made = ExactIndex.empty(fit.width)
+    for chosen, coordinates in coordinate_blocks(snapshot, fit):
+        made.add(snapshot.ids[chosen], coordinates)
+    return made
 
 
 def learn_fit(snapshot: Snapshot, method: str, kind: PoolKind, seed: int = 0) -> Fit:
