@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -293,8 +293,20 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def validate(model: type[C], values: Mapping[str, Any], source: Source, at: tuple[str, ...] = ()) -> C:
+Hint = Callable[[Sequence[str | int], Sequence[str]], str]  # of an unknown key and the keys that exist beside it
+
+
+def validate(
+    model: type[C], values: Mapping[str, Any], source: Source, at: tuple[str, ...] = (), hint: Hint | None = None
+) -> C:
     """Build a configuration, turning the first problem into one line with its place and the nearest key.
+
+    Args:
+        model: the configuration.
+        values: its plain values.
+        source: where each was written.
+        at: where the configuration lies in the recipe.
+        hint: says what an unknown key may have meant; by default the nearest of those beside it.
 
     Raises:
         ConfigError: a key is unknown, missing, or has a value of the wrong kind.
@@ -307,9 +319,9 @@ def validate(model: type[C], values: Mapping[str, Any], source: Source, at: tupl
         keys = [*(p for p in path[:-1] if not _is_tag(p, model)), *path[-1:]]
         place, dotted = source.place(keys), ".".join(map(str, keys))
         if problem["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"{place}: unknown key `{dotted}`.{suggestion(str(path[-1]), keys_near(model, path[len(at) :]))}"
-            ) from None
+            known = keys_near(model, path[len(at) :])
+            said = hint(keys, known) if hint is not None else suggestion(str(path[-1]), known)
+            raise ConfigError(f"{place}: unknown key `{dotted}`.{said}") from None
         if problem["type"] == "missing":
             raise ConfigError(f"{place}: key `{dotted}` is missing.") from None
         found = problem.get("input")
@@ -326,7 +338,7 @@ def _is_tag(part: str | int, model: type[BaseModel]) -> bool:
 def _tags(model: type[BaseModel]) -> set[str]:
     found: set[str] = set()
     for info in model.model_fields.values():
-        for inner in _models_in(info.annotation):
+        for inner in models_in(info.annotation):
             kind = inner.model_fields.get("kind")
             if kind is not None and get_origin(kind.annotation) is Literal:
                 found.update(get_args(kind.annotation))
@@ -334,10 +346,11 @@ def _tags(model: type[BaseModel]) -> set[str]:
     return found
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The configurations that a field may hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [m for inner in get_args(annotation) for m in _models_in(inner)]
+    return [m for inner in get_args(annotation) for m in models_in(inner)]
 
 
 def keys_near(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
@@ -345,7 +358,7 @@ def keys_near(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     models: list[type[BaseModel]] = [model]
     for part in path[:-1]:
         deeper = [
-            m for one in models if part in one.model_fields for m in _models_in(one.model_fields[str(part)].annotation)
+            m for one in models if part in one.model_fields for m in models_in(one.model_fields[str(part)].annotation)
         ]
         if deeper:
             models = deeper
@@ -357,18 +370,8 @@ def keys_near(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     return sorted({key for one in models for key in one.model_fields})
 
 
-_FIELD_NAMES = {
-    "max_violation": "negatives_after", "learning_rate": "lr", "embed_size": "joint_dim", "num_epochs": "epochs",
-    "belta": "pooling_temperature", "alpha": "coding_temperature", "coding_type": "coding", "pooling_type": "pooling",
-    "precomp_enc_type": "image", "text_enc_type": "text", "grad_clip": "clip_norm",
-    "vse_mean_warmup_epochs": "warmup_epochs",
-}  # fmt: skip
-
-
 def suggestion(key: str, known: Sequence[str]) -> str:
     """' Did you mean ...?' with the nearest known key, or the list of keys, or nothing."""
-    if key in _FIELD_NAMES and _FIELD_NAMES[key] in known:
-        return f" Did you mean `{_FIELD_NAMES[key]}`, its name here?"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if near:
         return f" Did you mean `{near[0]}`?"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -16,6 +17,7 @@ from patchword.config import (
     Source,
     TrainConfig,
     merge,
+    models_in,
     parse_overrides,
     read_yaml,
     suggestion,
@@ -23,6 +25,7 @@ from patchword.config import (
 )
 from patchword.errors import ConfigError
 from patchword.methods import METHODS, method_class
+from patchword.recipe_keys import hint_for
 
 SECTIONS = ("method", "data", "model", "loss", "train")
 
@@ -102,7 +105,45 @@ def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     path = find_recipe(name)
     values, source = read_yaml(path)
     over = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    return make_recipe(merge(values, over), source.with_overrides(over))
+    return make_recipe(merge(_without_old_kinds(values, over), over), source.with_overrides(over))
+
+
+def _without_old_kinds(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a recipe without what only a part had that the overrides replace by one of another kind."""
+    model, new = values.get("model"), over.get("model")
+    method = over.get("method", values.get("method"))
+    if not isinstance(model, Mapping) or not isinstance(new, Mapping) or method not in METHODS:
+        return dict(values)
+    cls: Any = method_class(str(method))
+    return {**values, "model": without_old_kind(cls.Config, model, new)}
+
+
+def without_old_kind(model: type[Config], values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` of a configuration, without the keys that a new ``kind`` in ``over`` has no use for.
+
+    A part of another kind has other keys: those of the old one go, those that both have stay.
+
+    Args:
+        model: the configuration, of which some parts have a ``kind``.
+        values: what is written so far.
+        over: what is put on top of it.
+    """
+    result = dict(values)
+    for key, new in over.items():
+        old = result.get(key)
+        if not isinstance(old, Mapping) or not isinstance(new, Mapping) or key not in model.model_fields:
+            continue
+        info = model.model_fields[key]
+        known = {
+            kind: one
+            for one in models_in(info.annotation)
+            if "kind" in one.model_fields
+            for kind in get_args(one.model_fields["kind"].annotation)
+        }
+        wanted = new.get("kind")
+        if wanted in known and wanted != old.get("kind", getattr(info.default, "kind", None)):
+            result[key] = {k: v for k, v in old.items() if k in known[wanted].model_fields}
+    return result
 
 
 def make_recipe(values: Mapping[str, Any], source: Source | None = None) -> Recipe:
@@ -110,9 +151,8 @@ def make_recipe(values: Mapping[str, Any], source: Source | None = None) -> Reci
     source = source if source is not None else Source("recipe", {})
     unknown = [key for key in values if key not in SECTIONS]
     if unknown:
-        raise ConfigError(
-            f"{source.place([unknown[0]])}: unknown key `{unknown[0]}`.{suggestion(str(unknown[0]), SECTIONS)}"
-        )
+        said = hint_for(str(values.get("method")), [unknown[0]], SECTIONS)
+        raise ConfigError(f"{source.place([unknown[0]])}: unknown key `{unknown[0]}`.{said}")
     if "method" not in values:
         raise ConfigError(f"{source.name}: key `method` is missing. Methods: {', '.join(METHODS)}.")
     method = str(values["method"])
@@ -122,14 +162,14 @@ def make_recipe(values: Mapping[str, Any], source: Source | None = None) -> Reci
         if not isinstance(values.get(key) or {}, Mapping):
             raise ConfigError(f"{source.place([key])}: `{key}` is {values[key]!r}. Expected a mapping of options.")
     cls: Any = method_class(method)
-    default_loss = cls.default_loss().model_dump()
+    default_loss, hint = cls.default_loss().model_dump(), partial(hint_for, method)
     model = with_tower_defaults(cls.Config, values.get("model") or {})
     return Recipe(
         method,
-        validate(DataConfig, values.get("data") or {}, source, ("data",)),
-        validate(cls.Config, model, source, ("model",)),
-        validate(cls.Loss, {**default_loss, **(values.get("loss") or {})}, source, ("loss",)),
-        validate(TrainConfig, values.get("train") or {}, source, ("train",)),
+        validate(DataConfig, values.get("data") or {}, source, ("data",), hint),
+        validate(cls.Config, model, source, ("model",), hint),
+        validate(cls.Loss, {**default_loss, **(values.get("loss") or {})}, source, ("loss",), hint),
+        validate(TrainConfig, values.get("train") or {}, source, ("train",), hint),
         source.name,
     )
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from small import refused, write_precomp, write_recipe
 
+from patchword import console
 from patchword.bench import score, shapes
 from patchword.bench.score import bench_score
 from patchword.bench.shapes import caption_lengths, published, random_sets
@@ -59,6 +60,32 @@ def test_scoring_is_measured_beside_a_product_and_the_readable_formula(
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("result", ["matrix", "ranks", "top_k"])
+def test_progress_goes_to_the_error_stream_and_reaches_its_total(
+    result: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "QUIET_S", 0.0)  # a line for each step
+    sizes = ("--images", "40", "--captions", "90", "--steps", "2", "--memory", "1GiB")
+    assert main(["bench", "score", "--result", result, *sizes]) == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["bench"] for line in printed.out.splitlines()] == ["score"] * 3
+    lines = [line for line in printed.err.splitlines() if line.startswith(f"3 x {result}: ")]
+    assert len(lines) >= 3
+    assert lines[-1].startswith(f"3 x {result}: {3 * 40 * 90:,}/{3 * 40 * 90:,} ")
+    assert "eta 0 s" in lines[-1]
+
+
+@pytest.mark.usefixtures("small")
+def test_memory_is_what_scoring_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(
+        ["bench", "score", "--images", "40", "--captions", "90", "--memory", "1k"], capsys, kind="ScoreError"
+    )
+    assert "budget of 1,024 bytes was given" in said
+    said = refused(["bench", "score", "--memory", "much"], capsys, kind="ConfigError")
+    assert "'much' is no amount of memory" in said
+
+
+@pytest.mark.usefixtures("small")
 def test_certified_makes_ranks_and_says_what_was_scored(capsys: pytest.CaptureFixture[str]) -> None:
     line = lines_of(capsys, "score", "--images", "40", "--captions", "90", "--steps", "1", "--precision", "certified")[
         0
@@ -66,7 +93,8 @@ def test_certified_makes_ranks_and_says_what_was_scored(capsys: pytest.CaptureFi
     assert line["form"] == "ranks certified"
     assert line["pairs"] == 40 * 90
     assert line["about"].startswith("every pair")  # random vectors can not be told apart by bounds
-    assert 0 < line["share_scored"] < 3
+    assert line["gave_up"] is True
+    assert (line["again"], line["tiled"], line["share_scored"]) == (0, 40 * 90, 1)  # no pair counts twice
 
 
 def test_a_trained_model_is_measured_on_its_data(tmp_path: Path) -> None:
@@ -153,6 +181,7 @@ def test_training_and_reading_are_measured(capsys: pytest.CaptureFixture[str], m
     (line,) = lines_of(capsys, "load", "--gigabytes", "0.1", "--batch", "4")
     assert line["images_per_s"] > 0
     assert line["rows"] == 339
+    assert line["per_gemm_gflop"] > 0
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import refused
 
-from patchword.bench.leaderboard import Budget, Job, drawn_scenes, leaderboard, overrides_of
-from patchword.bench.leaderboard_table import COLUMNS, SYSTEMS, System, markdown
+from patchword.bench.leaderboard import (
+    SCENES_BUDGET,
+    Budget,
+    Job,
+    drawn_scenes,
+    exit_code,
+    leaderboard,
+    overrides_of,
+    run_job,
+)
+from patchword.bench.leaderboard_table import COLUMNS, SYSTEMS, Outcome, Row, System, markdown, notes, printed
 from patchword.data.open import open_split
 from patchword.data.scenes import write_scenes
 from patchword.errors import ConfigError
@@ -64,6 +74,42 @@ def test_a_system_that_fails_says_why_and_the_others_go_on(scenes: Path, board: 
     assert rows[0].outcomes
     assert "no_such_scenes" in rows[1].failed
     assert all(len(row.cells()) == len(COLUMNS) for row in rows)
+    assert exit_code(rows) == 1
+    assert (exit_code(rows[:1]), exit_code(rows[1:])) == (0, 2)
+    assert exit_code([Row(missing, failed="CollapseError: all pairs score alike")]) == 1
+    assert "nothing failed: ConfigError: recipe 'no_such_scenes' does not exist" in printed(rows, 1000, "x.md")
+
+
+def test_scores_with_a_random_part_are_evaluated_over_five_draws_and_stand_ins_are_named(
+    scenes: Path, tmp_path: Path
+) -> None:
+    systems = (System("SCTA", ("scta",), "cells"), System("AAHR", ("aahr",)))
+    for stem in ("scta", "aahr"):
+        assert run_job(Job(f"{stem}_scenes", 0, str(scenes), None, str(tmp_path), Budget(), TINY)) == ""
+    rows = run(scenes, tmp_path, systems)
+    assert [row.failed for row in rows] == ["", ""]
+    assert rows[0].outcomes[0].rsum == pytest.approx(sum(rows[0].outcomes[0].recalls))
+    said = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    assert "SCTA: cells; scores hold a random part: recalls are means over 5 banks." in said
+    assert "AAHR: pooled local vectors stand in for CLIP's global vectors." in said
+
+
+def outcome(seed: int, rsum: float) -> Outcome:
+    return Outcome("r", seed, (52.1, 95.1, 99.6, 49.7, 89.5, 95.6), rsum, 23_120_000, 783.0, 87_230_289.0, 2.85, 40.0)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_printed_table_fits_the_terminal(width: int, seeds: int) -> None:
+    rows = [Row(system, tuple(outcome(seed, 481.6 + seed) for seed in range(seeds))) for system in SYSTEMS]
+    lines = printed(rows, width, "runs/x/leaderboard.md").splitlines()
+    assert max(map(len, lines)) <= width
+    assert "rsum" in lines[1].split()
+    whole = all(head in " ".join(lines[:2]) for head in ("R@10", "GiB", "pairs/s", "parameters"))
+    assert whole == (width == 200)
+    said = " ".join(lines)
+    assert ("The whole table: runs/x/leaderboard.md" in said) == (not whole)
+    assert all(note in said for note in notes(rows))
 
 
 def test_a_budget_shortens_every_schedule(scenes: Path, tmp_path: Path) -> None:
@@ -93,7 +139,24 @@ def test_nothing_to_run_is_refused(scenes: Path, tmp_path: Path) -> None:
         run(scenes, tmp_path / "board", ())
 
 
-@pytest.mark.parametrize("suffix", ["scenes", "flickr8k_grid36_bigru"])
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        (["--processes", "0"], "ConfigError", "`processes` is 0. Expected 1 or more."),
+        (["--epochs", "0"], "ConfigError", "`epochs` is 0. Expected 1 or more."),
+        (["--train-images", "-1"], "ConfigError", "`train_images` is -1. Expected 1 or more."),
+        (["--data", "nosuch"], "DataError", "nosuch"),
+    ],
+)
+def test_what_can_not_run_is_refused_in_one_line(
+    words: list[str], kind: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board: list[str | Path] = ["bench", "leaderboard", "--out", tmp_path / "board", *words]
+    assert message in refused(board, capsys, kind=kind)
+    assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.parametrize("suffix", ["scenes", "flickr8k_grid36_bigru", "flickr8k_grid36_minilm"])
 def test_every_system_has_its_recipes(suffix: str) -> None:
     recipes = Path(__file__).parent.parent / "recipes"
     missing = [
@@ -107,3 +170,20 @@ def test_data_called_scenes_are_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
     folder = drawn_scenes(tmp_path)
     assert open_split(folder, "test").n_images == 6
     assert drawn_scenes(tmp_path) == folder == tmp_path / "data"
+
+
+def test_drawn_scenes_have_a_smaller_budget_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchword.bench.leaderboard.SCENES", {"train": 8, "dev": 4, "test": 6})
+    drawn_scenes(tmp_path)
+    assert Budget().or_else(SCENES_BUDGET) == Budget(5, 500)
+    assert Budget(epochs=6, train_images=900).or_else(SCENES_BUDGET) == Budget(6, 900)
+    seen: list[Job] = []
+
+    def note_jobs(jobs: list[Job], processes: int) -> list[tuple[Job, str]]:
+        seen.extend(jobs)
+        return [(job, "DataError: not run") for job in jobs]
+
+    monkeypatch.setattr("patchword.bench.leaderboard._run_all", note_jobs)
+    for data, budget in ((None, None), (None, Budget(6, 900)), (tmp_path / "data", None)):
+        leaderboard(data, tmp_path / "out", suffix="scenes", systems=PAIR[:1], budget=budget)
+    assert [job.budget for job in seen] == [Budget(5, 500), Budget(6, 900), Budget()]

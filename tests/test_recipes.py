@@ -26,6 +26,7 @@ from patchword.train.run import train
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 REGION_WIDTH = 12
+CLIP_WIDTH = 20
 CAPTIONS = ["a red dog runs", "the small dog plays outside", "one dog on grass", "a dog with a ball", "it is a dog"]
 
 
@@ -53,8 +54,9 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Toys:
         np.save(features / f"{split}_ims.npy", draw.random((count, 4, REGION_WIDTH), dtype=np.float32))
         corner = np.random.default_rng(1).random((count, 4, 2))
         np.save(features / f"{split}_boxes.npy", np.concatenate([corner, corner + 0.2], 2).astype(np.float32) / 1.2)
-        np.save(features / f"{split}_ims_clip.npy", np.random.default_rng(2).random((count, 512), dtype=np.float32))
-        clip = np.random.default_rng(3).random((count * len(CAPTIONS), 512), dtype=np.float32)
+        clip = np.random.default_rng(2).random((count, CLIP_WIDTH), dtype=np.float32)
+        np.save(features / f"{split}_ims_clip.npy", clip)
+        clip = np.random.default_rng(3).random((count * len(CAPTIONS), CLIP_WIDTH), dtype=np.float32)
         np.save(features / f"{split}_caps_clip.npy", clip)
         (features / f"{split}_ids.txt").write_text("".join(f"{split}{k}\n" for k in range(count)), encoding="utf-8")
         (features / f"{split}_caps.txt").write_text("".join(f"{c}\n" for c in CAPTIONS * count), encoding="utf-8")
@@ -84,9 +86,12 @@ def miniature(recipe: Path, toys: Toys) -> dict[str, Any]:
         image = {"arch": dict(TINY_VIT)}
     text = {"kind": "bert", "pretrained": str(toys.bert)} if isinstance(model.text, BertConfig) else {"word_dim": 6}
     root = toys.features if isinstance(model.image, RegionsConfig) else toys.pictures
+    small: dict[str, Any] = {"joint_dim": 16, "image": image, "text": text}
+    small |= {"levels": 4} if hasattr(model, "levels") else {}
+    small |= {"clip_dim": CLIP_WIDTH} if hasattr(model, "clip_dim") else {}
     return {
         "data": {"root": str(root), "limit_train": 3, "min_word_count": 1, "vocabulary": None},
-        "model": {"joint_dim": 16, "image": image, "text": text, **({"levels": 4} if hasattr(model, "levels") else {})},
+        "model": small,
         "train": {"epochs": 1, "batch_size": 15, "micro_batch": None, "patience": None, "precision": "float32"},
     }
 
@@ -118,7 +123,8 @@ def test_there_are_recipes_of_every_method() -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
 def test_the_header_says_what_to_expect_and_how_to_run_it(recipe: Path) -> None:
     lines = header(recipe)
-    assert any(line.startswith("Expected") for line in lines), "no line that starts with 'Expected'"
+    for word in ("Expected", "Selection:"):
+        assert any(line.startswith(word) for line in lines), f"no line that starts with '{word}'"
     commands = [shlex.split(line, comments=True) for line in lines if line.startswith("patchword train")]
     assert commands, "no command"
     for words in commands:

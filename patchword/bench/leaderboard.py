@@ -13,13 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from patchword.bench.leaderboard_table import SYSTEMS, Outcome, Row, System, markdown
 from patchword.errors import ConfigError, PatchwordError
 from patchword.files import write_whole
+
+if TYPE_CHECKING:
+    from patchword.data.table import Split
+    from patchword.evaluate.result import Evaluation
+    from patchword.model import Model
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,13 @@ class Budget:
 
     epochs: int | None = None
     train_images: int | None = None
+
+    def or_else(self, other: Budget) -> Budget:
+        """What this one leaves open, as in another one."""
+        return Budget(
+            other.epochs if self.epochs is None else self.epochs,
+            other.train_images if self.train_images is None else self.train_images,
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ class Job:
 
 
 SCENES = {"train": 900, "dev": 150, "test": 250}
+SCENES_BUDGET = Budget(epochs=5, train_images=500)  # all systems in less than ten minutes of two cores
+BAD_INPUT = ("ConfigError", "DataError", "CheckpointError")  # failures that the same command has again
 
 
 def drawn_scenes(out: Path) -> Path:
@@ -80,7 +94,7 @@ def leaderboard(
     """Train and evaluate all systems; writes ``leaderboard.md`` and ``leaderboard.json`` into ``out``.
 
     Args:
-        data: data folder; None draws scenes of the default size into ``out``.
+        data: data folder; None draws scenes into ``out``, on which every system has ``SCENES_BUDGET`` by default.
         suffix: what follows a system's stem in the names of its recipes: ``scenes``, ``flickr8k_grid36_bigru``.
         name: data set name, when the folder does not say it.
         systems: rows of the table.
@@ -90,17 +104,28 @@ def leaderboard(
         overrides: settings of all recipes.
 
     Raises:
-        ConfigError: nothing to run, or ``out`` holds a result of other settings.
+        ConfigError: nothing to run, a number below 1, or ``out`` holds a result of other settings.
+        DataError: ``data`` is no data folder.
     """
+    from patchword.data.open import require_place
+
     console = console if console is not None else Console(quiet=True)
     if not systems or seeds < 1:
         raise ConfigError(f"{len(systems)} systems with {seeds} seeds: nothing to run. Give one or more of both.")
+    whole = budget if budget is not None else Budget()
+    for key, value in (("processes", processes), ("epochs", whole.epochs), ("train_images", whole.train_images)):
+        if value is not None and value < 1:
+            raise ConfigError(f"`{key}` is {value}. Expected 1 or more.")
+    if data is None:
+        whole = whole.or_else(SCENES_BUDGET)
     stems = dict.fromkeys(stem for system in systems for stem in system.recipes)  # a member may stand alone as well
-    given, whole = dict(overrides or {}), budget if budget is not None else Budget()
+    given = dict(overrides or {})
     place = str(drawn_scenes(out) if data is None else data)
     jobs = [
         Job(f"{stem}_{suffix}", seed, place, name, str(out), whole, given) for seed in range(seeds) for stem in stems
     ]
+    if data is not None and not all(_is_finished(job) for job in jobs):
+        require_place(Path(data), name, None)  # what is no data folder is refused once, not by every system
     out.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
     started = time.monotonic()
@@ -122,7 +147,11 @@ def _run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, str]]:
     with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
         running = {pool.submit(run_job, job): job for job in jobs if job not in finished}
         for ended in as_completed(running):
-            yield running[ended], ended.result()
+            error = ended.exception()  # a bug of ours in one system: the others go on
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            said = "" if error is None else f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+            yield running[ended], said or ended.result()
 
 
 def _is_finished(job: Job) -> bool:
@@ -180,28 +209,56 @@ def overrides_of(job: Job) -> dict[str, Any]:
 
 def _train_and_evaluate(job: Job) -> Outcome:
     from patchword.console import peak_memory_gib
-    from patchword.evaluate.run import evaluate
+    from patchword.evaluate.run import evaluate, open_for
     from patchword.train.run import train
 
     started = time.monotonic()
     result = train(job.recipe, job.folder, overrides=overrides_of(job))
     model = result.model()
     wall, cpu = time.monotonic(), time.process_time()
-    evaluation = evaluate(model, Path(job.data), name=job.name, save_to=job.folder / "test.safetensors")
+    split = open_for(model, job.data, "test", name=job.name)
+    evaluation = evaluate(model, split, save_to=job.folder / "test.safetensors")
     share = (time.process_time() - cpu) / (time.monotonic() - wall)  # of the machine that this process got
-    head, seconds = evaluation.headline, (evaluation.provenance.score_s or 0.0) * share
-    recalls = tuple(getattr(side, k) for side in (head.i2t, head.t2i) for k in ("r1", "r5", "r10"))
+    seconds = (evaluation.provenance.score_s or 0.0) * share
+    recalls, rsum, of_banks = _recalls(model, split, evaluation)
     return Outcome(
         job.recipe,
         job.seed,
         recalls,
-        head.rsum,
+        rsum,
         sum(p.numel() for p in model.method.parameters()),
         _training_rate(job.folder),
         evaluation.n_images * evaluation.n_captions / max(seconds, 1e-9),
         peak_memory_gib(),
         time.monotonic() - started,
+        "; ".join(note for note in (of_banks, _of_guide(model, split)) if note),
     )
+
+
+def _recalls(model: Model, split: Split, evaluation: Evaluation) -> tuple[tuple[float, ...], float, str]:
+    """The six recalls and rsum; where scores hold a random part, means over several draws of it, and a note."""
+    from patchword.evaluate.banks import BANK_SEEDS, evaluate_banks
+    from patchword.evaluate.model_notes import HasVariants
+
+    names = [f"{side}_{k}" for side in ("i2t", "t2i") for k in ("r1", "r5", "r10")]
+    if not isinstance(model.method, HasVariants) or not model.method.has_variants:
+        head = evaluation.headline
+        return tuple(getattr(getattr(head, name[:3]), name[4:]) for name in names), head.rsum, ""
+    report = evaluate_banks(model, split)
+    recalls = tuple(report.spread(name)[0] for name in names)
+    note = f"scores hold a random part: recalls are means over {len(BANK_SEEDS)} {report.what}"
+    return recalls, report.spread("rsum")[0], note
+
+
+def _of_guide(model: Model, split: Split) -> str:
+    """What gives AAHR its global vectors, where that is not CLIP."""
+    from patchword.data.stand_ins import stand_ins_of
+
+    guide = getattr(model.method.config, "guide", None)
+    if guide == "pooled":
+        return "pooled local vectors stand in for CLIP's global vectors"
+    found = stand_ins_of(split) if guide == "clip" else None
+    return "" if found is None else found.sentence()
 
 
 def _training_rate(folder: Path) -> float:
@@ -255,7 +312,16 @@ def _joined(members: Sequence[Job]) -> Outcome:
         1 / sum(1 / o.score_pairs_per_s for o in outcomes),
         max(o.peak_memory_gib for o in outcomes),
         sum(o.seconds for o in outcomes),
+        "; ".join(dict.fromkeys(o.note for o in outcomes if o.note)),
     )
+
+
+def exit_code(rows: Sequence[Row]) -> int:
+    """0: every system has its row; 2: none has, because of what was given; 1: some failed."""
+    failures = [row.failed for row in rows if row.failed]
+    if len(failures) == len(rows) and all(one.partition(":")[0] in BAD_INPUT for one in failures):
+        return 2
+    return 1 if failures else 0
 
 
 def _write(out: Path, rows: Sequence[Row], seconds: float, seeds: int) -> None:

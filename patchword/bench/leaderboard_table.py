@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from rich.table import Table
 
 from patchword.errors import ConfigError
 
@@ -35,7 +34,7 @@ SYSTEMS = (
     System("SCTA", ("scta",), "cells or regions as patches, not a vision transformer"),
     System("CEFG (SGR + SAF)", ("cefg_sgr", "cefg_saf"), "mean of two models"),
     System("HREM", ("hrem",)),
-    System("AAHR", ("aahr",), "pooled local vectors stand in for CLIP's global vectors"),
+    System("AAHR", ("aahr",)),
 )
 
 
@@ -59,7 +58,7 @@ COLUMNS = ("system", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum",
 @dataclass(frozen=True)
 class Outcome:
     """What one run gave; recalls in percent, memory in GiB, rates per second of one core's time, which a busy machine
-    does not change."""
+    does not change. ``note``: what a reader must know about the run."""
 
     recipe: str
     seed: int
@@ -70,6 +69,7 @@ class Outcome:
     score_pairs_per_s: float
     peak_memory_gib: float
     seconds: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,20 +101,62 @@ class Row:
             f"{max(o.peak_memory_gib for o in self.outcomes):.2f}",
         ]
 
+    @property
+    def note(self) -> str:
+        """What a reader must know, of the system and of its runs."""
+        said = [self.system.note, *(one.note for one in self.outcomes)]
+        return "; ".join(dict.fromkeys(note for note in said if note))
+
+
+LEGEND = (
+    "i2t: captions found for an image, t2i: images for a caption. R@K in percent; rsum: the six added, at most 600. "
+    "pairs/s: in one second of one core's time. GiB: peak memory of the process. ±: standard deviation over the seeds."
+)
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What stands below a table: its columns, and what a reader must know about its rows."""
+    return [LEGEND, *(f"{row.system.name}: {row.note}." for row in rows if row.note)]
+
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table for a page, with the notes of its rows below."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     lines += ["| " + " | ".join(row.cells()) + " |" for row in rows]
-    notes = [f"{row.system.name}: {row.system.note}." for row in rows if row.system.note]
-    return "\n".join([*lines, "", *notes]) + "\n"
+    return "\n".join([*lines, "", *notes(rows)]) + "\n"
 
 
-def shown(rows: Sequence[Row]) -> Table:
-    """The table for a terminal."""
-    table = Table(box=None, pad_edge=False)
-    for k, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if k == 0 else "right")
-    for row in rows:
-        table.add_row(*row.cells())
-    return table
+HEADS = (("", "system"), ("i2t", "R@1"), ("i2t", "R@5"), ("i2t", "R@10"), ("t2i", "R@1"), ("t2i", "R@5"),
+         ("t2i", "R@10"), ("", "rsum"), ("", "parameters"), ("train", "pairs/s"), ("score", "pairs/s"),
+         ("", "GiB"))  # fmt: skip
+_IN_ORDER = ((0, 1, 4, 7), (2, 5), (3, 6), (9,), (10,), (11,), (8,))  # what a narrow table shows first
+_GAP = 2
+
+
+def printed(rows: Sequence[Row], width: int, whole: str) -> str:
+    """The table for a terminal: the columns that fit, the notes, and why a row is empty.
+
+    Args:
+        rows: of the table.
+        width: characters in a line.
+        whole: where the table with all its columns is.
+    """
+    cells = [row.cells() if row.outcomes else [row.system.name, "-", *[""] * (len(COLUMNS) - 2)] for row in rows]
+    wide = [max(len(text) for text in (*HEADS[k], *(line[k] for line in cells))) for k in range(len(COLUMNS))]
+    chosen: list[int] = []
+    for unit in _IN_ORDER:
+        wanted = [*chosen, *unit]
+        if not chosen or sum(wide[k] for k in wanted) + _GAP * (len(wanted) - 1) <= width:
+            chosen = wanted
+    chosen.sort()
+    lines = [
+        (" " * _GAP).join(line[k].rjust(wide[k]) if k else line[k].ljust(wide[k]) for k in chosen).rstrip()
+        for line in ([head[0] for head in HEADS], [head[1] for head in HEADS], *cells)
+    ]
+    said = notes(rows)
+    said += [f"{row.system.name} failed: {row.failed}" for row in rows if row.failed]
+    left_out = [" ".join(HEADS[k]).strip() for k in range(len(COLUMNS)) if k not in chosen]
+    if left_out:
+        said.append(f"Not shown in {width} columns: {', '.join(left_out)}. The whole table: {whole}")
+    below = [textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) for text in said]
+    return "\n".join([*lines, "", *below])

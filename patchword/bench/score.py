@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from rich.console import Console
 
 from patchword.bench.product import timed
 from patchword.bench.shapes import published, random_sets, system
+from patchword.console import ProgressBar
 from patchword.methods.base import Method
 from patchword.scoring.matrix import MEMORY, pair_scores, score_matrix
 from patchword.scoring.ranks import ranks
@@ -22,6 +24,7 @@ from patchword.types import Encoded
 Result = Literal["matrix", "ranks", "top_k"]
 Precision = Literal["float32", "certified"]
 _FEW = (32, 128)  # images and captions that the readable formula is timed on
+_MANY = (1000, 5000)  # and where every item is one vector, so that it takes longer than its calls
 _SLOW_S = 2.0  # a readable formula that takes longer is timed once
 
 
@@ -37,6 +40,7 @@ def bench_score(
     precision: Precision = "float32",
     memory: int = MEMORY,
     steps: int = 5,
+    console: Console | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Pairs per second of the engine and of the readable formula, and their largest difference.
 
@@ -48,6 +52,7 @@ def bench_score(
         precision: ``certified`` scores only what bounds leave open; a matrix has no such mode, so ranks are made.
         memory: budget of the engine in bytes.
         steps: timed runs.
+        console: where progress goes.
 
     Raises:
         ConfigError: no method has this name, or a run is given without its data.
@@ -57,19 +62,23 @@ def bench_score(
     result = "ranks" if precision == "certified" and result == "matrix" else result
     about |= {"images": len(a), "captions": len(b), "words": int(b.lengths.sum()), "width": a.vectors.shape[1]}
     last: list[Any] = [None]
+    runs = steps + (steps > 1)  # one before those that are timed
+    with ProgressBar(runs * pairs, f"{runs} x {result}", "pairs", console or Console(quiet=True)) as shown:
 
-    def work() -> None:
-        if result == "matrix":
-            last[0] = score_matrix(method, a, b, precision=precision, memory=memory)
-        elif result == "ranks":
-            last[0] = ranks(method, a, b, owner, precision=precision, memory=memory)
-        else:
-            last[0] = top_k(method, a, b, 10, precision=precision, memory=memory)
+        def work() -> None:
+            how: dict[str, Any] = {"precision": precision, "memory": memory, "progress": shown.advance}
+            if result == "matrix":
+                last[0] = score_matrix(method, a, b, **how)
+            elif result == "ranks":
+                last[0] = ranks(method, a, b, owner, **how)
+            else:
+                last[0] = top_k(method, a, b, 10, **how)
 
-    line = timed(work, pairs, steps, "pairs", {**about, "form": f"{result} {precision}"})
+        line = timed(work, pairs, steps, "pairs", {**about, "form": f"{result} {precision}"})
     screened = getattr(last[0], "screened", None)
     yield line if screened is None else {**line, **asdict(screened), "share_scored": round(screened.share, 4)}
-    yield from _oracle(method, a.slice(0, _FEW[0]), b.slice(0, _FEW[1]), steps, about)
+    few = _MANY if a.max_length == b.max_length == 1 else _FEW
+    yield from _oracle(method, a.slice(0, few[0]), b.slice(0, few[1]), steps, about)
 
 
 def _oracle(method: Method, a: Encoded, b: Encoded, steps: int, about: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -33,6 +33,7 @@ Progress = Callable[[int], None]
 
 LAYOUTS = ("precomp", "raw_tree")  # those in whose folder side files are looked for
 SAVE_EVERY = 20  # batches between two notes of how far a file is
+STAND_INS = "clip_stand_ins.json"  # says that the vectors of a folder are not CLIP's, see ``stand_ins.py``
 
 
 class ClipEncoder:
@@ -146,7 +147,7 @@ def write_rows(
             values = compute(part).numpy()
             if not np.isfinite(values).all():
                 bad = part[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
-                raise DataError(f"CLIP gives NaN or infinite values for item {bad} of '{path.name}'.")
+                raise DataError(f"the model gives NaN or infinite values for item {bad} of '{path.name}'.")
             file.append(values)
             if number % SAVE_EVERY == 0:
                 file.save()
@@ -183,7 +184,8 @@ def extract_clip(
         console: where progress goes; quiet by default.
 
     Raises:
-        DataError: the layout has no place for side files, or the pictures of a split are not there.
+        DataError: the layout has no place for side files, the pictures of a split are not there, or stand-ins are in
+            the place of the vectors.
         CheckpointError: there is no such CLIP.
     """
     place, _ = require_place(Path(data), name, None)
@@ -195,6 +197,12 @@ def extract_clip(
     chosen = list(splits) or in_split_order({p.name.removesuffix("_caps.txt") for p in place.path.glob("*_caps.txt")})
     opened = {split: open_split(data, split, name=name, layout=place.layout.name) for split in chosen}
     pictures = {split: _pictures(opened[split]) for split in chosen}  # all are looked for before any work is done
+    note = place.path / STAND_INS
+    if note.exists() and (splits or not again):
+        raise DataError(
+            f"'{note}' says that stand-ins of CLIP's vectors lie there. "
+            "To put CLIP's in their place, use --again, without --splits."
+        )
     encoder = clip if isinstance(clip, ClipEncoder) else ClipEncoder(clip, device=device)
     mark = encoder.fingerprint()
     shown = console if console is not None else Console(quiet=True)
@@ -228,6 +236,7 @@ def extract_clip(
                     progress=report.advance,
                 )
             written.append(made)
+    note.unlink(missing_ok=True)
     return written
 
 

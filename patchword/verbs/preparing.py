@@ -95,7 +95,50 @@ class Graphs:
         return ConlluFile(path) if path.is_file() else None
 
 
-Kind = Annotated[Adjacency, subcommand("adjacency")] | Annotated[Graphs, subcommand("graphs")]
+@dataclass(frozen=True)
+class StandIns:
+    """Vectors in the place of CLIP's (AAHR): the mean region of an image, the mean hidden state of a caption.
+
+    Attributes:
+        folder: data folder with features; <split>_ims_clip.npy, <split>_caps_clip.npy and a note go beside them.
+        text: local folder of a BERT model, or its name on the hub.
+        called: what tables call that model; the folder's name by default.
+        name: data set name, when the folder holds several.
+        device: where the BERT computes: auto, cpu or cuda:0.
+        json: print JSON.
+    """
+
+    folder: Positional[Path]
+    text: Path
+    called: OptionalText = None
+    name: OptionalText = None
+    device: Device = "cpu"
+    json: bool = False
+
+    def run(self) -> int:
+        """Write the vectors."""
+        from rich.console import Console
+
+        from patchword.data.stand_ins import write_stand_ins
+        from patchword.encoders.sentence import SentenceEncoder
+
+        encoder = SentenceEncoder(self.text, device=device_of(self.device))
+        called = self.called or self.text.name
+        about, written = write_stand_ins(self.folder, encoder, called, name=self.name, console=Console(stderr=True))
+        if self.json:
+            say_json([vars(one) for one in written])
+            return 0
+        for one in written:
+            say(f"'{one.path}': {one.rows:,} rows of width {one.width}")
+        say(f"{about.sentence()}; AAHR reads them with --model.guide clip --model.clip_dim {about.width}")
+        return 0
+
+
+Kind = (
+    Annotated[Adjacency, subcommand("adjacency")]
+    | Annotated[Graphs, subcommand("graphs")]
+    | Annotated[StandIns, subcommand("stand-ins")]
+)
 
 
 def prepare(what: Annotated[Kind, OmitArgPrefixes, OmitSubcommandPrefixes]) -> int:
