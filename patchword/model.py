@@ -7,6 +7,7 @@ vocabulary; nothing else is needed to load it, and nothing in it is ever unpickl
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from patchword.data.extras import read_extras
 from patchword.data.graph_words import bind_tokens
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import Extra, ImageSource, Split
-from patchword.data.tokenizers import Tokenizer, require_tokenizer
+from patchword.data.tokenizers import Tokenizer, cut_ids, require_tokenizer, was_cut
 from patchword.errors import DataError
 from patchword.files import save_tensors
 from patchword.methods import method_class
@@ -70,19 +71,41 @@ class Model:
         return require_tokenizer(self.tokenizer, self.label)
 
     def tokenize(
-        self, captions: Sequence[str], *, max_words: int | None = None, where: str = "captions"
+        self, captions: Sequence[str], *, max_words: int | None = None, where: str | None = None
     ) -> list[list[int]]:
         """Token ids of captions, as evaluation sees them.
 
+        What is longer than the text encoder can read is cut to its first tokens and the last one, and a warning says
+        how many captions that were.
+
+        Args:
+            captions: their texts.
+            max_words: captions are cut to this many words before that; None: as in training.
+            where: what the captions are called; when given, one that is too long is refused by it, not cut.
+
         Raises:
             CheckpointError: the model holds no vocabulary.
-            DataError: a caption is longer than the text encoder can read.
+            DataError: with ``where``, a caption is longer than the text encoder can read.
         """
         tokenizer = self.require_tokenizer()
-        limit = self.max_words if max_words is None else max_words
-        units = [cut_units(tokenizer.units(caption), limit) for caption in captions]
-        check_lengths(units, text_limit(self.method), where)
-        return [tokenizer.join(one) for one in units]
+        words = self.max_words if max_words is None else max_words
+        units = [cut_units(tokenizer.units(caption), words) for caption in captions]
+        limit = text_limit(self.method)
+        if where is not None:
+            check_lengths(units, limit, where)
+        whole = [tokenizer.join(one) for one in units]
+        ids = [cut_ids(one, limit) for one in whole]
+        cut = sum(
+            len(a) > len(b) or was_cut(tokenizer, text, b) for a, b, text in zip(whole, ids, captions, strict=True)
+        )
+        if cut:
+            most = max(map(len, ids))
+            warnings.warn(
+                f"{cut:,} of {len(ids):,} captions are longer than the {most} tokens that the text encoder reads, and "
+                "were cut to them",
+                stacklevel=2,
+            )
+        return ids
 
     @torch.no_grad()
     def encode_captions(

@@ -18,14 +18,19 @@ import patchword
 from patchword.cli import main
 from patchword.data.tokenizers import WordTokenizer
 from patchword.data.vocab import Vocabulary
+from patchword.encoders.text import build_text
 from patchword.errors import ConfigError, ExportError
 from patchword.export import graph as writing
 from patchword.export import verify
 from patchword.export.ports import CaptionGraph, ImageGraph
 from patchword.export.traced import traceable
 from patchword.loading import load
-from patchword.methods import method_class
+from patchword.methods import METHODS, method_class
+from patchword.methods.base import Method
+from patchword.methods.chan import ChanConfig, ImageTower
+from patchword.methods.formula import Formula
 from patchword.model import Model
+from patchword.types import Alignment, Captions, Encoded, Images
 
 CAPTIONS = ["a red ball left of a box", "two dogs", "a cat on the box"]
 WORDS = WordTokenizer(Vocabulary.build(CAPTIONS, min_count=1))
@@ -213,6 +218,82 @@ def test_what_can_not_be_exported_is_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(ExportError, match=reason):
             patchword.export(made, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+class Own(Method):
+    """A method that is not ours: projected regions and words, and nothing said about export."""
+
+    name = "own"
+    Config = ChanConfig
+
+    def __init__(self, config: Any, loss: Any = None) -> None:
+        super().__init__(config, loss)
+        self.image = ImageTower(config)
+        self.text = build_text(config.text, config.joint_dim)
+
+    def encode_images(self, images: Images) -> Encoded:
+        return Encoded.from_padded(*self.image(images))
+
+    def encode_captions(self, captions: Captions) -> Encoded:
+        return Encoded.from_padded(self.text(captions.tokens, captions.lengths), captions.lengths)
+
+    def score(self, images: Encoded, captions: Encoded) -> torch.Tensor:
+        return torch.einsum("brd,cld->bc", images.padded()[0], captions.padded()[0])
+
+    def explain(self, images: Images, captions: Captions) -> Alignment:
+        raise NotImplementedError
+
+
+class OwnFormula(Own):
+    name = "own_formula"
+
+    @property
+    def formula(self) -> Formula:
+        return Formula("the sum of all dot products, times scale", {"scale": 1.0})
+
+    @property
+    def export_notes(self) -> tuple[str, ...]:
+        return ("mine",)
+
+
+class OwnSets(Own):
+    name = "own_sets"
+
+    def encode_images(self, images: Images) -> Encoded:
+        found = super().encode_images(images)
+        return Encoded(found.vectors, found.lengths)
+
+
+@pytest.mark.parametrize("cls", [Own, OwnFormula])
+def test_a_method_that_is_not_ours_is_exported(
+    cls: type[Method], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, cls.name, f"{__name__}:{cls.__name__}")
+    monkeypatch.setitem(CASES, cls.name, {"image": REGIONS, "text": GRU, "context": "none"})
+    made = model(cls.name)
+    patchword.export(made, tmp_path / "out")
+    assert check(tmp_path / "out", made.method) < 1e-5
+    about = json.loads((tmp_path / "out" / "export.json").read_text())
+    if cls is Own:
+        assert about["score"]["needs_patchword"]
+        assert "How a score is made of their vectors is not known: compute it with patchword" in about["score"]["how"]
+        assert about["notes"] == []
+    else:
+        how = "the sum of all dot products, times scale"
+        assert about["score"] == {"needs_patchword": False, "how": how, "scale": 1.0}
+        assert about["notes"] == ["mine"]
+
+
+def test_sets_that_lost_their_padding_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "own_sets", f"{__name__}:OwnSets")
+    monkeypatch.setitem(CASES, "own_sets", {"image": REGIONS, "text": GRU, "context": "none"})
+    with pytest.raises(
+        ExportError, match=r"own_sets can not be exported: its sets do not come from Encoded\.from_padded"
+    ):
+        patchword.export(model("own_sets"), tmp_path / "out")
+    monkeypatch.setattr(OwnSets, "caption_extras", ("graph",))
+    with pytest.raises(ExportError, match="it reads `graph` beside them"):
+        patchword.export(model("own_sets"), tmp_path / "out")
 
 
 def test_mistakes_are_one_line(

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from patchword.data.augment import DROP_RATE
 from patchword.data.vocab import END, MASK, START, Vocabulary
@@ -224,6 +224,22 @@ def require_tokenizer(tokenizer: Tokenizer | None, where: str) -> Tokenizer:
             "Import it again with --vocab FILE (the vocabulary it was trained with)."
         )
     return tokenizer
+
+
+def cut_ids(ids: list[int], limit: int | None) -> list[int]:
+    """The first ``limit`` token ids of a caption (None: all), of which the last stays the last: ``[SEP]``.
+
+    Example:
+        >>> cut_ids([2, 5, 6, 7, 3], 4), cut_ids([2, 5, 3], 4)
+        ([2, 5, 6, 3], [2, 5, 3])
+    """
+    return ids if limit is None or len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
+
+
+def was_cut(tokenizer: Tokenizer, caption: str, ids: Sequence[int]) -> bool:
+    """Whether a tokeniser that cuts by itself (``HfTokenizer``) left out some of a caption; ``ids`` is what it gave."""
+    whole: Any = tokenizer
+    return len(ids) == getattr(whole, "context", None) and bool(whole.backend.encode(caption.strip()).overflowing)
 
 
 def longest(units: Sequence[Units]) -> int:

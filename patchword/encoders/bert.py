@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from patchword.config import Config
 from patchword.encoders.pretrained import hf_config, load_pretrained
+from patchword.errors import ShapeError
 
 
 class BertConfig(Config):
@@ -65,7 +66,15 @@ class Bert(nn.Module):
         return self
 
     def forward(self, tokens: Int[Tensor, "C L"], lengths: Int[Tensor, " C"]) -> Float[Tensor, "C L D"]:
-        """Encode a padded batch; padded positions (id 0) are not attended to and come out as arbitrary values."""
+        """Encode a padded batch; padded positions (id 0) are not attended to and come out as arbitrary values.
+
+        Raises:
+            ShapeError: a text is longer than the position table.
+        """
+        if tokens.shape[1] > self.max_words:
+            raise ShapeError(
+                f"a text has {tokens.shape[1]} word pieces, but the text tower reads at most {self.max_words}."
+            )
         mask = (tokens != 0).to(self.linear.weight.dtype)
         hidden = self.bert(input_ids=tokens, attention_mask=mask).last_hidden_state  # (C, L, hidden)
         projected: Tensor = self.linear(hidden)

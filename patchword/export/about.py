@@ -20,11 +20,9 @@ from patchword.encoders.patches import pixel_transform
 from patchword.export.ports import CaptionGraph, ImageGraph, Port
 from patchword.methods.base import Method
 
-DOT = "score[i, j] = dot product of vector 0 of image i and vector 0 of caption j"
-COSINES = "s[r, l] = dot product of vector r of the image and vector l of the caption"
 NEEDS_PATCHWORD = (
-    "only the encoders are exported. The score of a pair has weights of its own ({what}): compute it with patchword, "
-    "model.method.score(images, captions) with Encoded.from_padded(sets, set_lengths) of both graphs"
+    "only the encoders are exported. {why}: compute it with patchword, model.method.score(images, captions) with "
+    "Encoded.from_padded(sets, set_lengths) of both graphs"
 )
 STRETCHED = "bilinear, half-pixel centres, not antialiased (OpenCV's INTER_LINEAR)"
 TOKENS = {
@@ -40,53 +38,23 @@ TOKENS = {
     ),
     "transformers": ("tokenizer.json", "read by the package tokenizers; it sets the marks itself"),
 }
-CODED = {
-    "vha": "z[l] = max over r of s, one number for every word",
-    "tha": "z[r] = max over l of s, one number for every region",
-    "vsa": (
-        "p = softmax over l of s / {t:g}, c[r] = sum over l of p * word l, z[r] = dot product of region r and c[r] / "
-        "(length of c[r] + 1e-8)"
-    ),
-}
-POOLED = {
-    "mean": "the mean of z",
-    "max": "the largest z",
-    "sum": "the sum of z",
-    "lse": "log(sum of exp(z / {t:g}))",
-    "softmax": "the sum of softmax(z / {t:g}) * z",
-}
 
 
-def how_to_score(method: Any) -> dict[str, Any]:
+def how_to_score(method: Method) -> dict[str, Any]:
     """How the score of an image and a caption is made of the two outputs, and whether that needs patchword."""
-    config = method.config
-    needs, numbers = None, {}
-    if method.name == "chan":
-        how = f"{COSINES}; {CODED[config.coding].format(t=config.coding_temperature)}; the score is "
-        how += POOLED[config.pooling].format(t=config.pooling_temperature)
-    elif method.name == "esl":
-        how = (
-            f"{COSINES}; p = leaky_relu(tanh(s), 0.1); a = softmax over r of tau * p / (norm over l of p + 1e-8); "
-            "b = softmax over l of tau * p / (norm over r of p + 1e-8); the score is the sum over r and l of "
-            "a * s / (words of the caption) + b * s / (patches of the image)"
-        )
-        numbers = {"tau": float(method.temperature.detach())}
-    elif method.name == "clip" and method.shortlist != "own":
-        how = f"{COSINES}; z[l] = max over r of s; the score is the mean of z"
-    elif method.shortlist == "own":
-        how = DOT
-    else:
-        needs = {"cefg": "the refined attention and its reasoning", "scta": "the condensers of patches and words"}.get(
-            method.name, "the condenser of patches"
-        )
-        how = NEEDS_PATCHWORD.format(what=needs)
-    return {"needs_patchword": needs is not None, "how": how, **numbers}
+    formula = method.formula
+    if formula.how:
+        return {"needs_patchword": False, "how": formula.how, **formula.numbers}
+    why = "How a score is made of their vectors is not known"
+    if formula.weights:
+        why = f"The score of a pair has weights of its own ({formula.weights})"
+    return {"needs_patchword": True, "how": NEEDS_PATCHWORD.format(why=why)}
 
 
-def notes_on(method: Any) -> list[str]:
+def notes_on(method: Method) -> list[str]:
     """What a user of the graphs must know that the shapes do not tell."""
-    config, found = method.config, []
-    if getattr(config, "short_sets", "own") == "reference":
+    found = []
+    if getattr(method.config, "short_sets", "own") == "reference":
         found.append(
             "short_sets: an image or caption of a single vector pools its one largest value, and the items behind it "
             "in a batch are not changed by that (in patchword, model.short_sets: reference lets it change them)"
@@ -96,17 +64,7 @@ def notes_on(method: Any) -> list[str]:
             "pool_padding: reference lets padded slots take part, as in patchword: vectors depend on the longest item "
             "of their batch. Encode items of equal length together, or one at a time"
         )
-    if method.name == "chan" and config.score_padding == "reference":
-        found.append("score_padding: reference takes a z of exactly -1 for padding; `score` leaves that out")
-    reads_regions = method.name == "chan" and method.reads == "regions" and config.context == "self_attention"
-    if reads_regions and config.attention_padding == "reference":
-        found.append(
-            "attention_padding: reference lets padded regions act as keys, as in patchword: give the images of a batch "
-            "equal numbers of regions"
-        )
-    if method.name == "cefg":
-        found.append(f"at most {config.regions} regions an image (model.regions)")
-    return found
+    return [*found, *method.export_notes]
 
 
 def pixels_of(method: Method) -> dict[str, Any] | None:

@@ -4,118 +4,79 @@ the values of the lengths and can not be traced.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from patchword.layers.normalise import unit
-from patchword.layers.region_context import unit_or_zero
+from patchword.errors import ExportError
 from patchword.methods.base import Method
 from patchword.types import Captions, Encoded, Images, real_slots
 
 Block = tuple[Float[Tensor, "N S D"], Int[Tensor, " N"]]
+KNOWN_EXTRAS = ("clip", "adjacency")  # beginnings of the names of side inputs that are inputs of a graph
 
 
-def chan_images(method: Any, images: Images) -> Block:
-    """One vector per patch."""
-    patches, lengths = method.image(images)
-    return (unit(patches) if method.config.unit_patches else patches), lengths
+@dataclass(frozen=True)
+class PaddedSets(Encoded):
+    """Vector sets that still have their padding.
+
+    Attributes:
+        block: ``(N, S, D)``, of which ``vectors`` are all rows.
+    """
+
+    block: Tensor
 
 
-def chan_captions(method: Any, captions: Captions) -> Block:
-    """One vector per token."""
-    words = method.text(captions.tokens, captions.lengths)
-    return (unit(words) if method.config.unit_words else words), captions.lengths
+@contextmanager
+def keeping_padding() -> Iterator[None]:
+    """While it lasts, ``Encoded.from_padded`` gives ``PaddedSets``."""
+    original = Encoded.__dict__["from_padded"]
 
+    def keep(padded: Tensor, lengths: Tensor) -> Encoded:
+        return PaddedSets(padded.flatten(0, 1), lengths, padded)
 
-def esl_images(method: Any, images: Images) -> Block:
-    """One row per patch: its levels, each multiplied by the form of its level."""
-    patches, lengths = method.image(images)
-    return method.forms(method.patch_levels(patches)), lengths
-
-
-def esl_captions(method: Any, captions: Captions) -> Block:
-    """One row per token: its levels."""
-    words = method.text(captions.tokens, captions.lengths)
-    return torch.cat(method.word_levels(words), dim=-1), captions.lengths
-
-
-def scta_images(method: Any, images: Images) -> Block:
-    """One vector per token, as projected."""
-    tokens, lengths = method.image(images)
-    return tokens, lengths
-
-
-def scta_captions(method: Any, captions: Captions) -> Block:
-    """One vector per token, as many as count in evaluation."""
-    return method.text(captions.tokens, captions.lengths), captions.lengths.clamp(max=method.config.word_limit)
-
-
-def cefg_images(method: Any, images: Images) -> Block:
-    """The pooled vector, then the context vectors."""
-    found = method.image(images, images.extra[method.image_extras[0]])
-    return torch.cat([found.overall[:, None], found.context], 1), found.lengths + 1
-
-
-def cefg_captions(method: Any, captions: Captions) -> Block:
-    """The pooled vector, then the words."""
-    words = method.text(captions.tokens, captions.lengths)
-    words = unit_or_zero(words) if method.config.unit_words else words
-    real = real_slots(captions.lengths, words.shape[1])
-    return torch.cat([method.text_pool(words, real)[:, None], words], 1), captions.lengths + 1
-
-
-def clip_images(method: Any, images: Images) -> Block:
-    """One vector per patch."""
-    patches, lengths = method.image.patches(images)
-    return unit(patches), lengths
-
-
-def clip_captions(method: Any, captions: Captions) -> Block:
-    """One vector per token behind the marks at the start."""
-    first = method.config.text.start_marks
-    words = method.text.words(captions.tokens, captions.lengths)[:, first:]
-    return unit(words), captions.lengths - first
-
-
-def one_vector(encoded: Encoded) -> Block:
-    """The sets of items that are one vector each."""
-    return encoded.vectors[:, None], encoded.lengths
-
-
-# Methods whose items are sets of vectors; those with one vector per item need nothing here.
-SETS: dict[str, tuple[Callable[[Any, Images], Block], Callable[[Any, Captions], Block]]] = {
-    "chan": (chan_images, chan_captions),
-    "esl": (esl_images, esl_captions),
-    "scta": (scta_images, scta_captions),
-    "laps": (scta_images, scta_captions),
-    "cefg": (cefg_images, cefg_captions),
-    "clip": (clip_images, clip_captions),
-}
-
-
-def is_one_vector(method: Method) -> bool:
-    """Whether every item of a method is one vector."""
-    return method.shortlist == "own"
+    Encoded.from_padded = staticmethod(keep)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Encoded.from_padded = original  # type: ignore[method-assign]
 
 
 def image_sets(method: Method, images: Images) -> Block:
     """The vector sets of a batch, zeros at padding, and their sizes."""
-    found = one_vector(method.encode_images(images)) if is_one_vector(method) else SETS[method.name][0](method, images)
-    return without_padding(*found)
+    block = method.image_block(images)
+    if block is None:
+        with keeping_padding():
+            block = block_of(method, method.encode_images(images))
+    return without_padding(*block)
 
 
 def caption_sets(method: Method, captions: Captions) -> Block:
     """As for images."""
-    found = (
-        one_vector(method.encode_captions(captions))
-        if is_one_vector(method)
-        else SETS[method.name][1](method, captions)
+    block = method.caption_block(captions)
+    if block is None:
+        with keeping_padding():
+            block = block_of(method, method.encode_captions(captions))
+    return without_padding(*block)
+
+
+def block_of(method: Method, found: Encoded) -> Block:
+    """The block that sets were made of, or one vector per item.
+
+    Raises:
+        ExportError: the sets were made in another way.
+    """
+    if isinstance(found, PaddedSets):
+        return found.block, found.lengths
+    if method.shortlist == "own":
+        return found.vectors[:, None], found.lengths
+    raise ExportError(
+        f"{method.label} can not be exported: its sets do not come from Encoded.from_padded. Expected that, or "
+        "`image_block` and `caption_block` of the method (patchword/methods/base.py)."
     )
-    return without_padding(*found)
 
 
 def without_padding(block: Float[Tensor, "N S D"], lengths: Int[Tensor, " N"]) -> Block:
@@ -124,17 +85,11 @@ def without_padding(block: Float[Tensor, "N S D"], lengths: Int[Tensor, " N"]) -
     return block.masked_fill(~real[..., None], 0.0), lengths.clone()
 
 
-def why_not(method: Any) -> str | None:
+def why_not(method: Method) -> str | None:
     """Why the encoders of a method can not stand alone in a file, as one sentence; None when they can."""
-    if method.mixes_batch:
-        return (
-            "its images see the others of their batch (model.context: transformer), so that an image alone has no "
-            "encoding of its own"
-        )
-    if method.name == "cefg" and method.config.amr != "none":
-        return f"the graph of every caption is read one caption at a time (model.amr: {method.config.amr})"
-    if method.name == "clip" and method.config.image.kind == "siglip2":
-        return "NaFlex resizes its position table for the shape of every picture"
-    if not is_one_vector(method) and method.name not in SETS:
-        return "patchword/export/sets.py does not know the vector sets of this method"
+    if method.not_exported is not None:
+        return method.not_exported
+    for name in (*method.image_extras, *method.caption_extras):
+        if not name.startswith(KNOWN_EXTRAS):
+            return f"it reads `{name}` beside them. Expected only {' and '.join(KNOWN_EXTRAS)}"
     return None

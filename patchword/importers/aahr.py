@@ -112,6 +112,12 @@ def loss_of(options: Mapping[str, Any]) -> AahrLoss:
     return AahrLoss.model_validate(values)
 
 
+def about_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The authors' batch, which their evaluation shares with their training: vectors depend on its padding."""
+    batch = options.get("batch_size")
+    return {"eval_batch": batch} if type(batch) is int and batch > 0 else {}
+
+
 def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imported:
     """Build the model of a state dict with ``img_enc.`` and ``txt_enc.`` keys.
 

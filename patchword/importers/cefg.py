@@ -104,7 +104,7 @@ def import_exact(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     rules = rules_of(state)
     method = Cefg(config_of(state, options), loss_of(options))
     ours, dead = translate(state, rules)
-    return load_all(method, ours, state, dead, source="CEFG checkpoint")
+    return load_all(method, ours, state, dead, source="CEFG checkpoint", origins=rules.origins)
 
 
 def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imported:

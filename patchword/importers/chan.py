@@ -91,4 +91,4 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     """
     method = Chan(config_of(state, options), loss_of(options))
     ours, dead = translate(state, RULES)
-    return load_all(method, ours, state, dead, source="CHAN checkpoint")
+    return load_all(method, ours, state, dead, source="CHAN checkpoint", origins=RULES.origins)

@@ -207,6 +207,8 @@ def import_checkpoint(
         "best_rsum": _plain(content.get("best_rsum")),
         "dead_keys": imported.dead,
     }
+    if hasattr(module, "about_of"):  # what else the authors' options say of a model's evaluation
+        about |= module.about_of(options)
     Model(imported.method, tokenizer, about).save(out)
     shown = {k: v for k, v in options.items() if isinstance(v, str | int | float | bool) or v is None}
     return ImportResult(Path(out), imported.used, imported.dead, tokenizer.kind if tokenizer else None, shown)

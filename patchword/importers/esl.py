@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,14 +13,13 @@ from patchword.encoders.patches import RegionsConfig
 from patchword.encoders.resnet import rename_backbone
 from patchword.errors import CheckpointError
 from patchword.importers.keys import Imported, KeyRules, load_all
-from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE, image_config, text_config
+from patchword.importers.towers import BACKBONE, TEXT_DEAD, TEXT_LIVE, backbone_origin, image_config, text_config
 from patchword.methods.base import LossConfig
 from patchword.methods.esl import Esl, EslConfig
 
 ITEMS = ("img_enc.", "txt_enc.", "sim_vec.")
 CALCULATOR = "sim_vec.sims.calculator_1."
 LEVELS = "sim_vec.plus_encoder.encoders_1."
-BACKBONE = "image.patches.backbone."
 _LEVEL_KEY = re.compile(r"sim_vec\.plus_encoder\.encoders_1\.(?:image|text)_levels\.(kernel|masks)_")
 
 _SHARED_LIVE = [
@@ -89,6 +89,14 @@ def our_key(key: str, rules: KeyRules) -> str | None:
     return name
 
 
+def origins(name: str, rules: KeyRules) -> list[str]:
+    """The authors' keys of a name of ours."""
+    head, _, level = name.rpartition(".")
+    if head.endswith((".filters", ".masks")):  # see ``our_key``
+        return rules.origins(f"{head}.{int(level) + 1}")
+    return rules.origins(backbone_origin(name))
+
+
 def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> EslConfig:
     """Our configuration of an authors' model, from its keys, shapes and options.
 
@@ -139,7 +147,7 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
             dead.append(key)
         else:
             ours[name] = in_our_shape(name, value)
-    return load_all(method, ours, state, dead, source="ESL checkpoint")
+    return load_all(method, ours, state, dead, source="ESL checkpoint", origins=partial(origins, rules=rules))
 
 
 def in_our_shape(name: str, value: Tensor) -> Tensor:

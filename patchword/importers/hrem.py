@@ -123,4 +123,4 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     """
     method = Hrem(config_of(state, options), loss_of(options))
     ours, dead = translate(state, RULES)
-    return load_all(method, ours, state, dead, source="HREM checkpoint")
+    return load_all(method, ours, state, dead, source="HREM checkpoint", origins=RULES.origins)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from patchword.errors import CheckpointError
 from patchword.methods.base import Method, is_training_only
+
+Origins = Callable[[str], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,45 @@ class KeyRules:
             f"key `{key}` is unknown: it is neither a live nor a known dead key of this method. "
             "Is this a checkpoint of another method?"
         )
+
+    def origins(self, name: str) -> list[str]:
+        """The authors' keys that become ``name``; none when no rule gives such a name.
+
+        Example:
+            >>> rules = KeyRules([(r"net\\.(?:img_)?layers\\.(\\d+)\\.w$", r"layers.\\1.weight")], [])
+            >>> rules.origins("layers.3.weight"), rules.origins("bias")
+            (['net.img_layers.3.w', 'net.layers.3.w'], [])
+        """
+        keys = [key for pattern, replacement in self.live for key in _undone(pattern, replacement, name)]
+        keys = list(dict.fromkeys(keys))
+        is_dead = [any(re.match(pattern, key) for pattern in self.dead) for key in keys]
+        return [key for key, dead in zip(keys, is_dead, strict=True) if not dead and self.rename(key) == name]
+
+
+_GROUP = re.compile(r"\((?P<kind>\?[:=])?(?P<inner>[^()]*)\)(?P<is_optional>\??)")
+
+
+def _undone(pattern: str, replacement: str, name: str) -> Iterator[str]:
+    """What a rule may have made ``name`` of: with the optional groups of its pattern, and without them."""
+    inner = [m["inner"] for m in _GROUP.finditer(pattern) if m["kind"] is None]
+    parts = re.split(r"\\(\d)", replacement)  # literal text and numbers of groups in turn
+    made = "".join(f"({inner[int(part) - 1]})" if k % 2 else re.escape(part) for k, part in enumerate(parts))
+    found = re.match(made + ("$" if pattern.endswith("$") else ""), name)
+    if found is None:
+        return
+    texts = dict(zip(map(int, parts[1::2]), found.groups(), strict=True))
+    for keeps in (True, False):
+        key, last, number = "", 0, 0
+        for group in _GROUP.finditer(pattern):
+            number += group["kind"] is None
+            key += pattern[last : group.start()]
+            last = group.end()
+            if group["kind"] is None and number in texts:
+                key += texts[number]
+            elif group["kind"] != "?=" and (keeps or not group["is_optional"]):
+                key += group["inner"]
+        key += pattern[last:].removesuffix("$")
+        yield key.replace("\\.", ".") + name[found.end() :]
 
 
 @dataclass(frozen=True)
@@ -74,7 +115,13 @@ def translate(state: Mapping[str, Tensor], rules: KeyRules) -> tuple[dict[str, T
 
 
 def load_all(
-    method: Method, ours: Mapping[str, Tensor], state: Iterable[str], dead: Collection[str], *, source: str
+    method: Method,
+    ours: Mapping[str, Tensor],
+    state: Iterable[str],
+    dead: Collection[str],
+    *,
+    source: str,
+    origins: Origins | None = None,
 ) -> Imported:
     """Load a complete state dict: every live tensor demanded, none left over, shapes equal.
 
@@ -86,6 +133,7 @@ def load_all(
         state: all of the authors' keys.
         dead: those that their code never uses.
         source: what they were read from, for messages.
+        origins: the authors' keys of a name of ours, for messages.
 
     Raises:
         CheckpointError: naming the first offenders.
@@ -94,21 +142,36 @@ def load_all(
     missing, extra = [k for k in wanted if k not in ours], [k for k in ours if k not in wanted]
     if missing or extra:
         raise CheckpointError(
-            f"{source}: {len(missing)} live keys are missing{_some(missing)} and {len(extra)} do not belong to this "
-            f"model{_some(extra)}."
+            f"{source}: {len(missing)} live keys are missing{_some(missing, state, origins)} and {len(extra)} do not "
+            f"belong to this model{_some(extra, state, origins)}."
         )
     for key, value in wanted.items():
         if ours[key].shape != value.shape:
             raise CheckpointError(
-                f"{source}: `{key}` has shape {tuple(ours[key].shape)}, the model expects {tuple(value.shape)}."
+                f"{source}: `{key}` has shape {tuple(ours[key].shape)}, the model expects {tuple(value.shape)}"
+                f"{_in_file(key, state, origins)}."
             )
     method.load_state_dict(dict(ours), strict=False)  # queues and key encoders are in no authors' checkpoint
     return Imported(method.eval(), [key for key in state if key not in dead], list(dead))
 
 
-def _some(names: Iterable[str]) -> str:
-    first = list(names)[:3]
-    return f" ({', '.join(first)} ...)" if first else ""
+def _in_file(name: str, state: Iterable[str], origins: Origins | None) -> str:
+    """The authors' key of our name, as a remark; of several the one that is most like the keys of the file."""
+    keys = origins(name) if origins is not None else []
+    if not keys or name in keys:
+        return ""
+    there = list(state)
+
+    def shared(key: str) -> int:
+        """Letters at the start of a key that it shares with another."""
+        return max(n for n in range(len(key) + 1) if n == 0 or any(other.startswith(key[:n]) for other in there))
+
+    return f", in the file `{max(keys, key=shared)}`"
+
+
+def _some(names: Sequence[str], state: Iterable[str], origins: Origins | None) -> str:
+    first = [name + _in_file(name, state, origins) for name in names[:3]]
+    return f" ({'; '.join(first) if origins else ', '.join(first)} ...)" if first else ""
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from patchword.errors import CheckpointError
 from patchword.importers.keys import Imported, KeyRules, load_all, translate
 from patchword.importers.towers import TEXT_DEAD, text_config
-from patchword.importers.transformers_keys import image_key
+from patchword.importers.transformers_keys import image_key, older_keys
 from patchword.methods.scta import Laps, LapsConfig, Scta, SctaConfig, SctaLoss
 
 ITEMS = ("img_enc.", "txt_enc.", "cross_net.")
@@ -48,6 +48,14 @@ def our_key(key: str) -> str | None:
         return name
     inner = image_key(key.removeprefix(BACKBONE))
     return None if inner is None else f"image.patches.backbone.{inner}"
+
+
+def origins(name: str) -> list[str]:
+    """The authors' keys of a name of ours, of their transformers and of ours."""
+    inner = name.removeprefix("image.patches.backbone.")
+    if inner == name:
+        return RULES.origins(name)
+    return [BACKBONE + key for key in dict.fromkeys((*older_keys(inner), inner))]
 
 
 def image_values(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,4 +174,4 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     }
     if method.has_variants:
         ours["bank"] = method.bank
-    return load_all(method, ours, state, dead, source=f"{method.name.upper()} checkpoint")
+    return load_all(method, ours, state, dead, source=f"{method.name.upper()} checkpoint", origins=origins)

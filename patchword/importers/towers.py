@@ -11,9 +11,11 @@ from torch import Tensor
 from patchword.encoders.bert import BertConfig
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
-from patchword.encoders.resnet import ResnetConfig
+from patchword.encoders.resnet import ResnetConfig, rename_backbone
 from patchword.errors import CheckpointError
 
+BACKBONE = "image.patches.backbone."
+AUTHORS_MODULES = ("base.0", "base.1", "base.4", "base.5", "base.6", "top.0")
 TEXT_LIVE = [
     (r"txt_enc\.embed\.", "text.embed."),
     (r"txt_enc\.rnn\.", "text.rnn."),
@@ -25,6 +27,22 @@ TEXT_DEAD = [
     r"txt_enc\.bert\.embeddings\.position_ids$",
     r"txt_enc\.bert\.embeddings\.token_type_ids$",
 ]
+
+
+def backbone_origin(name: str) -> str:
+    """Our name of a weight, with the modules of a ResNet called as by the authors.
+
+    Example:
+        >>> backbone_origin("image.patches.backbone.layer4.0.bn1.bias"), backbone_origin("image.fc.bias")
+        ('image.patches.backbone.top.0.0.bn1.bias', 'image.fc.bias')
+    """
+    if not name.startswith(BACKBONE):
+        return name
+    module, _, rest = name.removeprefix(BACKBONE).partition(".")
+    for theirs in AUTHORS_MODULES:
+        if module in rename_backbone({theirs: Tensor()}):
+            return f"{BACKBONE}{theirs}.{rest}"
+    return name
 
 
 def text_config(state: Mapping[str, Tensor], options: Mapping[str, Any], *, embedding: str) -> BigruConfig | BertConfig:

@@ -34,3 +34,21 @@ def image_key(key: str) -> str | None:
     head = head.replace(f".attention.self.{table}", f".attention.relative_position_bias.{table}")
     head = head.replace(".attention.output.dense.", ".attention.o_proj.")
     return head.replace(".intermediate.dense.", ".mlp.fc1.").replace(".output.dense.", ".mlp.fc2.")
+
+
+def older_keys(name: str) -> list[str]:
+    """The names in transformers 4 that ``image_key`` turns into this one.
+
+    Example:
+        >>> older_keys("layers.3.attention.q_proj.bias"), older_keys("embeddings.cls_token")
+        (['encoder.layer.3.attention.attention.query.bias'], ['embeddings.cls_token'])
+    """
+    found = []
+    for inner in ("attention.attention", "attention.self"):
+        head = re.sub(r"^layers\.", "encoder.layer.", name)
+        for old, new in _PARTS.items():
+            head = head.replace(f".attention.{new}.", f".{inner}.{old}.")
+        head = head.replace(".attention.relative_position_bias.", ".attention.self.")
+        head = head.replace(".attention.o_proj.", ".attention.output.dense.")
+        found.append(head.replace(".mlp.fc1.", ".intermediate.dense.").replace(".mlp.fc2.", ".output.dense."))
+    return [key for key in dict.fromkeys(found) if image_key(key) == name]

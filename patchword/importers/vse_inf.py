@@ -10,7 +10,7 @@ from torch import Tensor
 from patchword.encoders.patches import RegionsConfig
 from patchword.encoders.resnet import rename_backbone
 from patchword.importers.keys import Imported, KeyRules, load_all, translate
-from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE, image_config, text_config
+from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE, backbone_origin, image_config, text_config
 from patchword.methods.base import LossConfig
 from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 
@@ -39,6 +39,11 @@ def our_key(key: str) -> str | None:
         inner = name.removeprefix("image.patches.backbone.")
         return "image.patches.backbone." + next(iter(rename_backbone({inner: Tensor()})))
     return name
+
+
+def origins(name: str) -> list[str]:
+    """The authors' keys of a name of ours."""
+    return RULES.origins(backbone_origin(name))
 
 
 def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> VseInfinityConfig:
@@ -71,4 +76,4 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     prefix = "image.patches.backbone."
     backbone = rename_backbone({k.removeprefix(prefix): v for k, v in ours.items() if k.startswith(prefix)})
     ours = {k: v for k, v in ours.items() if not k.startswith(prefix)} | {prefix + k: v for k, v in backbone.items()}
-    return load_all(method, ours, state, dead, source="VSE-infinity checkpoint")
+    return load_all(method, ours, state, dead, source="VSE-infinity checkpoint", origins=origins)

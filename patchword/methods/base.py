@@ -16,6 +16,7 @@ from patchword.config import Config as BaseConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.losses.contrastive import info_nce
 from patchword.losses.triplet import hinge
+from patchword.methods.formula import DOT, WEIGHTS, Formula
 from patchword.types import Alignment, Captions, Encoded, Images
 
 Pooling = Literal["mean", "max", "sum", "lse", "softmax"]  # of one number for each word to a score
@@ -206,6 +207,33 @@ class Method(nn.Module, ABC):
     def pair_bytes(self, images: Encoded, captions: Encoded) -> int:
         """Temporary memory of ``score`` for one pair, in bytes: what the size of a tile is chosen by."""
         return 4 * max(1, images.max_length) * max(1, captions.max_length)
+
+    @property
+    def formula(self) -> Formula:
+        """How a score is made of the vectors, for ``export``; by default a dot product for ``own``, else unknown."""
+        return Formula(DOT) if self.shortlist == "own" else Formula(weights=WEIGHTS.get(self.name, ""))
+
+    @property
+    def export_notes(self) -> tuple[str, ...]:
+        """What a user of the exported encoders must know that shapes and ``formula`` do not tell, one sentence each."""
+        return ()
+
+    @property
+    def not_exported(self) -> str | None:
+        """Why the encoders can not stand alone in a file, as one sentence; None when they can."""
+        alone = "its images see the others of their batch, so that an image alone has no encoding of its own"
+        return alone if self.mixes_batch else None
+
+    def image_block(self, images: Images) -> tuple[Float[Tensor, "B S D"], Int[Tensor, " B"]] | None:
+        """The sets of a batch as a padded block and their sizes, in a form that a tracer can follow.
+
+        None takes the one vector of ``own``, or else the block that ``encode_images`` gives to ``Encoded.from_padded``.
+        """
+        return None
+
+    def caption_block(self, captions: Captions) -> tuple[Float[Tensor, "C S D"], Int[Tensor, " C"]] | None:
+        """As for images."""
+        return None
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by role, for learning-rate factors and freezing; together they are all parameters."""

@@ -31,7 +31,8 @@ from patchword.layers.linear import xavier
 from patchword.layers.reasoning import GatedPooling, Regulated, Similarity, WordPool
 from patchword.layers.region_context import RegionContext, RegionVectors, unit_or_zero
 from patchword.methods.base import LossConfig, Method
-from patchword.types import Alignment, Captions, Encoded, Images
+from patchword.methods.formula import Formula
+from patchword.types import Alignment, Captions, Encoded, Images, real_slots
 
 
 class CefgConfig(Config):
@@ -209,20 +210,41 @@ class Cefg(Method):
         return adjacency
 
     def words(self, tokens: Int[Tensor, "C L"], lengths: Int[Tensor, " C"]) -> Encoded:
-        """Vectors of the tokens of some texts; an empty text has none.
-
-        Raises:
-            ShapeError: a text is longer than the tower can read.
-        """
-        limit = self.text.max_words if isinstance(self.text, Bert) else None
-        if limit is not None and tokens.shape[1] > limit:
-            raise ShapeError(f"a text has {tokens.shape[1]} word pieces, but the text tower reads at most {limit}.")
+        """Vectors of the tokens of some texts; an empty text has none."""
         there = lengths > 0
         if not bool(there.any()):
             return Encoded(self.text_pool.local.weight.new_zeros(0, self.config.joint_dim), lengths)
         vectors = self.text(tokens[there], lengths[there])
         found = Encoded.from_padded(unit_or_zero(vectors) if self.config.unit_words else vectors, lengths[there])
         return Encoded(found.vectors, lengths)
+
+    @property
+    def formula(self) -> Formula:
+        """None: the score has weights."""
+        return Formula(weights="the refined attention and its reasoning")
+
+    @property
+    def export_notes(self) -> tuple[str, ...]:
+        """How many regions are normalised."""
+        return (f"at most {self.config.regions} regions an image (model.regions)",)
+
+    @property
+    def not_exported(self) -> str | None:
+        """Graphs differ in size from caption to caption."""
+        amr = self.config.amr
+        return None if amr == "none" else f"the graph of every caption is read one caption at a time (model.amr: {amr})"
+
+    def image_block(self, images: Images) -> tuple[Float[Tensor, "B S D"], Int[Tensor, " B"]]:
+        """As ``encode_images``, with an adjacency that has the size of the regions."""
+        found: RegionVectors = self.image(images, images.extra[self.image_extras[0]])
+        return torch.cat([found.overall[:, None], found.context], 1), found.lengths + 1
+
+    def caption_block(self, captions: Captions) -> tuple[Float[Tensor, "C S D"], Int[Tensor, " C"]]:
+        """As ``encode_captions``, without graphs."""
+        words = self.text(captions.tokens, captions.lengths)
+        words = unit_or_zero(words) if self.config.unit_words else words
+        real = real_slots(captions.lengths, words.shape[1])
+        return torch.cat([self.text_pool(words, real)[:, None], words], 1), captions.lengths + 1
 
     def encode_captions(self, captions: Captions) -> Encoded:
         """The pooled vector and the word vectors of each caption, special tokens included."""
@@ -240,6 +262,8 @@ class Cefg(Method):
         tokens = captions.extra["graph"].long()
         lengths = captions.extra.get("graph_lengths", (tokens != 0).sum(1)).long()
         tokens = tokens[:, : max(1, int(lengths.max()))]
+        if isinstance(self.text, Bert) and not self.training:
+            tokens, lengths = cut_texts(tokens, lengths, self.text.max_words)
         graphs = self.words(tokens, lengths)
         pairs = zip(words.vectors.split(words.lengths.tolist()), graphs.vectors.split(lengths.tolist()), strict=True)
         if self.text_gate is not None:
@@ -295,3 +319,14 @@ class Cefg(Method):
         parts = parts[:length] + parts[length:].sum(0) / length
         parts = parts + (score.double() - parts.sum()) / parts.numel()
         return Alignment(parts.to(score.dtype), float(score))
+
+
+def cut_texts(
+    tokens: Int[Tensor, "C L"], lengths: Int[Tensor, " C"], most: int
+) -> tuple[Int[Tensor, "C K"], Int[Tensor, " C"]]:
+    """Cut texts to their first tokens and the last one, as captions are that are too long for the tower."""
+    if tokens.shape[1] <= most:
+        return tokens, lengths
+    last = tokens.gather(1, (lengths - 1).clamp_min(0)[:, None])
+    cut = torch.cat([tokens[:, : most - 1], last], 1)
+    return torch.where((lengths > most)[:, None], cut, tokens[:, :most]), lengths.clamp(max=most)

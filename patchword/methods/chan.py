@@ -26,9 +26,27 @@ from patchword.encoders.text import TextConfig, build_text
 from patchword.layers.linear import xavier
 from patchword.layers.normalise import unit
 from patchword.methods.base import LossConfig, Method, Pooling
+from patchword.methods.formula import COSINES, Formula
 from patchword.types import Alignment, Captions, Encoded, Images
 
 Coding = Literal["vha", "tha", "vsa"]
+
+# The options `coding` and `pooling` as formulas, for those who have the exported vectors only.
+CODED: dict[Coding, str] = {
+    "vha": "z[l] = max over r of s, one number for every word",
+    "tha": "z[r] = max over l of s, one number for every region",
+    "vsa": (
+        "p = softmax over l of s / {t:g}, c[r] = sum over l of p * word l, z[r] = dot product of region r and c[r] / "
+        "(length of c[r] + 1e-8)"
+    ),
+}
+POOLED: dict[Pooling, str] = {
+    "mean": "the mean of z",
+    "max": "the largest z",
+    "sum": "the sum of z",
+    "lse": "log(sum of exp(z / {t:g}))",
+    "softmax": "the sum of softmax(z / {t:g}) * z",
+}
 
 
 class ChanConfig(Config):
@@ -186,6 +204,37 @@ class Chan(Method):
         if config.coding != "vha" or config.score_padding != "masked":
             return None
         return config.pooling, config.pooling_temperature
+
+    @property
+    def formula(self) -> Formula:
+        """Cosines, coded and pooled."""
+        coded = CODED[self.config.coding].format(t=self.config.coding_temperature)
+        pooled = POOLED[self.config.pooling].format(t=self.config.pooling_temperature)
+        return Formula(f"{COSINES}; {coded}; the score is {pooled}")
+
+    @property
+    def export_notes(self) -> tuple[str, ...]:
+        """What the options that let padding take part mean for a batch."""
+        notes = []
+        if self.config.score_padding == "reference":
+            notes.append("score_padding: reference takes a z of exactly -1 for padding; `score` leaves that out")
+        attends = self.reads == "regions" and self.config.context == "self_attention"
+        if attends and self.config.attention_padding == "reference":
+            notes.append(
+                "attention_padding: reference lets padded regions act as keys, as in patchword: give the images of a "
+                "batch equal numbers of regions"
+            )
+        return tuple(notes)
+
+    @property
+    def not_exported(self) -> str | None:
+        """The authors' ``transformer`` context sees the batch."""
+        return (
+            "its images see the others of their batch (model.context: transformer), so that an image alone has no "
+            "encoding of its own"
+            if self.mixes_batch
+            else None
+        )
 
     @torch.no_grad()
     def explain(self, images: Images, captions: Captions) -> Alignment:

@@ -23,6 +23,7 @@ from patchword.encoders.clip_towers import ClipImageConfig, ClipTextConfig, Imag
 from patchword.encoders.token_shares import image_shares, text_shares
 from patchword.layers.normalise import unit
 from patchword.methods.base import LossConfig, Method, Pooling, lengths_of
+from patchword.methods.formula import COSINES, Formula
 from patchword.types import Alignment, Captions, Encoded, Images
 
 Interaction = Literal["global", "patches"]
@@ -130,6 +131,21 @@ class Clip(Method):
     def best_patch_pooling(self) -> tuple[Pooling, float] | None:
         """The mean over words, for ``patches``."""
         return None if self.is_global else ("mean", 1.0)
+
+    @property
+    def formula(self) -> Formula:
+        """A dot product, or for ``patches`` the best patches of the words."""
+        return (
+            super().formula
+            if self.is_global
+            else Formula(f"{COSINES}; z[l] = max over r of s; the score is the mean of z")
+        )
+
+    @property
+    def not_exported(self) -> str | None:
+        """NaFlex has no fixed table of positions."""
+        is_naflex = self.config.image.kind == "siglip2"
+        return "NaFlex resizes its position table for the shape of every picture" if is_naflex else None
 
     def freeze_blocks(self, blocks: int) -> None:
         """Freeze all of the vision model (blocks >= 4) or nothing."""

@@ -28,6 +28,7 @@ from patchword.encoders.text import TextConfig, build_text
 from patchword.layers.normalise import unit
 from patchword.layers.pyramid import AdaptivePyramid, HeuristicPyramid, LevelForms, Pyramid, level_widths
 from patchword.methods.base import LossConfig, Method
+from patchword.methods.formula import COSINES, Formula
 from patchword.precision import in_float32
 from patchword.types import Alignment, Captions, Encoded, Images, real_slots
 
@@ -153,6 +154,16 @@ class Esl(Method):
     def temperature(self) -> Float[Tensor, ""]:
         """tau: factor of both attentions, 14.3 at the start, not bounded."""
         return self.log_temperature.exp()
+
+    @property
+    def formula(self) -> Formula:
+        """Both attentions; the forms of the levels are in the rows of an image."""
+        how = (
+            f"{COSINES}; p = leaky_relu(tanh(s), {SLOPE}); a = softmax over r of tau * p / (norm over l of p + 1e-8); "
+            "b = softmax over l of tau * p / (norm over r of p + 1e-8); the score is the sum over r and l of "
+            "a * s / (words of the caption) + b * s / (patches of the image)"
+        )
+        return Formula(how, {"tau": float(self.temperature.detach())})
 
     def score(self, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
         """Both attentions of every pair; memory about ten times B*C*L*R floats."""

@@ -13,6 +13,7 @@ recipes/laps_*.yaml. Golden values: tests/golden/scta.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from patchword.methods.base import LossConfig, Method, Step, ranking_loss
 from patchword.types import Alignment, Captions, Encoded, Images
 
 SLOPE = 0.1  # of the leaky ReLU over cosines
+SHARD = 256  # images that the authors' evaluation scores with one draw of the random layer
 
 
 class SctaConfig(Config):
@@ -148,6 +150,7 @@ class Scta(Method):
                 self.bank = nn.Parameter(bank)
             else:
                 self.register_buffer("bank", bank)
+        self._draw: tuple[int, int] | None = None  # seed and shard of a variant of `resample`
 
     @property
     def label(self) -> str:
@@ -198,27 +201,41 @@ class Scta(Method):
             return CaptionTokens(means, normalize(words, dim=2), captions.lengths), every
         counts = word_counts(captions.lengths, self.config.word_ratio)
         inner = real & (torch.arange(words.shape[1], device=words.device) >= (captions.lengths > 1)[:, None])
-        mixed = self.word_condenser(words, inner, self.heads(counts) if heads is None else heads)  # (C, K, L)
+        mixed = self.word_condenser(words, inner, self.heads(counts, captions) if heads is None else heads)  # (C, K, L)
         first = one_hot(torch.zeros_like(counts), words.shape[1]).to(mixed)[:, None]  # (C, 1, L)
         shares = torch.cat([first, mixed], dim=1)
         return CaptionTokens(means, normalize(shares @ words, dim=2), counts + 1), shares
 
-    def heads(self, counts: Int[Tensor, " C"]) -> Float[Tensor, "C K h"]:
-        """Rows of the random layer for captions with ``counts`` mixtures, zero-padded or with rows to spare."""
-        head = self.config.word_head
+    def heads(self, counts: Int[Tensor, " C"], captions: Encoded | None = None) -> Float[Tensor, "C K h"]:
+        """Rows of the random layer for captions with ``counts`` mixtures, zero-padded or with rows to spare.
+
+        Within a ``variant`` of ``resample`` the seed, the shard and the captions decide what is drawn, so that threads
+        and processes change nothing.
+        """
+        head, generator = self.config.word_head, None
         if head == "resample" or (head == "bank" and self.training):
-            drawn = draw_heads(counts, self.bank.shape[1])
-            return pad_sequence([weight for weight, _ in drawn], batch_first=True)
+            if self._draw is not None and captions is not None:
+                counts, generator = counts.cpu(), _generator(self._draw, captions)
+            drawn = draw_heads(counts, self.bank.shape[1], generator)
+            return pad_sequence([weight for weight, _ in drawn], batch_first=True).to(self.bank.device)
         return self.bank[: int(counts.max())].expand(len(counts), -1, -1)
 
     @contextmanager
-    def variant(self, seed: int) -> Iterator[None]:
-        """Evaluate with another word bank for a while: one of the models that SCTA's random layer stands for.
+    def variant(self, seed: int, shard: int = 0) -> Iterator[None]:
+        """Evaluate with another random layer for a while: one of the models that SCTA stands for.
 
-        Nothing changes where no stored bank takes part (LAPS, ``resample``, ``trained``).
+        With ``bank`` that is another bank, whatever the shard. With ``resample`` every caption gets a layer of its own,
+        another one for every shard of images. Nothing changes where no layer is drawn (LAPS, ``trained``).
         """
         if not self.has_variants:
             yield
+            return
+        if self.config.word_head == "resample":
+            self._draw = (seed, shard)
+            try:
+                yield
+            finally:
+                self._draw = None
             return
         stored = self.bank.clone()
         self.bank.copy_(word_bank(stored.shape[1], seed))
@@ -230,7 +247,12 @@ class Scta(Method):
     @property
     def has_variants(self) -> bool:
         """Whether ``variant`` changes the scores."""
-        return self.config.word_condenser == "random" and self.config.word_head == "bank"
+        return self.config.word_condenser == "random" and self.config.word_head != "trained"
+
+    @property
+    def draw_images(self) -> int | None:
+        """Images that are scored with one draw; None: all of them."""
+        return SHARD if self.config.word_head == "resample" else None
 
     def losses(
         self, scores: Float[Tensor, "B B"], images: Encoded, captions: Encoded, step: Step
@@ -291,6 +313,13 @@ class Laps(Scta):
     shortlist_sample = 256
     title = "LAPS"
     Config = LapsConfig
+
+
+def _generator(draw: tuple[int, int], captions: Encoded) -> torch.Generator:
+    """Random numbers that depend on a seed, a shard and these captions only."""
+    vectors = captions.vectors.detach().cpu()
+    seen = hashlib.blake2b(vectors.numpy().tobytes(), digest_size=8, key="{} {}".format(*draw).encode())
+    return torch.Generator("cpu").manual_seed(int.from_bytes(seen.digest(), "little"))
 
 
 def score_captions(

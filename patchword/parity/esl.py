@@ -1,6 +1,13 @@
 """Golden cases of ESL-H and ESL-A: levels, forms, attentions, train-mode losses, gradients and an optimiser step.
 
 Nothing here depends on the sizes of a case; whatever tensors it holds decide what is compared.
+
+Tolerances are those of the cases: 1e-5 for values (and 2e-5 of them), 1e-4 of the largest entry for a gradient. One
+thing is added: a gradient may be off by a millionth of the largest gradient of the same step where that is more. Three
+tensors need it, and there the authors' float32 is as far from the formula in float64 as ours is from theirs. A level is
+divided by its length, which cancels the size of its filter, so the filter's gradient is the small rest of large terms
+of both signs: 192 terms of ESL-H (case 3, image level 5) add up to 58 without their signs and to 0.07 with them, and
+float32 leaves 4e-5 of it open. So it is with the temperature, whose gradient is a covariance within two softmaxes.
 """
 
 from __future__ import annotations
@@ -43,7 +50,7 @@ def compare(case: Case) -> Ledger:
     with torch.no_grad():
         twin = forward_values(ledger, deepcopy(method).double().eval())
         for name, found in forward_values(ledger, method.eval()).items():
-            compare_rounded(ledger, name, found, twin[name], case.tensors[name], ATOL, RTOL_LARGE)
+            compare_both(ledger, name, found, twin[name], case.tensors[name], ATOL, RTOL_LARGE)
     compare_training(ledger, method, state)
     for key in imported.dead:
         if any(row.name.endswith(key) for row in ledger.rows):
@@ -157,22 +164,14 @@ def compare_phase(ledger: Ledger, method: Esl, state: dict[str, Tensor], phase: 
     twin = one_step(case, deepcopy(method).double(), phase, settings)
     made = one_step(case, method, phase, settings)
     for name, found, exact in (("sims", made.scores, twin.scores), ("loss", made.loss, twin.loss)):
-        compare_rounded(ledger, prefix + name, found, exact, tensors[prefix + name], ATOL, RTOL_LARGE)
+        compare_both(ledger, prefix + name, found, exact, tensors[prefix + name], ATOL, RTOL_LARGE)
     our_key = partial(esl.our_key, rules=esl.rules_of(state))
     steepest = max((float(g.abs().max()) for g in case.state(f"{prefix}grad.").values()), default=0.0)
     for key, expected in case.state(f"{prefix}grad.").items():
         ours = our_key(key)  # a dead one here is multiplied by 0 there
         found, exact = (torch.zeros_like(expected) if ours is None else m.grads[ours] for m in (made, twin))
-        compare_rounded(
-            ledger,
-            f"{prefix}grad.{key}",
-            found,
-            exact,
-            expected,
-            RTOL_GRADIENT * float(expected.abs().max()),
-            RTOL_GRADIENT,
-            steepest,
-        )
+        atol = open_gradient(expected, steepest)
+        compare_both(ledger, f"{prefix}grad.{key}", found, exact, expected, atol, RTOL_GRADIENT)
     if "params_without_grad" in case.fields:
         compare_gradient_free(ledger, state, made.grads)
     buffers = dict(method.named_buffers())
@@ -185,15 +184,16 @@ def compare_phase(ledger: Ledger, method: Esl, state: dict[str, Tensor], phase: 
         # Float32 leaves 2e-5 of a norm of hundreds open, so such a one is compared after scaling it down to 20.
         scale = float(20 / expected) if bool(expected > 100) else 1.0
         values = (found * scale, exact * scale, expected * scale)
-        compare_rounded(ledger, f"{prefix}grad_norm", *values, ATOL, RTOL_GRADIENT, steepest * scale)
+        compare_both(ledger, f"{prefix}grad_norm", *values, max(ATOL, 1e-6 * steepest * scale), RTOL_GRADIENT)
     free = case.fields.get("params_without_grad", [])
     for key, expected in case.state(f"{prefix}after_step.").items():
         ours = our_key(key)
         if ours is not None:
-            found, exact = made.weights[ours], twin.weights[ours]
+            found, slope = made.weights[ours].reshape(expected.shape), twin.grads[ours].reshape(expected.shape)
+            compare_step(ledger, f"{prefix}after_step.{key}", found, expected, slope.abs() <= 1e-6 * steepest)
         else:  # a gradient of 0 leaves the decay, none leaves nothing
-            found = exact = state[key] * (1 if key in free else 1 - settings.lr * settings.weight_decay)
-        compare_rounded(ledger, f"{prefix}after_step.{key}", found, exact, expected, ATOL, RTOL_GRADIENT)
+            found = state[key] * (1 if key in free else 1 - settings.lr * settings.weight_decay)
+            ledger.close(f"{prefix}after_step.{key}", found, expected, atol=ATOL, rtol=RTOL_GRADIENT)
 
 
 @dataclass(frozen=True)
@@ -231,36 +231,43 @@ def one_step(case: Case, method: Esl, phase: str, settings: TrainConfig) -> OneS
     )
 
 
-def compare_rounded(
-    ledger: Ledger,
-    name: str,
-    found: Tensor,
-    exact: Tensor,
-    expected: Tensor,
-    atol: float,
-    rtol: float,
-    steepest: float = 0.0,
+def compare_both(
+    ledger: Ledger, name: str, found: Tensor, exact: Tensor, expected: Tensor, atol: float, rtol: float
 ) -> None:
-    """Compare where small differences of large numbers are taken: ``atol``, or a few times our own rounding error.
+    """Compare the authors' float32 numbers with ours in float64, and ours in float32 with the same.
 
-    The error is measured against the same computation in float64. Attention weights depend on scores divided by their
-    length, which may be small, and the gradient of a filter on what its level's normalisation leaves: the authors' own
-    float32 values are up to 7e-4 of their size off. No tolerance of values reaches 1e-3.
-
-    Gradients may be off by a millionth of the largest of them, ``steepest``, and by eight times our own rounding where
-    that is more: another processor adds in another order.
+    The first says that the formula is theirs: no other processor or order of additions moves it, and no difference of
+    1e-3 passes. The second says that our float32 keeps the formula; its tolerance has no upper limit, since the
+    rounding of a value grows with the value.
     """
-    found = found.reshape(expected.shape)
-    rounding = float((found.double() - exact.reshape(expected.shape)).abs().max())
-    atol = max(1e-7, atol, (8 if steepest else 4) * rounding, 1e-6 * steepest)
-    difference = (found.double() - expected.double()).abs()
-    largest = float(expected.abs().max())
-    cap = max(min(CAP_LARGE, max(CAP, 1e-5 * largest)), 8 * rounding if steepest else 0.0)
-    passed = bool((difference <= (atol + rtol * expected.double().abs()).clamp_max(cap)).all())  # False for NaN
-    relative = torch.where(difference == 0, 0.0, difference / expected.double().abs().clamp_min(1e-30))
+    exact, theirs = exact.reshape(expected.shape).double(), expected.double()
+    found = found.reshape(expected.shape).double()
+    open_ = atol + rtol * theirs.abs()
+    cap = min(CAP_LARGE, max(CAP, 1e-5 * float(theirs.abs().max())))
+    is_formula = (exact - theirs).abs() <= open_.clamp_max(cap)  # False for NaN
+    is_kept = (found - exact).abs() <= open_
+    passed = bool((is_formula & is_kept).all())
+    add_row(ledger, name, found, theirs, f"atol {min(atol, cap):g}, rtol {rtol:g}", passed=passed)
+
+
+def compare_step(ledger: Ledger, name: str, found: Tensor, expected: Tensor, is_rounding: Tensor) -> None:
+    """Compare weights after a step; where the gradient is only rounding, AdamW goes along its sign all the same."""
+    tolerance = torch.where(is_rounding, CAP, ATOL + RTOL_GRADIENT * expected.double().abs())
+    passed = bool(((found.double() - expected.double()).abs() <= tolerance).all())
+    add_row(ledger, name, found.double(), expected.double(), f"atol {ATOL:g}, rtol {RTOL_GRADIENT:g}", passed=passed)
+
+
+def add_row(ledger: Ledger, name: str, found: Tensor, expected: Tensor, tolerance: str, *, passed: bool) -> None:
+    """Note a comparison with its largest differences."""
+    difference = (found - expected).abs()
+    relative = torch.where(difference == 0, 0.0, difference / expected.abs().clamp_min(1e-30))
     ledger.use(name)
-    tolerance = f"atol {min(atol, cap):g}, rtol {rtol:g}"
     ledger.rows.append(Row(name, float(difference.max()), float(relative.max()), tolerance, passed))
+
+
+def open_gradient(expected: Tensor, steepest: float) -> float:
+    """What may differ in a gradient: 1e-4 of its largest entry, or a millionth of the largest of all gradients."""
+    return max(1e-7, RTOL_GRADIENT * float(expected.abs().max()), 1e-6 * steepest)
 
 
 def compare_gradient_free(ledger: Ledger, state: dict[str, Tensor], grads: dict[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from patchword.errors import DataError, PatchwordError
+from patchword.errors import ConfigError, DataError, PatchwordError
 from patchword.parity.cases import Case, Ledger, Row, find_cases, read_case
 
 
@@ -66,8 +66,14 @@ def parity(folders: Sequence[Path]) -> list[Ledger]:
     A case that can not be compared fails, with the reason, and the others go on.
 
     Raises:
+        ConfigError: no folder was given, so nothing would be compared.
         DataError: a folder holds no case, or the only case is unreadable.
     """
+    if not folders:
+        raise ConfigError(
+            "nothing to compare: no case was given. Give folders with golden cases (NAME.json with NAME.safetensors), "
+            "or single cases: patchword parity tests/golden/chan"
+        )
     paths = find_cases(folders)
     if len(paths) == 1:
         return [compare_path(paths[0])]

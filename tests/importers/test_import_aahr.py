@@ -84,6 +84,12 @@ def test_settings_come_from_the_options_and_the_shapes(authors: Authors, tmp_pat
     assert (loss.swav_from_step, loss.same_image) == (2, "ignored")
 
 
+def test_the_batch_of_the_authors_is_kept_for_evaluation(authors: Authors, tmp_path: Path) -> None:
+    for batch, stored in ((48, 48), (0, None), ("48", None), (None, None)):
+        authors.options["batch_size"] = batch
+        assert patchword.load(authors.bring(tmp_path).folder).about.get("eval_batch") == stored
+
+
 def test_every_live_key_is_demanded(authors: Authors, tmp_path: Path) -> None:
     live = sorted(set(authors.state) - set(DEAD))
     for key in ("img_enc.mha_pool.key.3.bias", "txt_enc.gated_fusion.fc_gate.weight", "img_enc.fc.mlp.bns.0.bias"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from patchword.encoders.bert import BertConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.errors import CheckpointError
 from patchword.importers.checkpoint import import_checkpoint
+from patchword.importers.esl import ITEMS
 from patchword.methods.esl import Esl, EslConfig
 from patchword.types import Captions, Images
 
@@ -142,8 +144,19 @@ def test_every_live_key_is_demanded(tmp_path: Path, kind: str) -> None:
             if is_dead:
                 import_checkpoint("esl", path, tmp_path / "ours")
                 continue
-            with pytest.raises(CheckpointError, match=r"missing|no known text encoder|fit no esl model"):
+            with pytest.raises(CheckpointError, match=r"missing|no known text encoder|fit no esl model") as caught:
                 import_checkpoint("esl", path, tmp_path / "ours")
+            if "live keys are missing" in str(caught.value):
+                assert f"{ITEMS[number]}{key}` ...) and 0" in str(caught.value)  # the file's name, not only ours
+
+
+def test_a_missing_key_is_named_as_in_the_file(tmp_path: Path) -> None:
+    parts = authors_parts(a_method("adaptive"))
+    del parts[2][f"{LEVELS}image_levels.masks_2.weight"]
+    key = f"{ITEMS[2]}{LEVELS}image_levels.masks_2.weight"
+    said = f"1 live keys are missing (image_pyramid.masks.1, in the file `{key}` ...)"
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        import_checkpoint("esl", save(tmp_path / "m.pth", parts), tmp_path / "ours")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

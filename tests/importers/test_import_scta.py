@@ -210,7 +210,7 @@ def refused(state: dict[str, Tensor], options: dict[str, Any], match: str) -> No
 def test_what_is_missing_or_unknown_is_named(authors: Golden) -> None:
     state, options = authors.state, authors.options
     without = {k: v for k, v in state.items() if k != "cross_net.cap_aggr_net.fc1.bias"}
-    refused(without, options, r"1 live keys are missing \(word_condenser\.fc1\.bias")
+    refused(without, options, r"1 live keys are missing \(word_condenser\.fc1\.bias, in the file `cross_net\.cap_")
     refused({**state, "cross_net.fresh.weight": torch.zeros(1)}, options, "key `cross_net.fresh.weight` is unknown")
     refused(
         {k: v for k, v in state.items() if "aggr_net" not in k}, options, "img_aggr_net.weight.0.weight` is missing"

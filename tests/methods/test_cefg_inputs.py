@@ -47,6 +47,19 @@ def test_a_very_long_caption_and_an_empty_graph(head: str) -> None:
     torch.testing.assert_close(found[:, 1:], without[:, 1:])
 
 
+@pytest.mark.parametrize("amr", ["concat", "gate"])
+def test_a_bert_reads_the_start_of_a_very_long_graph(amr: str) -> None:
+    method, batch = cefg(amr=amr, text=BERT), captions((3, 1, 2), graphs=(30, 0, 3))
+    graphs, ends = batch.extra["graph"], torch.tensor([29])
+    cut = torch.cat([graphs[:, :11], graphs[:, :1]], 1)  # twelve positions
+    cut[0, 11] = graphs[0, ends]
+    extra = {"graph": cut, "graph_lengths": torch.tensor([12, 0, 3])}
+    expected = scores(method, images(), Captions(batch.tokens, batch.lengths, extra))
+    torch.testing.assert_close(scores(method, images(), batch), expected)
+    with pytest.raises(ShapeError, match=r"has 30 word pieces, but the text tower reads at most 12"):
+        method.train().encode_captions(batch)
+
+
 # ------------------------------------------------------------------ graphs
 
 

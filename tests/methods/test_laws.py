@@ -8,10 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from patchword.data.tokenizers import PieceTokenizer
+from patchword.data.wordpiece import WordPieces
+from patchword.encoders.bert import BertConfig
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
+from patchword.explain.lit_words import explain_pair
 from patchword.methods import METHODS, method_class
 from patchword.methods.base import Method, Step
+from patchword.model import Model
 from patchword.recipe import load_recipe
 from patchword.scoring.matrix import pair_scores, score_matrix
 from patchword.types import Captions, Encoded, Images
@@ -19,17 +24,28 @@ from patchword.types import Captions, Encoded, Images
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*_scenes.yaml"))
 WORDS, WIDTH, R, L = 40, 6, 36, 9
+BERT = BertConfig(
+    arch={
+        "vocab_size": 105,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "max_position_embeddings": 512,
+    }
+)
 # Options that are faithful to the authors' code, defects included, and the value under which the laws hold.
 LAWFUL = {"short_sets": "own"} | dict.fromkeys(
     ("padding", "pool_padding", "mlp_padding", "attention_padding", "score_padding"), "masked"
 )
 
 
-def small(name: str) -> Method:
+def small(name: str, text: BertConfig | BigruConfig | None = None) -> Method:
     """The model of a scenes recipe, narrow, with random weights and moved batch statistics."""
     recipe = load_recipe(RECIPES / f"{name}.yaml")
     torch.manual_seed(3)
-    text = BigruConfig.model_validate({**recipe.model.text.model_dump(), "vocab_size": WORDS, "word_dim": 8})  # type: ignore[attr-defined]
+    if text is None:
+        text = BigruConfig.model_validate({**recipe.model.text.model_dump(), "vocab_size": WORDS, "word_dim": 8})  # type: ignore[attr-defined]
     changes: dict[str, Any] = {"text": text, "image": RegionsConfig(width=WIDTH)}
     changes |= {key: value for key, value in LAWFUL.items() if key in type(recipe.model).model_fields}
     method: Method = method_class(recipe.method)(recipe.model.model_copy(update=changes), recipe.loss)
@@ -131,6 +147,29 @@ def test_tiles_and_fast_forms_change_nothing(name: str) -> None:
 def test_a_word_alone_and_a_very_long_caption_are_scored(name: str) -> None:
     method = small(name)
     assert torch.isfinite(scored(method, (1, 600, 3))[2]).all()
+
+
+@every
+def test_a_bert_reads_a_very_long_caption_as_far_as_its_positions_go(name: str) -> None:
+    method = small(name, BERT)
+    tokenizer = PieceTokenizer(
+        WordPieces(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{k}" for k in range(100))])
+    )
+    model = Model(method, tokenizer)
+    words = [f"w{k % 90}" for k in range(600)]
+    with pytest.warns(UserWarning, match=r"1 of 3 captions are longer than the 512 tokens .* and were cut to them"):
+        captions = model.encode_captions([" ".join(words), "w1", "w2 w3 w4"])
+    whole = model.encode_captions([" ".join(words[:510]), "w1", "w2 w3 w4"])  # and two marks
+    close(captions.vectors, whole.vectors)
+    batch = images_of(method, region_counts(method))
+    assert torch.isfinite(model.score(method.encode_images(batch), captions)).all()
+    if hasattr(method.config, "word_limit"):
+        return  # a limit of their own leaves the end out
+    with pytest.warns(UserWarning, match="1 of 1 captions"):
+        found = explain_pair(model, images_of(method, region_counts(method)[:1]), " ".join(words))
+    assert found.words[0] == "[CLS]"
+    assert found.words[-2:] == (words[509], "[SEP]")
+    assert float(found.parts.sum()) == pytest.approx(found.score, abs=1e-4)
 
 
 @every

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small import refused
 from torch import Tensor
 
 from patchword.cli import main
-from patchword.errors import DataError
+from patchword.errors import ConfigError, DataError
 from patchword.parity.cases import Case, Ledger, find_cases, leaves, read_case
 from patchword.parity.run import compare_path, parity, report
 
@@ -373,3 +374,12 @@ def test_a_tensor_below_a_used_name_is_listed_as_not_compared(tmp_path: Path) ->
     save_file({**tensors, "images.extra": torch.ones(2)}, tmp_path / "case.safetensors")
     (tmp_path / "case.json").write_bytes(source.with_suffix(".json").read_bytes())
     assert "images.extra" in compare_path(tmp_path / "case.json").not_compared
+
+
+def test_nothing_to_compare_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ([], ["--json"]):
+        said = refused(["parity", *more], capsys, kind="ConfigError")
+        assert "nothing to compare: no case was given" in said
+        assert "patchword parity tests/golden/chan" in said
+    with pytest.raises(ConfigError, match="no case was given"):
+        parity([])
