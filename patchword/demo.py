@@ -22,10 +22,13 @@ from rich.table import Table
 from patchword.checkpoint import find_checkpoint
 from patchword.config import merge
 from patchword.data.open import open_split
-from patchword.data.scenes import members, write_scenes
+from patchword.data.scenes import PRECOMP, members, write_scenes
 from patchword.data.scenes_language import Caption, Clause, Mention, is_true
 from patchword.data.scenes_world import Scene, relation_between
 from patchword.data.table import Split
+from patchword.evaluate.benchmark import Table as Cells
+from patchword.evaluate.choices import captions_beside, evaluate_choices, read_choices
+from patchword.evaluate.on_split import ModelOnSplit
 from patchword.evaluate.recall import RecallTable
 from patchword.index import build
 from patchword.index.layout import is_index
@@ -67,6 +70,11 @@ class Demo:
     def data(self) -> Path:
         """Folder of the scenes."""
         return self.out / "data"
+
+    @property
+    def negatives(self) -> Path:
+        """File of the false captions of the test split."""
+        return self.data / PRECOMP / "test_negatives.jsonl"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -124,6 +132,7 @@ def run_demo(
         _train(demo, "3 of 5  VSE-infinity, the baseline: one vector per picture", "vse_inf_scenes", baseline)
     split = open_split(demo.data, "test", images="features")
     runs = _evaluate(demo, split)
+    negatives = _choose(demo, runs, split)
     report = write_report(
         demo.out / "report.html",
         runs=runs,
@@ -131,6 +140,7 @@ def run_demo(
         title="Drawn scenes: CHAN beside VSE-infinity",
         summary=summary(runs),
         commands=_commands(demo),
+        negatives=negatives,
     )
     demo.say(f"The report, with curves, pictures and lit words: {report}")
     queries = _answer(demo, runs[-1], split)
@@ -184,6 +194,29 @@ def _evaluate(demo: Demo, split: Split) -> list[ReportRun]:
         "Equal for both: data, epochs, batches and their order, learning rate, joint width; best epoch chosen on dev."
     )
     return runs
+
+
+def _choose(demo: Demo, runs: Sequence[ReportRun], split: Split) -> Cells:
+    """Let both runs choose between each caption and the same made false, and print how often they were right."""
+    name, items = read_choices(demo.negatives)
+    results = []
+    for run in runs:
+        assert run.model is not None  # both rows of the demo are runs
+        results.append((run.name, evaluate_choices(ModelOnSplit(run.model, split, demo.console), name, items)))
+    head, rows = captions_beside(results)
+    table = Table(box=None, pad_edge=False)
+    table.add_column(head[0])
+    for group in head[1:]:
+        table.add_column(group, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    demo.say()
+    demo.console.print(table, highlight=False)
+    demo.say(
+        f"Each of the {len(items):,} sentences beside the same with one word made false (one attribute of a thing, or "
+        "one relation): how often the true one scored higher."
+    )
+    return head, rows
 
 
 def _cells(recall: RecallTable) -> list[str]:
@@ -282,6 +315,7 @@ def _commands(demo: Demo) -> list[str]:
         f"patchword demo --out {out} --epochs {demo.epochs} --images {demo.images} --seed {demo.seed}{bare}",
         f"patchword evaluate {out} --data {data}",
         f"patchword evaluate {out}/vse_inf --data {data}",
+        f"patchword evaluate {out} --data {data} --protocol choices --annotations {shlex.quote(str(demo.negatives))}",
     ]
 
 

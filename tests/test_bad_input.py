@@ -90,7 +90,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "another width of dev": ("dev_ims.npy", lambda p: edit_array(p, lambda a: a[..., :5]), "dev_ims.npy"),
     "NaN": ("train_ims.npy", lambda p: edit_array(p, set_value(np.nan)), "train_ims.npy' row 2 holds NaN or infinite"),
     "inf": ("train_ims.npy", lambda p: edit_array(p, set_value(np.inf)), "train_ims.npy' row 2 holds NaN or infinite"),
-    "NaN in dev": ("dev_ims.npy", lambda p: edit_array(p, set_value(np.nan)), "dev_ims.npy' row 2 holds NaN"),
+    "NaN in dev": ("dev_ims.npy", lambda p: edit_array(p, set_value(np.nan)), "row 2 (image 'dev_2') holds NaN"),
 }
 
 
@@ -105,6 +105,21 @@ def test_damaged_data_stop_a_training(
         ["train", path, "--out", tmp_path / "run"], capsys, kind="ConfigError" if "width" in name else "DataError"
     )
     assert message in said
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_broken_features_of_dev_are_found_before_the_first_step(
+    value: float, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(tmp_path / "tiny.yaml", "chan", data)
+    for split in ("dev", "test"):  # one is selected on, the other is not read
+        edit_array(data / f"{split}_ims.npy", set_value(value))
+    edit_array(data / "dev_ims.npy", lambda array: array.__setitem__((3, 0, 0), value))
+    said = refused(["train", path, "--out", tmp_path / "run"], capsys, kind="DataError")
+    assert "dev_ims.npy' row 2 (image 'dev_2') holds NaN or infinite features; 2 of 4 images of" in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    unread = ["--data.limit_dev", "2"]
+    assert train(path, tmp_path / "run", overrides=[*unread, "--train.epochs", "1"]).position.finished
 
 
 @pytest.mark.parametrize("name", ["half a file", "NaN", "one caption too few"])

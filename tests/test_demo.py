@@ -57,7 +57,20 @@ def test_everything_is_written(told: tuple[Path, str]) -> None:
     assert page.count("<polyline") == 4  # loss and rsum of both runs
     for line in ("chance", "VSE-infinity", "CHAN", "rsum", "What to try next"):
         assert line in story
+    shown = story[story.index("right caption, %") :].splitlines()
+    assert {"shape", "colour", "size", "texture", "relation"} & set(shown[0].split())
+    assert [line.split()[0] for line in shown[1:4]] == ["chance", "VSE-infinity", "CHAN"]
+    assert shown[1].split()[-1] == "50.0"
+    assert "Each of the 100 sentences beside the same with one word made false" in story
+    assert shown[3].split()[-1] in page[page.index('id="negatives"') : page.index('id="certainty"')]
     assert story.count('"\n  1  0.') == 3  # three queries and their first answers
+
+
+def test_help_says_what_the_flag_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--no-pictures draw none; the report shows ids then" in shown
+    assert "--pictures" not in shown.replace("--no-pictures", "")
 
 
 @pytest.mark.integration

@@ -183,6 +183,7 @@ def test_a_ready_made_model_scores_there(family: str, interaction: Any, tmp_path
 
 
 @pytest.mark.integration
+@pytest.mark.filterwarnings("ignore:.* captions are longer than:UserWarning")
 def test_an_index_is_built_and_searched_with_a_model_there(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "data", {"test": 6}) / "images"
     folder = write_checkpoint(tmp_path / "model")

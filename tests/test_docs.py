@@ -25,7 +25,7 @@ import tyro
 from pydantic import BaseModel
 
 from patchword import cli
-from patchword.config import DataConfig, TrainConfig, _models_in, parse_overrides
+from patchword.config import DataConfig, TrainConfig, models_in, parse_overrides
 from patchword.methods import METHODS, method_class
 from patchword.recipe import find_recipe, load_recipe
 from patchword.verbs.measuring import Leaderboard
@@ -118,7 +118,7 @@ def known_keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
     """Dotted names of all fields of a configuration, those of its towers included."""
     for key, info in model.model_fields.items():
         yield f"{prefix}.{key}"
-        for inner in _models_in(info.annotation):
+        for inner in models_in(info.annotation):
             yield from known_keys(inner, f"{prefix}.{key}")
 
 

@@ -24,7 +24,7 @@ FLOORS = (
     ("data",),
     ("html", "layers", "encoders", "losses"),
     ("methods",),
-    ("scoring", "recipe", "checkpoint"),
+    ("scoring", "recipe", "recipe_keys", "checkpoint"),
     ("model",),
     ("zero_shot",),
     ("loading",),

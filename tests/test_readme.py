@@ -32,15 +32,26 @@ def test_the_first_screen_shows_everything() -> None:
     assert "rsum:" in text
 
 
-def test_what_the_first_screen_reports_was_measured() -> None:
-    first = README.read_text(encoding="utf-8").splitlines()[:FIRST_SCREEN]
-    rows = [line for line in first if line.startswith("|") and "`" in line]
-    numbers = [number for row in rows for number in re.findall(r"\d+\.\d(?: ± \d+\.\d)?", row)]
-    results = README.with_name("docs").joinpath("results.md").read_text(encoding="utf-8")
+def test_what_the_first_screen_reports_was_measured_or_published() -> None:
+    docs, rows = README.with_name("docs"), first_rows()
+    results = docs.joinpath("results.md").read_text(encoding="utf-8")
+    numbers = [number for row in rows for number in re.findall(r"\d+\.\d(?: ± \d+\.\d)?", "|".join(row[1:-2]))]
     assert numbers
     assert not [number for number in numbers if f"| {number} |" not in results and f"| **{number}** |" not in results]
-    for recipe in re.findall(r"`(\w+)`", " ".join(rows)):
-        assert README.with_name("recipes").joinpath(f"{recipe}.yaml").is_file()
+    for row in rows:
+        pages = re.findall(r"\]\(([^)#]+)", row[0])
+        said = [README.parent.joinpath(page).read_text(encoding="utf-8") for page in pages]
+        published = re.findall(r"\d+\.\d", row[-2])
+        assert published
+        assert not [number for number in published if not any(number in page for page in said)]
+        for recipe in re.findall(r"`(\w+)`", row[-1]):
+            assert README.with_name("recipes").joinpath(f"{recipe}.yaml").is_file()
+
+
+def first_rows() -> list[list[str]]:
+    """Cells of the rows of the first table: method, our numbers, published ones, recipes."""
+    first = README.read_text(encoding="utf-8").splitlines()[:FIRST_SCREEN]
+    return [line.strip("|").split("|") for line in first if line.startswith("|") and "`" in line]
 
 
 def test_the_example_is_short() -> None:

@@ -34,6 +34,8 @@ from patchword.search import Searcher
 from patchword.types import Encoded
 from patchword.zero_shot import fingerprint, is_zero_shot
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* captions are longer than:UserWarning")
+
 SENTENCES = [
     "red",
     "A RED dog, and a cat",

@@ -27,8 +27,10 @@ from patchword.data.doctor_checks import (
     problem_of,
 )
 from patchword.data.doctor_expect import Counts, archive_of, expected_counts
+from patchword.data.doctor_folder import check_described_pictures, check_texts
 from patchword.data.extras import KNOWN
 from patchword.data.find_pictures import pictures_of_ids
+from patchword.data.folder import home_of
 from patchword.data.open import (
     ADD_SPLITS,
     Place,
@@ -245,9 +247,14 @@ def _read_split(
         for ending in ("_ims.npy", "_offsets.npy", "_boxes.npy"):
             if (place.path / f"{split}{ending}").exists():
                 found += check_array_file(place.path / f"{split}{ending}")
+    home = home_of(place.path, split, place_splits(place)) if place.layout.name == "folder" else None
+    if home is not None:
+        found += check_texts(split, home)
     try:
         return read_place(place, split, dataset=name, columns=columns), found
     except (PatchwordError, OSError) as error:
+        if home is not None:
+            found += check_described_pictures(split, home)
         if all(finding.level != "error" for finding in found):
             found.append(Finding("error", split, problem_of(error)))
         return None, found

@@ -264,6 +264,19 @@ def check_pictures(split: Split, files: Sequence[Path] | None) -> list[Finding]:
                 "add them, or leave their images out with skip_broken",
             )
         )
+    level: Level = "warning" if isinstance(split.images, RegionFeatures) else "error"
+    return found + check_decoding(split.name, source, there, level)
+
+
+def check_decoding(what: str, source: PictureFiles, there: list[int], level: Level) -> list[Finding]:
+    """A sample of the pictures that are there decoded (all when there are few).
+
+    Args:
+        what: the split, for the report.
+        source: its pictures.
+        there: the numbers of those that are not missing.
+        level: of pictures that do not decode.
+    """
     if len(there) <= ALL_PICTURES:
         sample = there
     else:
@@ -276,18 +289,10 @@ def check_pictures(split: Split, files: Sequence[Path] | None) -> list[Finding]:
             problems.append(problem_of(error))
     share = f"all {len(sample):,}" if len(sample) == len(there) else f"a sample of {len(sample):,} of {len(there):,}"
     if problems:
-        found.append(
-            Finding(
-                "warning" if isinstance(split.images, RegionFeatures) else "error",
-                split.name,
-                f"{len(problems):,} pictures do not decode ({share} tried): {first_few(problems)}",
-                "pictures that decode",
-                "replace them, or leave their images out with skip_broken",
-            )
-        )
-    elif sample:
-        found.append(Finding("ok", split.name, f"pictures: {share} decode"))
-    return found
+        found = f"{len(problems):,} pictures do not decode ({share} tried): {first_few(problems)}"
+        fix = "replace them, or leave their images out with skip_broken"
+        return [Finding(level, what, found, "pictures that decode", fix)]
+    return [Finding("ok", what, f"pictures: {share} decode")] if sample else []
 
 
 def check_unused_pictures(files_of: Mapping[str, Sequence[Path]]) -> list[Finding]:

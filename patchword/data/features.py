@@ -80,6 +80,14 @@ class RegionFeatures:
             )
         return Images(torch.from_numpy(values), torch.from_numpy(lengths))
 
+    def broken(self, *, block: int = 128) -> list[int]:
+        """Images whose vectors hold NaN or an infinity; every vector is read, ``block`` images at a time."""
+        found: list[int] = []
+        for start in range(0, len(self), block):
+            values, _ = self._read_rows(self.rows[start : start + block])
+            found += (start + np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))).tolist()
+        return found
+
     def _read_rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Vectors ``(B, R, F)`` and the number of regions of each image."""
         with np.errstate(over="ignore"):

@@ -13,7 +13,7 @@ import numpy as np
 from patchword.data.find_pictures import is_picture_name
 from patchword.data.split_names import is_split_name
 from patchword.data.table import Split
-from patchword.data.text_files import in_split_order, missing_split, read_captions
+from patchword.data.text_files import ASK_DOCTOR, in_split_order, missing_split, read_captions
 from patchword.errors import DataError
 
 NO_SPLIT = "all"
@@ -57,22 +57,20 @@ def read(place: Path, split: str, *, dataset: str) -> Split:
     there = splits(place)
     if split not in there:
         raise missing_split(place, split, there)
-    home = place if there == [NO_SPLIT] else place / split
-    files, captions, owner, bare = list[Path](), list[str](), list[int](), 0
-    described: set[Path] = set()
-    for path in pictures_below(home):
-        text_path = path.with_suffix(".txt")
-        if not text_path.is_file():
-            bare += 1
-            continue
-        if text_path in described:
+    home = home_of(place, split, there)
+    described, bare = pairs_below(home)
+    files, captions, owner = list[Path](), list[str](), list[int]()
+    for text_path, pictures in described.items():
+        if len(pictures) > 1:
             raise DataError(f"'{text_path}' belongs to two pictures of the same name. Rename one with its own text.")
-        described.add(text_path)
         texts = read_captions(text_path)
         if not texts:
-            raise DataError(f"'{text_path}' is empty. Expected the captions of '{path.name}', one per line.")
+            raise DataError(
+                f"'{text_path}' is empty. Expected the captions of '{pictures[0].name}', one per line. "
+                f"{ASK_DOCTOR} {place}"
+            )
         owner += [len(files)] * len(texts)
-        files.append(path)
+        files.append(pictures[0])
         captions += texts
     return Split(
         dataset=dataset,
@@ -82,8 +80,26 @@ def read(place: Path, split: str, *, dataset: str) -> Split:
         owner=np.asarray(owner, dtype=np.int64),
         files=files,
         layout=f"folder '{home}'",
-        notes=(f"{bare:,} pictures without a .txt left out",) if bare else (),
+        notes=(f"{len(bare):,} pictures without a .txt left out",) if bare else (),
     )
+
+
+def home_of(place: Path, split: str, there: list[str]) -> Path:
+    """The folder of a split, of those that are ``there``."""
+    return place if there == [NO_SPLIT] else place / split
+
+
+def pairs_below(home: Path) -> tuple[dict[Path, list[Path]], list[Path]]:
+    """The texts below a folder, each with its pictures (one, if all is well), and the pictures without a text."""
+    described: dict[Path, list[Path]] = {}
+    bare = []
+    for path in pictures_below(home):
+        text = path.with_suffix(".txt")
+        if text.is_file():
+            described.setdefault(text, []).append(path)
+        else:
+            bare.append(path)
+    return described, bare
 
 
 def pictures_below(folder: Path) -> list[Path]:

@@ -6,11 +6,13 @@ A row holds one caption or a list of captions; rows with the same image are join
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from patchword.data.find_pictures import expected_files, picture_folders
+from patchword.data.open import guess_name
 from patchword.data.split_names import is_split_name
 from patchword.data.table import Split, group_by_image
 from patchword.data.tabular import Row, name_columns, numbers_rows, read_rows
@@ -21,6 +23,7 @@ ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
 SINGLE_FILES = ("captions.jsonl", "captions.json", "captions.csv", "captions.tsv", "captions.txt",
                 "metadata.jsonl", "metadata.csv", "metadata.tsv", "pairs.jsonl", "pairs.csv", "pairs.tsv")  # fmt: skip
 NO_SPLIT = "all"
+SHOWN_SOURCES = 8
 
 
 def _folders(root: Path, name: str | None) -> list[Path]:
@@ -111,17 +114,17 @@ def read(place: Path, split: str, *, dataset: str, columns: Mapping[str, str] | 
     ``columns`` names the ids.
 
     Raises:
-        DataError: the split is missing, a row is damaged, or an image has two files.
+        DataError: the split is missing, a row is damaged, an image has two files, or the rows have sources, none of
+            them called like a data set that the folder is not called like either.
     """
     rows, there = _rows_of(place, split, columns)
     if split not in there:
         raise missing_split(place, split, there)
     notes = [f"columns: {name_columns(rows)}"]
-    if any(row.source == dataset for row in rows):
-        chosen = [row for row in rows if row.source == dataset]
-        if len(chosen) < len(rows):
-            notes.append(f"{len(chosen):,} of {len(rows):,} rows: source {dataset!r} only")
-        rows = chosen
+    chosen = _of_source(rows, dataset, place, split)
+    if len(chosen) < len(rows):
+        notes.append(f"{len(chosen):,} of {len(rows):,} rows: source {dataset!r} only")
+    rows = chosen
     if "id" not in (columns or {}) and numbers_rows([row.id for row in rows], [row.image for row in rows]):
         notes.append("the ids number captions, not images: images are told apart by their files")
         rows = [replace(row, id=row.image or row.id) for row in rows]
@@ -145,6 +148,21 @@ def read(place: Path, split: str, *, dataset: str, columns: Mapping[str, str] | 
         files=files,
         layout=f"pairs_file in '{place}'",
         notes=tuple(note for note in (*notes, note) if note),
+    )
+
+
+def _of_source(rows: list[Row], dataset: str, place: Path, split: str) -> list[Row]:
+    """The rows whose source is called like the data set; all of them when the folder is called so, or none has one."""
+    chosen = [row for row in rows if row.source == dataset]
+    sources = Counter(row.source for row in rows if row.source)
+    folder = place if place.is_dir() else place.parent
+    if chosen or not sources or dataset in (place.name, folder.name, folder.parent.name, guess_name(place)):
+        return chosen or rows
+    shown = [f"{source!r} ({count:,} rows)" for source, count in sources.most_common(SHOWN_SOURCES)]
+    shown += ["..."] if len(sources) > SHOWN_SOURCES else []
+    raise DataError(
+        f"'{place}': no row of split '{split}' has the source {dataset!r}. Sources found: {', '.join(shown)}. "
+        "Name one of them, or leave the name out to read all rows."
     )
 
 

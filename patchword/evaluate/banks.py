@@ -1,23 +1,26 @@
-"""Recall over the variants of a model whose scores hold a random part: SCTA's word banks.
+"""Recall over the variants of a model whose scores hold a random part: SCTA's word banks, or its draws.
 
 SCTA's word condenser is a layer that is drawn, not learned. One bank of its rows is one draw, so a recall from one bank
-says little: this gives the mean and the deviation over several, and the recall of the mean of their scores. The split
-is encoded once.
+says little: this gives the mean and the deviation over several, and the recall of the mean of their scores. A model
+that draws anew in every evaluation (``model.word_head: resample``) draws from the seeds here, so that the same command
+gives the same report. The split is encoded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.evaluate.encoding import encode_split
+from patchword.evaluate.model_notes import HasVariants
 from patchword.evaluate.repeats import Repeats
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.run import open_with
@@ -25,22 +28,9 @@ from patchword.evaluate.scores_file import Provenance
 from patchword.evaluate.setting import Setting
 from patchword.loading import load
 from patchword.model import Model
+from patchword.types import Encoded
 
 BANK_SEEDS = (0, 1, 2, 3, 4)
-
-
-@runtime_checkable
-class HasVariants(Protocol):
-    """A method that stands for several models, one for each seed."""
-
-    @property
-    def has_variants(self) -> bool:
-        """Whether the seed changes the scores in this configuration."""
-        ...
-
-    def variant(self, seed: int) -> AbstractContextManager[None]:
-        """Be the model of this seed for a while."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -50,10 +40,12 @@ class BankReport(Repeats):
     Attributes:
         seeds: of the banks.
         together: evaluation of the mean of all score matrices.
+        what: ``banks``, or ``draws`` of a model that stores none.
     """
 
     seeds: tuple[int, ...]
     together: Evaluation
+    what: str = "banks"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values at full precision."""
@@ -62,7 +54,9 @@ class BankReport(Repeats):
 
     def table(self) -> str:
         """Plain text: mean +- deviation over the banks, and the recall of the mean scores."""
-        lines = [f"recall over {len(self.seeds)} banks (seeds {', '.join(map(str, self.seeds))}), mean +- deviation"]
+        lines = [
+            f"recall over {len(self.seeds)} {self.what} (seeds {', '.join(map(str, self.seeds))}), mean +- deviation"
+        ]
         head = self.together.headline
         for title, side, numbers in (("image -> text", "i2t", head.i2t), ("text -> image", "t2i", head.t2i)):
             cells = [
@@ -84,10 +78,10 @@ def evaluate_banks(
     *,
     seeds: Sequence[int] = BANK_SEEDS,
     protocol: str = "auto",
-    batch: int = 256,
+    batch: int | None = None,
     max_words: int | None = None,
 ) -> BankReport:
-    """Evaluate a loaded model on an open split with several banks; its own bank is back afterwards.
+    """Evaluate a loaded model on an open split with several banks, or draws; its own bank is back afterwards.
 
     Args:
         model: of a method with a random part, such as SCTA.
@@ -95,7 +89,7 @@ def evaluate_banks(
         setting: memory of the scoring, folder of its finished parts, and where progress goes.
         seeds: of the banks, two or more different ones.
         protocol: named protocol, or ``auto``.
-        batch: items encoded at a time.
+        batch: items encoded at a time; by default as the setting says.
         max_words: captions are cut to this many words; None: as in training.
 
     Raises:
@@ -106,23 +100,39 @@ def evaluate_banks(
     if not isinstance(method, HasVariants) or not method.has_variants:
         raise ConfigError(
             f"the scores of this {method.name} hold nothing random, so its recall has no spread. "
-            "Use patchword evaluate. Banks are for scta with model.word_head: bank."
+            "Use patchword evaluate. Banks are for scta with model.word_head: bank or resample."
         )
     if len(set(seeds)) < max(2, len(seeds)):
         raise ConfigError(f"{list(seeds)} were given as seeds. Expected two or more different ones, such as 0 1 2 3 4.")
     how = setting if setting is not None else Setting()
+    batch = how.eval_batch if batch is None else batch
     images, captions = encode_split(model, split, batch=batch, max_words=max_words, console=how.console)
     checkpoint = "" if model.path is None else str(model.path)
     selected = str(model.about.get("selected_on", ""))
     provenance = Provenance(split.dataset, split.name, model.method.label, checkpoint, selected)
     total, each = torch.zeros(len(images), len(captions)), []
     for seed in seeds:
-        with method.variant(seed):
-            scores = how.part(f"bank{seed}").score(model, images, captions)
+        scores = _score(method, model, images, captions, how.part(f"bank{seed}"), seed)
         each.append(evaluate_scores(scores, split, protocol=protocol, provenance=provenance))
         total += scores / len(seeds)
     together = evaluate_scores(total, split, protocol=protocol, provenance=provenance)
-    return BankReport(tuple(each), tuple(seeds), together)
+    return BankReport(tuple(each), tuple(seeds), together, "banks" if method.draw_images is None else "draws")
+
+
+def _score(
+    method: HasVariants, model: Model, images: Encoded, captions: Encoded, how: Setting, seed: int
+) -> Float[Tensor, "N M"]:
+    """Scores of the model of one seed, with a draw for each shard of the images."""
+    size = method.draw_images or len(images)
+    if len(images) <= size:
+        with method.variant(seed):
+            return how.score(model, images, captions)
+    rows = []
+    for shard, start in enumerate(range(0, len(images), size)):
+        with method.variant(seed, shard):
+            some = images.slice(start, min(start + size, len(images)))
+            rows.append(how.part(f"shard{shard}").score(model, some, captions))
+    return torch.cat(rows)
 
 
 def evaluate_banks_of(

@@ -205,7 +205,15 @@ def _cxc_of_model(
     among_images = among_captions = None
     note = ""
     try:
-        among_images, among_captions = intra_scores(model.method, images, captions, intra, console=setting.console)
+        among_images, among_captions = intra_scores(
+            model.method,
+            images,
+            captions,
+            intra,
+            console=setting.console,
+            memory=setting.memory,
+            folder=setting.resume,
+        )
     except ConfigError as error:
         if intra != "auto":
             raise

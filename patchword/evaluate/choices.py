@@ -1,13 +1,15 @@
 """Benchmarks of small choices: does the right caption (or image) score higher than one wrong one?
 
-SugarCrepe: an image, its caption and a wrong caption. Winoground and its kin: two images and two captions. Everything
-is a strict inequality: a tie is a wrong answer, so that a model that scores everything alike gets 0.
+SugarCrepe, and the negatives of the scenes: an image, its caption and a wrong caption. Winoground and its kin: two
+images and two captions. Everything is a strict inequality: a tie is a wrong answer, so that a model that scores
+everything alike gets 0. Random scores get 1/2 for one choice, 1/4 for two, and 1/6 for everything of a two-by-two item.
 
 Source: Hsieh et al., "SugarCrepe" (NeurIPS 2023); Thrush et al., "Winoground" (CVPR 2022).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,9 @@ import numpy as np
 from jaxtyping import Float
 
 from patchword.data.json_fields import as_list, as_object, field, text_field
-from patchword.data.text_files import canonical_id, read_json, require_caption
+from patchword.data.text_files import canonical_id, read_json, read_lines, require_caption
 from patchword.errors import DataError
-from patchword.evaluate.benchmark import Benchmark, percent
+from patchword.evaluate.benchmark import Benchmark, Table, percent
 from patchword.evaluate.matrix import refuse_non_finite
 from patchword.evaluate.on_split import FoundImages, ModelOnSplit
 
@@ -49,6 +51,12 @@ class Choice:
             return ("text", "image", "group")
         return ("text",) if len(self.captions) == 2 else ("image",)
 
+    def chance(self, metric: str) -> float:
+        """How often random scores that never tie choose rightly."""
+        if metric == "group":
+            return 1 / 6  # both right scores above both wrong ones: 2! 2! of 4! orders
+        return 1 / 4 if len(self.metrics) > 1 else 1 / 2
+
 
 def read_sugarcrepe(folder: Path) -> list[Choice]:
     """Read the seven files of SugarCrepe (``add_att.json`` ... ``swap_obj.json``, packed or not).
@@ -77,12 +85,16 @@ def read_sugarcrepe(folder: Path) -> list[Choice]:
 def read_choices(path: Path) -> tuple[str, list[Choice]]:
     """Read a file of choices: ``{"name": ..., "items": [{"id", "group", "images": [...], "captions": [...]}]}``.
 
+    A file that ends in ``.jsonl`` holds a false caption in every line, see ``read_negatives``.
+
     Returns:
         The benchmark's name, and its items.
 
     Raises:
         DataError: an item has other than one or two images and captions, or one of each.
     """
+    if path.suffix == ".jsonl":
+        return path.stem, read_negatives(path)
     content = as_object(read_json(path), f"'{path}'")
     name = text_field(content, "name", f"'{path}'") if "name" in content else path.name.partition(".")[0]
     items = []
@@ -101,6 +113,29 @@ def read_choices(path: Path) -> tuple[str, list[Choice]]:
     if not items:
         raise DataError(f"'{path}' has no items. Expected at least one.")
     return name, items
+
+
+def read_negatives(path: Path) -> list[Choice]:
+    """Read the false captions of the scenes (``{split}_negatives.jsonl``), one group for each kind of change.
+
+    A line is ``{"id": image, "caption": ..., "negative": the same made false, "differs": what was changed}``.
+
+    Raises:
+        DataError: there is no line, or one of them is something else.
+    """
+    items = []
+    for number, line in enumerate(read_lines(path), start=1):
+        where = f"'{path}' line {number}"
+        try:
+            row = as_object(json.loads(line), where)
+        except ValueError as error:
+            raise DataError(f"{where} is no JSON object ({error}). Expected the false captions of scenes.") from error
+        captions = tuple(require_caption(field(row, name, where), where) for name in ("caption", "negative"))
+        image, group = text_field(row, "id", where), text_field(row, "differs", where)
+        items.append(Choice(f"{image}#{row.get('caption_index', number)}", group, (image,), captions))
+    if not items:
+        raise DataError(f"'{path}' has no lines. Expected one for each false caption.")
+    return items
 
 
 @dataclass(frozen=True)
@@ -144,6 +179,11 @@ class ChoiceResult:
         ]
         return sum(chosen) / len(chosen) if chosen else None
 
+    def chance(self, metric: str) -> float:
+        """Accuracy that random scores would have, NaN where no item counts for the metric."""
+        guessed = [item.chance(metric) for item in self.items if metric in item.metrics]
+        return float(np.mean(guessed)) if guessed else float("nan")
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Those that some item counts for."""
@@ -164,6 +204,7 @@ class ChoiceResult:
             "groups": groups,
             "all": {m: self.accuracy(m) for m in self.metrics},
             "mean_of_groups": means,
+            "chance": {m: self.chance(m) for m in self.metrics},
             "scored": len(self.items),
             "items": sum(self.total.values()),
             "tied": sum(self.tied(k) for k in range(len(self.items))),
@@ -183,6 +224,7 @@ class ChoiceResult:
         if len(rows) > 1:
             rows.append(("all items", *cells(numbers["all"]), f"{numbers['scored']:,}", f"{numbers['items']:,}"))
             rows.append(("mean of the groups", *cells(numbers["mean_of_groups"]), "", ""))
+        rows.append(("chance", *cells(numbers["chance"]), "", ""))
         titles = {"text": "right caption", "image": "right image", "group": "everything right"}
         head = ("accuracy, %", *(titles[m] for m in self.metrics), "scored", "items")
         is_partial = bool(self.images.missing)
@@ -194,6 +236,20 @@ class ChoiceResult:
             warnings=(self.images.warning(self.name),) if is_partial else (),
             notes=(f"{numbers['tied']:,} of {numbers['scored']:,} items have a tie",),
         )
+
+
+def captions_beside(named: Sequence[tuple[str, ChoiceResult]]) -> Table:
+    """Several models on the same items of two captions: one row each after chance, one column for each group."""
+    first = named[0][1]
+    groups = list(first.total)
+    head = ("right caption, %", *groups, "all")
+
+    def cells(result: ChoiceResult) -> list[str]:
+        found = [result.accuracy("text", group) for group in (*groups, None)]
+        return ["-" if value is None else percent(value) for value in found]
+
+    chance = ("chance", *[percent(first.chance("text"))] * (len(groups) + 1))
+    return head, (chance, *((name, *cells(result)) for name, result in named))
 
 
 def evaluate_choices(scorer: ModelOnSplit, name: str, items: Sequence[Choice]) -> ChoiceResult:

@@ -10,13 +10,35 @@ from rich.console import Console
 from patchword.console import ProgressBar
 from patchword.data.extras import require_extras
 from patchword.data.table import Split
+from patchword.errors import ConfigError
 from patchword.model import Model
 from patchword.scoring.jobs import process, share
 from patchword.types import Encoded
 
+BATCH = 256  # items encoded at a time, for a checkpoint that names no other number
+
+
+def batch_of(model: Model, asked: int | None = None) -> int:
+    """Items that are encoded at a time: as many as asked for, else as when the checkpoint was selected, else 256.
+
+    Where vectors depend on the padding of their batch (``Method.reads_padding``), other numbers give other scores.
+
+    Raises:
+        ConfigError: less than one was asked for.
+    """
+    if asked is not None and asked < 1:
+        raise ConfigError(f"`eval_batch` is {asked}. Expected 1 or more: the items that are encoded at a time.")
+    stored = model.about.get("eval_batch")
+    return asked or (stored if type(stored) is int and stored > 0 else BATCH)
+
 
 def encode_split(
-    model: Model, split: Split, *, batch: int = 256, max_words: int | None = None, console: Console | None = None
+    model: Model,
+    split: Split,
+    *,
+    batch: int | None = None,
+    max_words: int | None = None,
+    console: Console | None = None,
 ) -> tuple[Encoded, Encoded]:
     """Vector sets of the images and of the captions of a split.
 
@@ -26,13 +48,14 @@ def encode_split(
     Args:
         model: loaded.
         split: with images.
-        batch: items encoded at a time.
+        batch: items encoded at a time; None: see ``batch_of``.
         max_words: captions are cut to this many words; None: as in training.
         console: where progress goes.
 
     Raises:
         DataError: a side input that the method reads is missing.
     """
+    batch = batch_of(model, batch)
     console = console if console is not None else Console(quiet=True)
     source = split.require_images()
     require_extras(split, model.method.image_extras, model.method.caption_extras)

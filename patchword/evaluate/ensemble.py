@@ -221,4 +221,5 @@ def _joined(members: Sequence[SavedScores]) -> Provenance:
         selected_on="" if selections == ["?"] else " + ".join(selections),
         encode_s=total([p.encode_s for p in parts]),
         score_s=total([p.score_s for p in parts]),
+        trained_on=" + ".join(sorted({p.trained_on for p in parts} - {""})),
     )

@@ -7,8 +7,10 @@ orders. ``pooled``: cosine of the mean vectors, an extension for every other met
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,14 +23,15 @@ from patchword.console import ProgressBar
 from patchword.errors import ConfigError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, cells_of, row_blocks
 from patchword.methods.base import Method
-from patchword.scoring.matrix import pair_scores, score_matrix
+from patchword.scoring.jobs import process
+from patchword.scoring.matrix import MEMORY, pair_scores, score_matrix
 from patchword.types import Encoded
 
 How = Literal["auto", "dot", "score", "pooled"]
 
 PAIR_BLOCK = 16  # listed pairs are scored in square blocks of so many, of which the diagonal is kept
 FEW = 4  # pairs of an image from which they are scored image by image
-_SET_ROWS = 64  # items scored against all others at a time
+_STRIP = 1024  # items scored against all others at a time
 
 
 @runtime_checkable
@@ -89,24 +92,45 @@ class SetScores:
         sets: of the items.
         how: in words, for the report.
         console: where progress goes.
+        memory: bytes that scoring may take besides the sets and what is known of rows to come.
+        folder: keep finished parts there, and go on with those that are there.
     """
 
     method: Method
     sets: Encoded
     how: str = "the method's own score of the two sets, mean of both orders"
     console: Console = field(default_factory=lambda: Console(quiet=True))
+    memory: int = MEMORY
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.sets)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Blocks of rows; every pair is scored in both orders."""
-        with ProgressBar(2 * len(self) ** 2, "scoring one kind against itself", "pairs", self.console) as shown:
-            for start in range(0, len(self), _SET_ROWS):
-                part = self.sets.slice(start, start + _SET_ROWS)
-                there = score_matrix(self.method, part, self.sets, progress=shown.advance)
-                back = score_matrix(self.method, self.sets, part, progress=shown.advance)
-                yield slice(start, start + len(part)), ((there + back.T) / 2).numpy()
+        """Blocks of rows; every ordered pair is scored once.
+
+        Strip I is scored with the strips J >= I only, in both orders. What it gives of the rows of a later strip is
+        held until they are due: at most a quarter of all scores.
+        """
+        due: dict[int, list[np.ndarray]] = defaultdict(list)  # of later strips, their columns so far
+        with ProgressBar(len(self) ** 2 // process()[1], "scoring one kind against itself", "pairs", self.console) as p:
+            for start in range(0, len(self), _STRIP):
+                part = self.sets.slice(start, start + _STRIP)
+                end = start + len(part)
+                mean = self._score(f"{start}_there", part, self.sets.slice(start, len(self)), p)
+                square = mean[:, : len(part)]
+                square.copy_((square + square.T) / 2)
+                if end < len(self):
+                    back = self._score(f"{start}_back", self.sets.slice(end, len(self)), part, p)
+                    mean[:, len(part) :].add_(back.T).div_(2)
+                for later in range(end, len(self), _STRIP):
+                    due[later].append(mean[:, later - start : later - start + _STRIP].T.numpy().copy())
+                yield slice(start, end), np.concatenate([*due.pop(start, []), mean.numpy()], axis=1)
+
+    def _score(self, name: str, a: Encoded, b: Encoded, shown: ProgressBar) -> Float[Tensor, "n m"]:
+        """Scores of all pairs, whose parts lie in a folder of their own."""
+        folder = None if self.folder is None else self.folder / name
+        return score_matrix(self.method, a, b, memory=self.memory, progress=shown.advance, folder=folder)
 
     @torch.no_grad()
     def pairs(self, a: Int[np.ndarray, " P"], b: Int[np.ndarray, " P"]) -> Shaped[np.ndarray, " P"]:
@@ -198,7 +222,14 @@ def pooled_vectors(sets: Encoded) -> Float[Tensor, "N D"]:
 
 
 def intra_scores(
-    method: Method, images: Encoded, captions: Encoded, how: How = "auto", *, console: Console | None = None
+    method: Method,
+    images: Encoded,
+    captions: Encoded,
+    how: How = "auto",
+    *,
+    console: Console | None = None,
+    memory: int = MEMORY,
+    folder: Path | None = None,
 ) -> tuple[IntraScores, IntraScores]:
     """Scores among images and among captions.
 
@@ -208,6 +239,7 @@ def intra_scores(
         how: ``auto`` takes ``dot`` where the method's score is that, ``score`` where the method compares sets in one
             space, and refuses otherwise.
         console: where progress goes.
+        memory, folder: see ``SetScores``; images and captions have their own folder in it.
 
     Raises:
         ConfigError: the method defines no such score.
@@ -218,7 +250,11 @@ def intra_scores(
         return VectorScores(images.vectors), VectorScores(captions.vectors)
     if chosen == "score" and (method.intra_modal == "score" or is_dot):
         shown = console if console is not None else Console(quiet=True)
-        return SetScores(method, images, console=shown), SetScores(method, captions, console=shown)
+        among_images, among_captions = (
+            SetScores(method, sets, console=shown, memory=memory, folder=None if folder is None else folder / name)
+            for name, sets in (("among_images", images), ("among_captions", captions))
+        )
+        return among_images, among_captions
     if chosen == "pooled":
         said = "cosine of the mean vectors (an extension, not part of the method)"
         return VectorScores(pooled_vectors(images), said), VectorScores(pooled_vectors(captions), said)

@@ -145,7 +145,11 @@ def refuse_non_finite(scores: ScoreMatrix, *, allow_pruned: bool = False, chunk_
     if not refused or found.first is None:
         return found
     row, column, value = found.first
-    pruned = " Pairs left out on purpose: allow_pruned=True." if found.minus_inf and not allow_pruned else ""
+    pruned = (
+        " Pairs left out on purpose (-inf) are accepted in Python only: evaluate_scores(..., allow_pruned=True)."
+        if found.minus_inf and not allow_pruned
+        else ""
+    )
     raise ScoreError(
         f"{found.total:,} of {int(scores.shape[0]) * int(scores.shape[1]):,} scores are not finite ({found.nan:,} NaN, "
         f"{found.plus_inf:,} +inf, {found.minus_inf:,} -inf), the first at row {row}, column {column}: {value}. "

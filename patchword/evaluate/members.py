@@ -13,7 +13,9 @@ from jaxtyping import Int
 from patchword.data.open import open_split
 from patchword.data.table import Split
 from patchword.errors import ConfigError
+from patchword.evaluate.encoding import batch_of
 from patchword.evaluate.ensemble import ensemble
+from patchword.evaluate.model_notes import model_notes
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.run import open_with, provenance_of, score_split
 from patchword.evaluate.scores_file import SavedScores, caption_digests, load_scores, load_together, with_owner_of
@@ -51,7 +53,10 @@ class Member:
     def evaluate(self, protocol: str = "auto") -> Evaluation:
         """Under a named protocol; ids of a saved matrix are compared with the split."""
         if self.model is not None:
-            return evaluate_scores(self.saved.scores, self.split, protocol=protocol, provenance=self.saved.provenance)
+            saved = self.saved
+            return evaluate_scores(
+                saved.scores, self.split, protocol=protocol, provenance=saved.provenance, notes=saved.notes
+            )
         return evaluate_scores(self.saved, self.split, protocol=protocol)
 
 
@@ -96,6 +101,7 @@ def open_member(
         tuple(opened.image_ids),
         caption_digests(opened.captions),
         provenance,
+        model_notes(model, batch_of(model, how.eval_batch)),
         path=shown,
     )
     folder = None if isinstance(source, Model) or not (Path(source) / "config.yaml").is_file() else Path(source)

@@ -34,7 +34,7 @@ class Instances:
 
     Attributes:
         kinds: different object categories of each image.
-        counts: number of objects in each image.
+        counts: number of objects in each image that is listed; a crowd is one.
     """
 
     kinds: dict[str, frozenset[int]]
@@ -49,6 +49,18 @@ def find_instances(folder: Path | None) -> Path | None:
     return found[0] if len(found) == 1 else next((p for p in found if "val2014" in p.name), None)
 
 
+def require_instances(place: Path) -> Path:
+    """The file of instance annotations that a path names, or that lies in the folder that it names.
+
+    Raises:
+        DataError: the folder has none.
+    """
+    path = place if place.is_file() else find_instances(place)
+    if path is None:
+        raise DataError(f"'{place}' has no 'instances_val2014.json'. Expected COCO's instance annotations.")
+    return path
+
+
 def read_instances(path: Path) -> Instances:
     """Read COCO's ``instances_val2014.json``.
 
@@ -58,7 +70,9 @@ def read_instances(path: Path) -> Instances:
     where = f"'{path}'"
     content = as_object(read_json(path), where)
     kinds: dict[str, set[int]] = {}
-    counts: dict[str, int] = {}
+    listed = as_list(content.get("images", []), f"{where} images")
+    each = ((as_object(entry, f"{where} image {number}"), number) for number, entry in enumerate(listed))
+    counts = {canonical_id(str(field(row, "id", f"{where} image {number}"))): 0 for row, number in each}
     for number, entry in enumerate(as_list(field(content, "annotations", where), f"{where} annotations")):
         row = as_object(entry, f"{where} annotation {number}")
         image = canonical_id(str(field(row, "image_id", f"{where} annotation {number}")))

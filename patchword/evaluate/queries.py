@@ -124,6 +124,13 @@ class Contrast:
     right_score: Float[np.ndarray, " Q"]
     wrong_score: Float[np.ndarray, " Q"]
 
+    def of(self, query: int) -> tuple[tuple[str, int, float], ...]:
+        """Name, position and score of both answers of one query."""
+        return (
+            ("right", int(self.right[query]), float(self.right_score[query])),
+            ("wrong", int(self.wrong[query]), float(self.wrong_score[query])),
+        )
+
 
 def contrasts(scores: ScoreMatrix, queries: Queries, *, chunk_cells: int = CHUNK_CELLS) -> tuple[Contrast, Contrast]:
     """The best right and wrong answers of images and of captions, within their folds."""
@@ -170,7 +177,7 @@ def _fill(
 
 
 def query_lines(
-    scores: ScoreMatrix,
+    scores: ScoreMatrix | None,
     queries: Queries,
     *,
     image_ids: Sequence[str] | None = None,
@@ -179,13 +186,13 @@ def query_lines(
     """One object a query, images first: its ranks, its best right answer and the best wrong one.
 
     Args:
-        scores: ``(N, M)``, as ranked.
+        scores: ``(N, M)``, as ranked; None where they were not kept, which leaves the two answers out.
         queries: ranks of them.
         image_ids: N ids; left out when unknown.
         captions: M texts; left out when unknown.
     """
-    sides = zip(("i2t", "t2i"), (queries.i2t, queries.t2i), contrasts(scores, queries), strict=True)
-    for way, ranks, contrast in sides:
+    found = (None, None) if scores is None else contrasts(scores, queries)
+    for way, ranks, contrast in zip(("i2t", "t2i"), (queries.i2t, queries.t2i), found, strict=True):
         for query in range(len(ranks)):
             image = query if way == "i2t" else int(queries.owner[query])
             line: dict[str, Any] = {"direction": way, "query": query, "image": image}
@@ -199,10 +206,7 @@ def query_lines(
                 "rank_optimistic": int(ranks.optimistic[query]) + 1,
                 "tied": int(ranks.equal[query]),
             }
-            for name, place, score in (
-                ("right", int(contrast.right[query]), float(contrast.right_score[query])),
-                ("wrong", int(contrast.wrong[query]), float(contrast.wrong_score[query])),
-            ):
+            for name, place, score in () if contrast is None else contrast.of(query):
                 if place < 0:
                     continue
                 answer: dict[str, Any] = {"index": place, "score": score}
@@ -216,7 +220,7 @@ def query_lines(
 
 def write_queries(
     path: Path | str,
-    scores: ScoreMatrix,
+    scores: ScoreMatrix | None,
     queries: Queries,
     *,
     image_ids: Sequence[str] | None = None,

@@ -14,12 +14,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from patchword.data.split_names import splits_meant
 from patchword.data.table import Split
 from patchword.errors import ScoreError
 from patchword.evaluate.ensemble import check_same_rows
 from patchword.evaluate.folds import FoldReport, fold_report, recall_by_fold
 from patchword.evaluate.matrix import ScoreMatrix, check_matrix, count_constant, dtype_name
-from patchword.evaluate.protocols import PROTOCOLS, Protocol, check_protocol, guess_protocol, protocol_named
+from patchword.evaluate.protocols import (
+    PROTOCOLS,
+    Protocol,
+    check_protocol,
+    compare_ids,
+    guess_protocol,
+    protocol_named,
+)
 from patchword.evaluate.queries import Queries, queries_of
 from patchword.evaluate.ranks import Ranks, as_positives, rank_scores
 from patchword.evaluate.recall import (
@@ -95,6 +103,12 @@ class Evaluation:
         return any(name == here or (name.startswith("test") and here.startswith("test")) for name in chosen)
 
     @property
+    def used_for_training(self) -> bool:
+        """Whether the model, or one of an ensemble, was trained on a split of this name or role."""
+        names = self.provenance.trained_on.split(" + ")
+        return any(name and splits_meant(name, [self.provenance.split]) for name in names)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know before comparing the numbers."""
         found = list(self.warned)
@@ -111,6 +125,11 @@ class Evaluation:
             )
         if self.used_for_selection:
             found.append("the checkpoint was chosen on this split, so the numbers are too high to be compared")
+        if self.used_for_training:
+            found.append(
+                "the model was trained on this split, so the numbers say how well it learnt it by heart and can not be "
+                "compared"
+            )
         if self.pruned:
             found.append(f"{self.pruned:,} pairs were not scored (-inf) and rank last")
         return tuple(found)
@@ -122,6 +141,7 @@ class Evaluation:
             "protocol": self.protocol,
             **asdict(self.provenance),
             "used_for_selection": self.used_for_selection,
+            "used_for_training": self.used_for_training,
             "n_images": self.n_images,
             "n_captions": self.n_captions,
             "captions_per_image": {str(k): v for k, v in self.captions_per_image.items()},
@@ -144,13 +164,12 @@ class Evaluation:
     def table(self) -> str:
         """The result as plain text for a terminal, one decimal."""
         where, head = self.provenance, self.headline
-        folds = f", mean of {len(self.folds.folds)} folds" if self.folds else ""
         each = ", ".join(f"{n:,} with {k}" for k, n in self.captions_per_image.items())
         if len(self.captions_per_image) == 1:
             each = f"{next(iter(self.captions_per_image))} per image"
         model = " ".join(part for part in (where.method, where.checkpoint) if part)
         lines = [
-            f"protocol {self.protocol}: {PROTOCOLS[self.protocol].title}{folds}",
+            f"protocol {self.protocol}: {PROTOCOLS[self.protocol].title}",
             f"split {where.dataset or 'unnamed'}/{where.split or 'unnamed'}: {self.n_images:,} images, "
             f"{self.n_captions:,} captions ({each}); checkpoint selected on: {where.selected_on or 'unknown'}",
             *([f"model {model}"] if model else []),
@@ -180,6 +199,7 @@ def evaluate_scores(
     protocol: str = "auto",
     provenance: Provenance | None = None,
     allow_pruned: bool = False,
+    notes: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate a score matrix under a named protocol.
 
@@ -187,10 +207,11 @@ def evaluate_scores(
         scores: ``(N, M)``, larger is better, or what ``load_scores`` read.
         source: the split that was scored, or the image of each caption. Not needed for scores read from a file; a
             split given with them is compared with the ids in the file.
-        protocol: a name of ``protocols.PROTOCOLS``, or ``auto``: the named protocol that data set, split and counts
-            fit, else ``generic``.
+        protocol: a name of ``protocols.PROTOCOLS``, or ``auto``: the named protocol that data set, split, counts
+            and ids fit, else ``generic``.
         provenance: method, checkpoint, selection and times; by default what the file says. A split's names win.
         allow_pruned: accept -inf, except at right pairs, as "not scored".
+        notes: on how the scores were made, to be shown.
 
     Raises:
         ScoreError: sizes or ids differ, a value is not finite, or the protocol does not fit the rows.
@@ -209,7 +230,8 @@ def evaluate_scores(
     where = provenance or (saved.provenance if saved else Provenance())
     if isinstance(source, Split):
         where = replace(where, dataset=source.dataset, split=source.name)
-    chosen = choose_protocol(protocol, where, n_images, n_captions)
+    ids = source.image_ids if isinstance(source, Split) else saved.image_ids if saved else None
+    chosen = choose_protocol(protocol, where, n_images, n_captions, ids)
     whole = rank_scores(matrix, owner, allow_pruned=allow_pruned)
     folds = recall_by_fold(matrix, owner, chosen.folds, allow_pruned=allow_pruned) if chosen.folds > 1 else None
     return evaluation_of(
@@ -222,20 +244,23 @@ def evaluate_scores(
         dtype=dtype_name(matrix),
         pruned=whole.pruned,
         constant=count_constant(matrix),
-        notes=(saved.notes if saved else ()) + (notes_of(source) if isinstance(source, Split) else ()),
+        notes=(*notes, *(saved.notes if saved else ()), *(notes_of(source) if isinstance(source, Split) else ())),
         warned=saved.warnings if saved else (),
+        image_ids=ids,
     )
 
 
-def choose_protocol(name: str, where: Provenance, n_images: int, n_captions: int) -> Protocol:
-    """A protocol by its name, or the one that data set, split and counts fit.
+def choose_protocol(
+    name: str, where: Provenance, n_images: int, n_captions: int, image_ids: Sequence[str] | None = None
+) -> Protocol:
+    """A protocol by its name, or the one that data set, split, counts and (where they are known) image ids fit.
 
     Raises:
         ScoreError: it does not fit them.
     """
-    guessed = guess_protocol(where.dataset, where.split, n_images, n_captions)
+    guessed = guess_protocol(where.dataset, where.split, n_images, n_captions, image_ids)
     chosen = guessed if name == "auto" else protocol_named(name)
-    check_protocol(chosen, n_images, n_captions, dataset=where.dataset, split=where.split)
+    check_protocol(chosen, n_images, n_captions, dataset=where.dataset, split=where.split, image_ids=image_ids)
     return chosen
 
 
@@ -252,8 +277,15 @@ def evaluation_of(
     constant: tuple[int, int] = (0, 0),
     notes: tuple[str, ...] = (),
     warned: tuple[str, ...] = (),
+    image_ids: Sequence[str] | None = None,
 ) -> Evaluation:
-    """An evaluation from the ranks of all rows, or of every fold of the protocol; see `Evaluation`."""
+    """An evaluation from the ranks of all rows, or of every fold of the protocol; see `Evaluation`.
+
+    Where ``image_ids`` are known, ``id_check`` and the warnings also say how they compare with the official ones.
+    """
+    ids = compare_ids(protocol, image_ids, len(owner), dataset=provenance.dataset, split=provenance.split)
+    if ids.says and not id_check.startswith("not checked"):
+        id_check = f"{id_check} ({ids.says})"
     folds = fold_report(ranks) if protocol.folds > 1 else None
     counts = np.unique(np.bincount(owner, minlength=n_images), return_counts=True)
     return Evaluation(
@@ -271,7 +303,7 @@ def evaluation_of(
         queries=queries_of(ranks, owner, n_images),
         constant=constant,
         notes=notes,
-        warned=warned,
+        warned=(*warned, *([ids.warning] if ids.warning else [])),
     )
 
 

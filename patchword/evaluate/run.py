@@ -11,14 +11,17 @@ from typing import Any, Literal
 from rich.console import Console
 from torch import Tensor
 
+from patchword.data.adjacency import compat_fold_adjacency
 from patchword.data.open import first_captions, open_split
 from patchword.data.table import Split
 from patchword.errors import ConfigError
-from patchword.evaluate.encoding import encode_split
+from patchword.evaluate.encoding import batch_of, encode_split
+from patchword.evaluate.model_notes import model_notes
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.scores_file import Provenance, save_scores, write_scores
 from patchword.evaluate.setting import Setting
 from patchword.loading import load
+from patchword.methods import METHODS
 from patchword.model import Model
 from patchword.scoring.jobs import process
 from patchword.scoring.matrix import MEMORY
@@ -27,10 +30,16 @@ COCO_CAPTIONS = 5  # of an image, in all published tables
 
 
 def score_split(
-    model: Model, split: Split, setting: Setting | None = None, *, batch: int = 256, max_words: int | None = None
+    model: Model,
+    split: Split,
+    setting: Setting | None = None,
+    *,
+    batch: int | None = None,
+    max_words: int | None = None,
 ) -> tuple[Tensor, float, float]:
-    """Scores ``(N, M)`` of a split, the seconds of encoding and the seconds of scoring."""
+    """Scores ``(N, M)`` of a split, the seconds of encoding and the seconds of scoring; ``batch`` as of a setting."""
     setting = setting if setting is not None else Setting()
+    batch = setting.eval_batch if batch is None else batch
     started = time.monotonic()
     images, captions = encode_split(model, split, batch=batch, max_words=max_words, console=setting.console)
     encoded = time.monotonic()
@@ -50,6 +59,7 @@ def provenance_of(
         selected_on=str(model.about.get("selected_on", "")),
         encode_s=encode_s,
         score_s=score_s,
+        trained_on=str(model.about.get("trained_on", "train" if model.method.name in METHODS else "")),
     )
 
 
@@ -58,7 +68,7 @@ def evaluate_model(
     split: Split,
     *,
     protocol: str = "auto",
-    batch: int = 256,
+    batch: int | None = None,
     max_words: int | None = None,
     save_to: Path | None = None,
     setting: Setting | None = None,
@@ -70,9 +80,11 @@ def evaluate_model(
     Raises:
         ScoreError: scores are not finite, or the protocol does not fit the split.
     """
+    setting = setting if setting is not None else Setting()
+    batch = batch_of(model, setting.eval_batch if batch is None else batch)
     scores, encode_s, score_s = score_split(model, split, setting, batch=batch, max_words=max_words)
-    provenance = provenance_of(model, split, encode_s, score_s)
-    result = evaluate_scores(scores, split, protocol=protocol, provenance=provenance)
+    provenance, notes = provenance_of(model, split, encode_s, score_s), model_notes(model, batch)
+    result = evaluate_scores(scores, split, protocol=protocol, provenance=provenance, notes=notes)
     if save_to is not None and process()[0] == 0:
         save_scores(
             save_to,
@@ -81,6 +93,7 @@ def evaluate_model(
             captions=split.captions,
             owner=split.owner,
             provenance=provenance,
+            notes=notes,
         )
     return result, scores
 
@@ -102,6 +115,7 @@ def evaluate(
     resume: Path | None = None,
     console: Console | None = None,
     skip_broken: bool = False,
+    eval_batch: int | None = None,
 ) -> Evaluation:
     """Evaluate a run or checkpoint, or the ensemble of several, on a split of a data folder.
 
@@ -123,6 +137,7 @@ def evaluate(
         console: where progress goes.
         skip_broken: leave out pictures that do not decode, and list them in the notes; a run that was trained so is
             evaluated so.
+        eval_batch: images or captions encoded at a time; by default as many as when the checkpoint was selected.
 
     Raises:
         CheckpointError, DataError, ScoreError: one line each.
@@ -130,7 +145,8 @@ def evaluate(
 
     Under torchrun, called alike on every process of a process group, all share the work and get the result.
     """
-    setting = Setting(split, name, limit, device, memory, resume, console or Console(quiet=True), skip_broken)
+    console = console or Console(quiet=True)
+    setting = Setting(split, name, limit, device, memory, resume, console, skip_broken, eval_batch)
     if ranks != "matrix" and (save_to is not None or not isinstance(run, Path | str | Model)):
         raise ConfigError(f"ranks {ranks!r} keep no score matrix, which files and ensembles of scores need.")
     if not isinstance(run, Path | str | Model):
@@ -151,11 +167,23 @@ def evaluate(
 
 
 def open_with(model: Model, data: Path | str | Split, setting: Setting) -> Split:
-    """The split that a setting names, opened for a model; an open split is what it is."""
-    if isinstance(data, Split):
-        return data
-    how = setting
-    return open_for(model, data, how.split, name=how.name, limit=how.limit, skip_broken=how.skip_broken)
+    """The split that a setting names, opened for a model; of an open split only the adjacency may change.
+
+    Raises:
+        ConfigError: the setting changes the adjacency, and the method reads none.
+    """
+    how, names = setting, model.method.image_extras
+    if how.compat_fold_adjacency and not any(name.startswith("adjacency") for name in names):
+        raise ConfigError(
+            f"compat_fold_adjacency changes the adjacency of regions, and this {model.method.name} reads none. "
+            "Leave it out: it is for cefg."
+        )
+    opened = (
+        data
+        if isinstance(data, Split)
+        else open_for(model, data, how.split, name=how.name, limit=how.limit, skip_broken=how.skip_broken)
+    )
+    return compat_fold_adjacency(opened) if how.compat_fold_adjacency else opened
 
 
 def open_for(

@@ -41,6 +41,7 @@ class Provenance:
         selected_on: split on which the checkpoint was chosen.
         encode_s: wall time of encoding images and captions, in seconds.
         score_s: wall time of scoring all pairs, in seconds.
+        trained_on: split on which the model was trained.
     """
 
     dataset: str = ""
@@ -50,6 +51,7 @@ class Provenance:
     selected_on: str = ""
     encode_s: float | None = None
     score_s: float | None = None
+    trained_on: str = ""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ class Setting:
         resume: finished parts of the scoring are kept in this folder, and those that are there are not computed again.
         console: where progress goes.
         skip_broken: pictures that do not decode are left out and listed in the notes.
+        eval_batch: images or captions encoded at a time; None: as when the checkpoint was selected.
+        compat_fold_adjacency: images get the adjacency that CEFG's authors give them in their 5-fold evaluation, by
+            mistake; for methods that read one.
     """
 
     split: str = "test"
@@ -39,6 +42,8 @@ class Setting:
     resume: Path | None = None
     console: Console = field(default_factory=lambda: Console(quiet=True))
     skip_broken: bool = False
+    eval_batch: int | None = None
+    compat_fold_adjacency: bool = False
 
     def part(self, name: str) -> Setting:
         """The same, with a folder of its own for the parts of one job of several."""

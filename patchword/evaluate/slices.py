@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from patchword.data.table import Split
+from patchword.data.text_files import canonical_id
 from patchword.errors import DataError
-from patchword.evaluate.benchmark import aligned
+from patchword.evaluate.benchmark import aligned, named
+from patchword.evaluate.pmrp import read_instances, require_instances
 from patchword.evaluate.queries import CUTS, Queries
 from patchword.evaluate.recall import recall_at_k
 from patchword.scoring.query_ranks import QueryRanks
@@ -102,6 +105,30 @@ def objects_of(split: Split) -> Int[np.ndarray, " N"] | None:
         )
     counts: np.ndarray = values.reshape(-1).numpy().astype(np.int64)
     return counts
+
+
+def annotated_objects(annotations: Path, image_ids: Sequence[str] | None) -> Int[np.ndarray, " N"]:
+    """Number of objects in each image from COCO's instance annotations.
+
+    Args:
+        annotations: ``instances_val2014.json``, or a folder that holds it.
+        image_ids: N ids; COCO's numbers in any spelling.
+
+    Raises:
+        DataError: there is no such file, the ids are unknown, or the file does not list an image.
+    """
+    path = require_instances(annotations)
+    if image_ids is None:
+        raise DataError(f"'{path}' tells images by their ids, which the scores have not. Add --data DIR.")
+    counts = read_instances(path).counts
+    ids = [canonical_id(name) for name in image_ids]
+    missing = [name for name in ids if name not in counts]
+    if missing:
+        raise DataError(
+            f"'{path}' does not list {len(missing):,} of {len(ids):,} images ({named(missing)}). Expected the "
+            "annotations of the same images: instances_val2014.json for COCO's dev and test splits."
+        )
+    return np.array([counts[name] for name in ids], dtype=np.int64)
 
 
 def slices_table(slices: Sequence[Slice]) -> str:

@@ -14,8 +14,9 @@ from jaxtyping import Int
 
 from patchword.console import ProgressBar
 from patchword.data.table import Split
-from patchword.evaluate.encoding import encode_split
+from patchword.evaluate.encoding import batch_of, encode_split
 from patchword.evaluate.folds import fold_parts
+from patchword.evaluate.model_notes import model_notes
 from patchword.evaluate.ranks import Ranks
 from patchword.evaluate.result import Evaluation, choose_protocol, evaluation_of, notes_of
 from patchword.evaluate.run import provenance_of
@@ -35,7 +36,7 @@ def evaluate_streamed(
     *,
     how: Literal["streamed", "certified"] = "streamed",
     protocol: str = "auto",
-    batch: int = 256,
+    batch: int | None = None,
     setting: Setting | None = None,
 ) -> Evaluation:
     """Evaluate a model on a split without ever holding its scores.
@@ -45,16 +46,17 @@ def evaluate_streamed(
         split: with images.
         how: ``streamed`` scores every pair in float32; ``certified`` scores only those whose bounds touch a rank.
         protocol: named protocol, or ``auto``. The folds of a protocol are ranked one by one.
-        batch: items encoded at a time.
+        batch: items encoded at a time; by default as the setting says.
         setting: memory of the ranking, folder of its finished parts, and where progress goes.
 
     Raises:
         ScoreError: scores are not finite, the protocol does not fit the split, or the method has no certified mode.
     """
     setting = setting if setting is not None else Setting()
+    batch = batch_of(model, setting.eval_batch if batch is None else batch)
     started = time.monotonic()
     where = provenance_of(model, split)
-    chosen = choose_protocol(protocol, where, split.n_images, split.n_captions)
+    chosen = choose_protocol(protocol, where, split.n_images, split.n_captions, split.image_ids)
     if how == "certified":
         refuse_uncertified(model, split)
     images, captions = encode_split(model, split, batch=batch, console=setting.console)
@@ -90,7 +92,12 @@ def evaluate_streamed(
         id_check=f"{split.n_images:,} unique image ids of {split.dataset}/{split.name}",
         dtype="float32",
         constant=(sum(rows for rows, _ in each), sum(columns for _, columns in each)),
-        notes=(*notes_of(split), *screening_note([one.screened for one in found if one.screened is not None])),
+        notes=(
+            *model_notes(model, batch),
+            *notes_of(split),
+            *screening_note([one.screened for one in found if one.screened is not None]),
+        ),
+        image_ids=split.image_ids,
     )
 
 
@@ -120,8 +127,15 @@ def _alike(queries: QueryRanks, gallery: int) -> int:
 
 
 def screening_note(screened: list[Screened]) -> tuple[str, ...]:
-    """How many pairs had to be scored in float32."""
-    if not screened:
-        return ()
-    pairs, again = sum(one.pairs for one in screened), sum(one.again + one.tiled for one in screened)
-    return (f"certified ranks: bounds of all pairs ({screened[0].about}), {again / max(1, pairs):.1%} scored again",)
+    """How many pairs had to be scored in float32, and where bounds do not pay."""
+    notes = []
+    bounded, given_up = ([one for one in screened if one.gave_up == gave_up] for gave_up in (False, True))
+    if bounded:
+        pairs, again = sum(one.pairs for one in bounded), sum(one.again + one.tiled for one in bounded)
+        share = again / max(1, pairs)
+        notes.append(f"certified ranks: bounds of all pairs ({bounded[0].about}), {share:.1%} scored again")
+    if given_up:
+        where = f" in {len(given_up)} of {len(screened)} folds" if bounded else ""
+        why = given_up[0].about.removeprefix("every pair: ")
+        notes.append(f"certified ranks: no bounds{where}, every pair was scored in float32 ({why})")
+    return tuple(notes)

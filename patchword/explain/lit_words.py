@@ -18,6 +18,7 @@ from torch import Tensor
 
 from patchword.data.clip_pixels import place_boxes
 from patchword.data.extras import read_extras, require_extras
+from patchword.data.graph_words import bind_tokens
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import ImageSource, Split
 from patchword.data.tokenizers import Tokenizer, require_tokenizer
@@ -82,7 +83,11 @@ def light_words(model: Model, split: Split, image: int, caption: int | str) -> A
             f"{split.dataset}/{split.name} only, and {text!r} is none of them. Take one of those."
         )
     images = replace(source.read([image]), extra=read_extras(split.image_extras, model.method.image_extras, [image]))
-    extra = {} if position is None else read_extras(split.caption_extras, wanted, [position])
+    extra = {}
+    if position is not None:
+        own = {side: split.caption_extras[side].select([position]) for side in wanted}
+        bound = {side: bind_tokens(one, model.require_tokenizer()) for side, one in own.items()}
+        extra = read_extras(bound, wanted, [0])
     boxes = None if split.boxes is None else torch.from_numpy(np.array(split.boxes[image], dtype=np.float32))
     found = explain_pair(model, images, text, boxes=boxes, extra=extra)
     return found if split.boxes is not None else in_picture(found, source, image)
@@ -135,6 +140,7 @@ def explain_pair(
         boxes = grid_boxes(found.parts.shape[1])
     if boxes is not None:
         boxes = boxes[: found.parts.shape[1]] if len(boxes) >= found.parts.shape[1] else None
+    words = words[: len(found.parts)]  # SCTA reads the first of them only
     return replace(found, parts=found.parts.cpu(), words=words, boxes=boxes)
 
 

@@ -9,6 +9,7 @@ from patchword.explain.word_cards import lit_pair, why_wrong
 from patchword.html.page import tag, text
 from patchword.html.thumbnails import Thumbnails, picture_tile
 from patchword.report.examples import Examples, Found
+from patchword.report.picture_examples import FoundSentences, PictureExamples
 from patchword.report.rows import ReportRun
 
 TWINS_FROM = 0.9  # correlation of two pictures' scores from which the page calls them twins
@@ -69,6 +70,46 @@ def _search(split: Split, found: Found, pictures: Thumbnails, note: str, more: s
     quote = tag("blockquote", f"“{escape(split.captions[found.caption])}”")
     grid = tag("div", own + tag("div", hits, class_="hits"), class_="found")
     return tag("article", quote + text("p", note, class_="soft") + grid + more, class_="card query")
+
+
+def pictures_section(main: ReportRun, split: Split, chosen: PictureExamples, pictures: Thumbnails) -> str:
+    """Best, nearly right and worst searches of pictures for sentences."""
+    count = f"{split.n_captions:,}"
+    said = (
+        f"{main.name} answers pictures with sentences: the picture on the left, the first five of {count} sentences "
+        "beside it, ✓ before its own. Chosen by rank and score alone."
+    )
+    hits = [(one, f"Ahead of the best wrong sentence by {one.lead:.3f}.") for one in chosen.best]
+    near = [(one, f"Its own best sentence came second, {-one.lead:.4f} behind.") for one in chosen.near]
+    worst = [(one, f"Its own best sentence came in place {one.rank:,} of {count}.") for one in chosen.worst]
+    groups = (
+        ("The clearest hits", "hit", hits),
+        ("Near misses", "near miss", near),
+        ("The worst misses", "miss", worst),
+    )
+    body = [text("p", said)]
+    for title, name, group in groups:
+        body.append(text("h3", title))
+        body += [_asking(split, one, pictures, note) for one, note in group]
+        if not group:
+            body.append(text("p", f"There is no {name} in this split.", class_="note"))
+    return "".join(body)
+
+
+def _asking(split: Split, found: FoundSentences, pictures: Thumbnails, note: str) -> str:
+    """One picture with the sentences that it found, as a card; its own best one below where they lack it."""
+    own = picture_tile(pictures.get(found.image), split.image_ids[found.image], split.image_ids[found.image])
+
+    def line(caption: int, score: float) -> str:
+        mark = "✓ " if split.owner[caption] == found.image else ""
+        return f"{mark}{split.captions[caption]} · {score:.3f}"
+
+    told = "".join(text("li", line(j, score)) for j, score in zip(found.top, found.scores, strict=True))
+    below = ""
+    if found.best not in found.top:
+        below = text("p", f"Place {found.rank:,}: {line(found.best, found.best_score)}", class_="note")
+    grid = tag("div", own + tag("div", tag("ol", told) + below), class_="found")
+    return tag("article", text("p", note, class_="note") + grid, class_="card query")
 
 
 def words_section(main: ReportRun, split: Split, chosen: Examples, pictures: Thumbnails) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from patchword.data.table import Split
+from patchword.evaluate.benchmark import Table
 from patchword.evaluate.protocols import PROTOCOLS
 from patchword.evaluate.recall import DEFINITION
 from patchword.html.page import bullets, table, tag, text
@@ -52,6 +53,17 @@ def _selection(run: ReportRun) -> str:
     epoch = None if run.model is None else run.model.about.get("epoch")
     when = f"epoch {epoch}" if epoch else "epoch unknown"
     return f"({when}, chosen by rsum on {chosen})" if chosen else f"({when}, not chosen on any split that is known)"
+
+
+def negatives_section(found: Table) -> str:
+    """How often a caption scored higher than the same made false in one place, for each kind of change."""
+    head, rows = found
+    said = (
+        "Every caption of the split was also made false in one place: one attribute of one thing, or one relation of "
+        "two, has another value. The share of captions that score higher for their picture than their false twin; a "
+        "tie counts as wrong."
+    )
+    return text("p", said) + table(head, rows, strong=len(rows) - 1)
 
 
 def training_section(runs: Sequence[ReportRun]) -> str:

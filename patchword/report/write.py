@@ -12,15 +12,22 @@ from pathlib import Path
 import patchword
 from patchword.data.table import Split
 from patchword.errors import ConfigError
-from patchword.evaluate.benchmark import Benchmark
+from patchword.evaluate.benchmark import Benchmark, Table
 from patchword.evaluate.recall import RecallTable
 from patchword.files import write_whole
 from patchword.html.page import bullets, page, section, table, tag, text
 from patchword.html.thumbnails import Thumbnails
 from patchword.report.examples import choose_examples
+from patchword.report.picture_examples import choose_pictures
 from patchword.report.rows import ReportRun
-from patchword.report.searches import searches_section, words_section
-from patchword.report.sections import again_section, notes_section, results_section, training_section
+from patchword.report.searches import pictures_section, searches_section, words_section
+from patchword.report.sections import (
+    again_section,
+    negatives_section,
+    notes_section,
+    results_section,
+    training_section,
+)
 from patchword.report.statistics import certainty_section, slices_section
 
 
@@ -33,6 +40,7 @@ def write_report(
     summary: str = "",
     commands: Sequence[str] = (),
     examples: int = 3,
+    negatives: Table | None = None,
 ) -> Path:
     """Write the report.
 
@@ -44,6 +52,7 @@ def write_report(
         summary: one paragraph in plain words; made from the numbers by default.
         commands: how to make the report again; by default, how to evaluate each run again.
         examples: searches in each group.
+        negatives: how often each run preferred a caption to the same made false, see ``choices.captions_beside``.
 
     Returns:
         ``path``.
@@ -54,11 +63,14 @@ def write_report(
     _check(runs, split)
     pictures, main = Thumbnails(split.files), runs[-1]
     chosen = choose_examples(main.scores, split.owner, each=examples)
+    asking = choose_pictures(main.scores, split.owner, each=examples)
     parts = [
         ("results", "Results", results_section(runs)),
+        *([("negatives", "One word made false", negatives_section(negatives))] if negatives else []),
         ("certainty", "How sure the numbers are", certainty_section(runs, split)),
         ("training", "Training", training_section(runs)),
-        ("searches", "Searches", searches_section(main, split, chosen, pictures)),
+        ("searches", "Pictures for sentences", searches_section(main, split, chosen, pictures)),
+        ("sentences", "Sentences for pictures", pictures_section(main, split, asking, pictures)),
         ("words", "Words lit on regions", words_section(main, split, chosen, pictures)),
         ("slices", "Parts of the queries", slices_section(main, split)),
         ("ties", "Ties and warnings", notes_section(runs, split, pictures)),

@@ -129,7 +129,7 @@ class NoScreen:
 
 @dataclass(frozen=True)
 class Screened:
-    """What the certified mode did.
+    """What the certified mode did. A pair that was scored several times counts once.
 
     Attributes:
         about: what was computed for every pair.
@@ -137,8 +137,9 @@ class Screened:
         closer: pairs that the first bounds left open and that got narrower ones.
         again: pairs that all bounds left open and that were scored in float32, one by one.
         near: those of them so close to a rank boundary that only the tile they belong to could tell.
-        tiled: pairs of the tiles that were computed for these, for the right pairs, and where the bounds left too many
-            pairs open to look at them one by one.
+        tiled: other pairs of the tiles that were computed for these, for the right pairs, and where the bounds left too
+            many pairs open to look at them one by one.
+        gave_up: whether bounds do not pay for these sets, so that every pair was scored; ``about`` says why.
     """
 
     about: str
@@ -147,6 +148,7 @@ class Screened:
     again: int
     near: int
     tiled: int
+    gave_up: bool = False
 
     @property
     def share(self) -> float:

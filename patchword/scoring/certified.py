@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from patchword.scoring.bounds import BoundedPairs, Screen
@@ -44,12 +44,12 @@ def count_screened(
             counter.settle(waiting.taken())
     if waiting.count:
         counter.settle(waiting.taken())
-    job.advance(counter.pairs)
+    job.advance(counter.pairs - cells.kept_pairs(units[unit]))
     return {
         "i2t": counter.i2t,
         "t2i": counter.t2i,
         "odd": torch.zeros(4, dtype=torch.long),
-        "screened": counter.screened,
+        "screened": torch.tensor([*counter.screened, counter.tiled()]),
     }
 
 
@@ -77,7 +77,8 @@ class _Counter:
     Attributes:
         block: the images.
         pairs: of the unit.
-        i2t, t2i, screened: see ``count_tiles``.
+        i2t, t2i: see ``count_tiles``.
+        screened: ``closer``, ``again`` and ``near`` of ``Screened``.
     """
 
     def __init__(self, screen: Screen, cells: Cells, boundaries: Boundaries, rows: range) -> None:
@@ -87,7 +88,21 @@ class _Counter:
         self.pairs = (self.block.stop - self.block.start) * total
         self.i2t = torch.zeros(2, self.block.stop - self.block.start, dtype=torch.long)
         self.t2i = torch.zeros(2, total, dtype=torch.long)
-        self.screened = torch.zeros(4, dtype=torch.long)
+        self.screened = torch.zeros(3, dtype=torch.long)
+        right = boundaries.pairs.within(self.block)
+        self._blocks = slice(rows.start * cells.tiles.columns, rows.stop * cells.tiles.columns)
+        # Of each tile of the unit: whether it was computed, and how many of its pairs were scored one by one.
+        self._is_scored = torch.zeros(self._blocks.stop - self._blocks.start, dtype=torch.bool)
+        self._again = torch.zeros(self._blocks.stop - self._blocks.start, dtype=torch.long)
+        self._is_scored[self._tiles_of(boundaries.pairs.images[right], boundaries.pairs.captions[right])] = True
+
+    def _tiles_of(self, images: Int[Tensor, " k"], captions: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
+        """Number of the tile of each pair among those of the unit."""
+        return self._cells.blocks(images, captions) - self._blocks.start
+
+    def tiled(self) -> int:
+        """Pairs of the tiles that were computed, without those that were scored one by one."""
+        return int((self._cells.sizes[self._blocks] - self._again)[self._is_scored].sum())
 
     def candidates(self, images: slice, columns: range) -> BoundedPairs:
         """The pairs of a block that may be above or at a boundary, without the right pairs."""
@@ -116,9 +131,12 @@ class _Counter:
             self.screened[0] += len(pairs)
             pairs = self.count_decided(narrowed)
         images, captions = pairs.images, pairs.captions
-        values, near, tiled = _score_open(self._screen, self._cells, self._boundaries, images, captions)
+        values, is_near = _score_open(self._screen, self._cells, self._boundaries, images, captions)
         self._count(images, captions, values, exact=True)
-        self.screened += torch.tensor([0, len(images), near, tiled])
+        tiles = self._tiles_of(images, captions)
+        self._is_scored[tiles[is_near]] = True
+        self._again += torch.bincount(tiles, minlength=len(self._again))
+        self.screened += torch.tensor([0, len(images), int(is_near.sum())])
 
     def _count(
         self, images: Int[Tensor, " k"], captions: Int[Tensor, " k"], values: Float[Tensor, " k"], *, exact: bool
@@ -140,15 +158,14 @@ def _score_open(
     boundaries: Boundaries,
     images: Int[Tensor, " k"],
     captions: Int[Tensor, " k"],
-) -> tuple[Float[Tensor, " k"], int, int]:
-    """Numbers that compare with both boundaries as the float32 scores do, and how many tiles' pairs that took."""
+) -> tuple[Float[Tensor, " k"], Bool[Tensor, " k"]]:
+    """Numbers that compare with both boundaries as the float32 scores do, and which of them took a tile."""
     values, distance = score_again(screen, images, captions)
     is_near = torch.zeros(len(values), dtype=torch.bool)
     for boundary in (boundaries.images[images], boundaries.captions[captions]):
         is_near |= (values - boundary).abs() <= distance
-    near, tiled = cells.values(images[is_near], captions[is_near])
-    values[is_near] = near
-    return values, len(near), tiled
+    values[is_near] = cells.values(images[is_near], captions[is_near])
+    return values, is_near
 
 
 def bounds_again(screen: Screen, images: Int[Tensor, " k"], captions: Int[Tensor, " k"]) -> BoundedPairs | None:

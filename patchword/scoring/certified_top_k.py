@@ -66,7 +66,7 @@ def top_screened(
     asked, others, scores, distance = asked[kept], others[kept], scores[kept], distance[kept]
     near = _near(asked, scores, distance)
     images, captions = pairs()
-    scores[near] = cells.values(images[near], captions[near])[0]
+    scores[near] = cells.values(images[near], captions[near])
     best = Best(size, k)
     best.add(asked, captions if by_image else images, scores)
     return {"items": best.items, "scores": best.scores, "odd": torch.zeros(4, dtype=torch.long)}

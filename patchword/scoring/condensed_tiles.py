@@ -25,7 +25,7 @@ from patchword.layers.condense import keep_highest, kept_count
 from patchword.methods.base import Method
 from patchword.methods.scta import SLOPE, CaptionTokens, Scta, score_captions
 from patchword.scoring.space import Space
-from patchword.scoring.tiles import Tiles, by_length_nearby, cuts_of
+from patchword.scoring.tiles import Tiles, by_length_nearby, cuts_of, most_rows
 from patchword.types import Encoded
 
 _IMAGES, _CAPTIONS = 32, 1024  # of a tile
@@ -196,10 +196,11 @@ class CondensedTiles(Tiles):
         self.image_cuts = cuts_of(len(images), _IMAGES)
         self.caption_cuts = cuts_of(len(captions), _CAPTIONS)
         self.captions = by_length_nearby(captions.lengths.cpu(), 4 * _CAPTIONS)
-        tokens = max(5, captions.max_length)
-        width, patches = images.vectors.shape[1], images.max_length
+        lengths = captions.lengths.cpu().clamp(min=5)  # a caption has at least so many tokens
+        width, patches, longest = images.vectors.shape[1], images.max_length, max(5, captions.max_length)
         mixtures = method.patch_condenser.fc2.out_features + 1
-        self.tile_bytes = 4 * (2 * _CAPTIONS * tokens * width + _CHUNK * patches * (2 * mixtures + tokens))
+        column = 3 * (most_rows(lengths, _CAPTIONS) + _CHUNK * longest)  # words, their tokens, and these joined
+        self.tile_bytes = 4 * ((column + _IMAGES * patches) * width + _CHUNK * patches * (2 * mixtures + longest))
         self._last, self._space = threading.local(), Space()
 
     @torch.no_grad()
@@ -245,6 +246,7 @@ class CondensedTiles(Tiles):
         """The captions of a column; each thread remembers its last ones."""
         if getattr(self._last, "column", None) != column:
             chosen: Int[Tensor, " m"] = self.captions[self.places_of(column)].to(self._sets.lengths.device)
+            self._last.words = None  # so that two columns are never held
             self._last.words = CaptionSide.of(self._method, self._sets.select(chosen))
             self._last.column = column
         words: CaptionSide = self._last.words

@@ -22,7 +22,7 @@ def count_tiles(job: Job, cells: Cells, boundaries: Boundaries, units: list[rang
     Returns:
         ``i2t`` (2, n): captions above the best right one of each image of the unit, and wrong ones equal to it; ``t2i``
         (2, M): likewise the images of the unit for each caption; ``odd`` (4,): see ``refuse_odd``; ``screened`` (4,):
-        pairs with closer bounds, scored again, near a boundary, and in tiles.
+        ``closer``, ``again``, ``near`` and ``tiled`` of ``Screened``.
     """
     tiles, rows = cells.tiles, units[unit]
     first, size = tiles.image_cuts[rows.start], tiles.count(rows)
@@ -42,7 +42,7 @@ def count_tiles(job: Job, cells: Cells, boundaries: Boundaries, units: list[rang
             i2t[1, mine] += (scores == best_caption).sum(1)
             t2i[0, chosen] += count_columns(scores > best_image)
             t2i[1, chosen] += count_columns(scores == best_image)
-            job.advance(scores.numel())
+            job.advance(scores.numel() - cells.kept_pairs(range(row, row + 1), columns))
     # No right pair is above the best one, and the right pairs that equal it are not negatives.
     ties_of_images, ties_of_captions = boundaries.ties(slice(first, first + size))
     i2t[1] -= ties_of_images[first : first + size]

@@ -54,7 +54,7 @@ class Job:
 
     def advance(self, pairs: int) -> None:
         """Count finished pairs; called from any thread."""
-        if self.progress is not None:
+        if self.progress is not None and pairs:
             with self._lock:
                 self.progress(pairs)
 

@@ -7,6 +7,8 @@ nothing but the sets and the method decides (``tiles.py``). All agree (tests/sco
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -169,6 +171,8 @@ def require_one_of(name: str, value: str, known: Sequence[str]) -> None:
 def check_memory(tiles: Tiles, memory: int, device: torch.device) -> int:
     """How many tiles may be computed at a time: one on a device, which computes a tile with all its cores.
 
+    Warns when that leaves cores without work.
+
     Raises:
         ScoreError: not even one.
     """
@@ -177,7 +181,17 @@ def check_memory(tiles: Tiles, memory: int, device: torch.device) -> int:
             f"a memory budget of {memory:,} bytes was given. One tile of this method on these sets takes "
             f"{tiles.tile_bytes:,}: give at least that."
         )
-    return memory // max(1, tiles.tile_bytes) if device.type == "cpu" else 1
+    if device.type != "cpu":
+        return 1
+    at_a_time, cores = memory // max(1, tiles.tile_bytes), torch.get_num_threads()
+    if at_a_time < min(cores, tiles.rows):
+        all_of_them = math.ceil(cores * tiles.tile_bytes / (1 << 20))
+        warnings.warn(
+            f"{at_a_time} of {cores} cores are used: a tile takes {tiles.tile_bytes / (1 << 20):,.0f} MiB of the "
+            f"{memory / (1 << 20):,.0f} MiB that scoring may take. Give --memory {all_of_them}MiB for all of them.",
+            stacklevel=2,
+        )
+    return at_a_time
 
 
 @torch.no_grad()

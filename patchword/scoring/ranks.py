@@ -66,7 +66,8 @@ def ranks(
             pairs whose bounds touch a rank boundary; the result is the same, always.
         memory: bytes that may be held besides the sets; tiles of right pairs are kept within it. The certified mode
             holds shortened copies of the sets as well, which are at most about half as large as the sets.
-        progress: called with the number of pairs decided since the last call.
+        progress: called with the number of pairs scored or decided since the last call, N x M in all. The tiles of the
+            right pairs come first, and those that are kept are not counted again.
         folder: keep finished parts there, and go on with those that are there.
 
     Raises:
@@ -83,7 +84,7 @@ def ranks(
     )
     tiles, cells = sweep.tiles, Cells(sweep.tiles, memory // 2)
     units = groups_of(tiles.image_cuts, -(-len(images) // UNITS))
-    boundaries, tiled = find_boundaries(sweep.job("right"), cells, pairs, units)
+    boundaries = find_boundaries(sweep.job("right", progress), cells, pairs, units)
 
     job, screen = sweep.job("counts", progress), sweep.screen(boundaries.open_share)
     if isinstance(screen, Screen):
@@ -96,7 +97,11 @@ def ranks(
         "odd": torch.zeros(len(units), 4, dtype=torch.long),
         "screened": torch.zeros(4, dtype=torch.long),
     }
-    for unit, found in job.run(len(units), work, lambda unit: tiles.count(units[unit]) * len(captions)):
+
+    def left(unit: int) -> int:
+        return tiles.count(units[unit]) * len(captions) - cells.kept_pairs(units[unit])
+
+    for unit, found in job.run(len(units), work, left):
         first = tiles.image_cuts[units[unit].start]
         totals["i2t"][:, first : first + found["i2t"].shape[1]] = found["i2t"]
         totals["t2i"] += found["t2i"]
@@ -108,8 +113,9 @@ def ranks(
     refuse_odd(totals["odd"], len(captions))
     screened = None
     if screen is not None:
-        closer, again, near, later = (int(count) for count in totals["screened"])
-        screened = Screened(screen.about, len(images) * len(captions), closer, again, near, tiled + later)
+        closer, again, near, tiled = (int(count) for count in totals["screened"])
+        pairs_of_all, gave_up = len(images) * len(captions), not isinstance(screen, Screen)
+        screened = Screened(screen.about, pairs_of_all, closer, again, near, tiled, gave_up)
     i2t, t2i = (
         QueryRanks(part[0].numpy(), part[1].numpy(), ties.numpy())
         for part, ties in zip((totals["i2t"], totals["t2i"]), boundaries.ties(), strict=True)
@@ -117,10 +123,10 @@ def ranks(
     return StreamedRanks(i2t, t2i, screened)
 
 
-def find_boundaries(job: Job, cells: Cells, pairs: RightPairs, units: list[range]) -> tuple[Boundaries, int]:
-    """Scores of the right pairs, and how many pairs were scored for them: those of the tiles they lie in.
+def find_boundaries(job: Job, cells: Cells, pairs: RightPairs, units: list[range]) -> Boundaries:
+    """Scores of the right pairs, from the tiles they lie in. These are kept as far as there is room.
 
-    These tiles are kept as far as there is room.
+    The pairs of kept tiles are progress: nothing is left to do for them but counting.
     """
     cuts = cells.tiles.image_cuts
 
@@ -129,12 +135,10 @@ def find_boundaries(job: Job, cells: Cells, pairs: RightPairs, units: list[range
 
     def work(unit: int) -> Found:
         chosen = members(unit)
-        values, tiled = cells.values(pairs.images[chosen], pairs.captions[chosen], keep=True)
-        return {"values": values, "tiled": torch.tensor([tiled])}
+        return {"values": cells.values(pairs.images[chosen], pairs.captions[chosen], kept=job.advance)}
 
-    values, tiled = torch.zeros(len(pairs.images)), torch.zeros(1, dtype=torch.long)
+    values = torch.zeros(len(pairs.images))
     for unit, found in job.run(len(units), work, lambda unit: 0):
         values[members(unit)] = found["values"]
-        tiled += found["tiled"]
-    share({"values": values.view(torch.int32), "tiled": tiled})
-    return pairs.boundaries(values), int(tiled)
+    share({"values": values.view(torch.int32)})
+    return pairs.boundaries(values)

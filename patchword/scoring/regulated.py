@@ -24,7 +24,7 @@ from patchword.layers.region_context import SLOPE
 from patchword.methods.base import Method
 from patchword.methods.cefg import Cefg
 from patchword.scoring.regulated_inference import FoldedSimilarity
-from patchword.scoring.tiles import PairTiles
+from patchword.scoring.tiles import PairTiles, most_rows
 from patchword.types import Encoded
 
 _CACHE_BYTES = 12 << 20  # temporaries of one block on a CPU: 8 to 16 MiB were fastest
@@ -47,7 +47,7 @@ def regulated_tiles(method: Method, images: Encoded, captions: Encoded) -> PairT
     n_captions = _even(len(captions), _TILE[1])
     most = max(_TILE[0], _TILE[0] * _TILE[1] // n_captions)  # with few captions more images, so that blocks are full
     n_images = _even(len(images), max(1, min(most, -(-len(images) // 4))))  # four rows keep four cores busy
-    held = n_captions * captions.max_length + 2 * n_images * images.max_length + (_FOLDED_LIVE + 1) * rows
+    held = most_rows(captions.lengths.cpu(), n_captions) + 2 * n_images * images.max_length + (_FOLDED_LIVE + 1) * rows
     return PairTiles(score, images, captions, (n_images, n_captions), 4 * images.vectors.shape[1] * held)
 
 

@@ -107,6 +107,7 @@ class PairTiles(Tiles):
         if self._in_order:
             return self._sets.slice(*_ends(places))
         if getattr(self._last, "column", None) != column:
+            self._last.words = None  # so that two columns are never held
             self._last.words = self._sets.select(self.captions[places].to(self._sets.lengths.device))
             self._last.column = column
         words: Encoded = self._last.words
@@ -143,6 +144,18 @@ def cuts_by_rows(lengths: Int[Tensor, " N"], most: int) -> list[int]:
             rows = 0
         rows += size
     return [*cuts, len(lengths)] if rows else cuts
+
+
+def most_rows(lengths: Int[Tensor, " M"], size: int) -> int:
+    """Rows of the fullest column of ``size`` captions, in the order of ``by_length_nearby``.
+
+    Example:
+        >>> most_rows(torch.tensor([3, 9, 3, 1, 1]), 2)
+        12
+    """
+    ends = torch.nn.functional.pad(lengths[by_length_nearby(lengths, 4 * size)].cumsum(0), (1, 0))
+    stops = torch.tensor(cuts_of(len(lengths), size)[1:], dtype=torch.long)
+    return int((ends[stops] - ends[(stops - size).clamp(min=0)]).max()) if len(stops) else 0
 
 
 def groups_of(cuts: Sequence[int], size: int) -> list[range]:

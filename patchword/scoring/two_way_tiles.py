@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from patchword.methods.base import Method
 from patchword.methods.esl import Esl
 from patchword.scoring.space import Space
-from patchword.scoring.tiles import Tiles, by_length_nearby, cuts_by_rows, cuts_of
+from patchword.scoring.tiles import Tiles, by_length_nearby, cuts_by_rows, cuts_of, most_rows
 from patchword.scoring.two_way_attention import tile_scores
 from patchword.types import Encoded
 
@@ -81,7 +81,7 @@ class TwoWayTiles(Tiles):
         self.captions: Int[Tensor, " M"] = by_length_nearby(captions.lengths, 4 * _CAPTIONS)
         self._words = max(_WORDS, captions.max_length)
         width = images.vectors.shape[1]
-        self.tile_bytes = 4 * (6 * self._words * self._images.size + 2 * _CAPTIONS * captions.max_length * width)
+        self.tile_bytes = 4 * (6 * self._words * self._images.size + most_rows(captions.lengths, _CAPTIONS) * width)
         self._last, self._space = threading.local(), Space()
 
     @torch.no_grad()
@@ -106,6 +106,7 @@ class TwoWayTiles(Tiles):
         """The words of a column; each thread remembers its last ones."""
         if getattr(self._last, "column", None) != column:
             chosen = self.captions[self.places_of(column)]
+            self._last.words = None  # so that two columns are never held
             self._last.words = Side.of(self._sets.select(chosen), self._words)
             self._last.column = column
         words: Side = self._last.words

@@ -8,7 +8,7 @@ docs/train.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -37,12 +37,14 @@ class CollapseWatch:
         kept: share of the best recall that a healthy run keeps.
         best: best running recall so far, in 0..1; part of the training state.
         recall: running recall now.
+        seen: what the last step alone showed, for the log: ``step_recall`` and, on hardest negatives, ``violation``.
     """
 
     window: int = 50
     kept: float = 0.6
     best: float = 0.0
     recall: float = -1.0
+    seen: dict[str, float] = field(default_factory=dict)
     _violation: float = 0.0
     _steps: int = 0
 
@@ -53,19 +55,31 @@ class CollapseWatch:
             scores: of the batch, true pairs on the diagonal.
             margin: of the hinge, while only hardest negatives count; None in all other steps.
         """
-        now = batch_recall(scores)
+        violation = None
+        if margin is not None:
+            violation = float(hinge(scores.detach(), margin, hardest=1)) / (2 * len(scores) * margin)
+        return self.see(batch_recall(scores), violation, len(scores))
+
+    def see(self, recall: float, violation: float | None, batch: int) -> bool:
+        """Whether training has collapsed as of a step of which only these numbers are known.
+
+        Args:
+            recall: within the batch, in 0..1.
+            violation: share of the margin that the hardest negatives violate; None while they are not trained on.
+            batch: pairs in it.
+        """
+        self.seen = {"step_recall": recall, **({} if violation is None else {"violation": violation})}
         share = 1 / self.window
-        self.recall = now if self.recall < 0 else self.recall + share * (now - self.recall)
-        if margin is None:
+        self.recall = recall if self.recall < 0 else self.recall + share * (recall - self.recall)
+        if violation is None:
             self.best, self._steps = max(self.best, self.recall), 0
             return False
-        violation = float(hinge(scores.detach(), margin, hardest=1)) / (2 * len(scores) * margin)
         self._violation = violation if self._steps == 0 else self._violation + share * (violation - self._violation)
         self._steps += 1
         self.best = max(self.best, self.recall)
         if self._steps < self.window or self._violation < 0.9:
             return False
-        return self.recall < max(self.kept * self.best, 2 / len(scores))
+        return self.recall < max(self.kept * self.best, 2 / batch)
 
 
 def batch_recall(scores: Float[Tensor, "B B"]) -> float:

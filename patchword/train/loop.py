@@ -80,9 +80,10 @@ class Trainer:
     def train_step(self, batch: Batch, position: Position) -> dict[str, float]:
         """One optimiser step on this process's share of a batch; returns what is worth logging."""
         taken = self.stepper.take(batch, position, len(self.plan))
-        if self._watch.look(taken.scores, taken.hardest_margin):
+        watch = self._watch
+        if watch.look(taken.scores, taken.hardest_margin):
             self._report_collapse(position)
-        return {**taken.numbers, "batch_recall": self._watch.recall}
+        return {**taken.numbers, "batch_recall": watch.recall, **watch.seen}
 
     @property
     def device(self) -> torch.device:
@@ -123,9 +124,7 @@ class Trainer:
 
     def _is_finished(self, position: Position) -> bool:
         """Whether all epochs are done, or patience has run out."""
-        patience = self.config.patience
-        out_of_patience = patience is not None and position.stale_epochs >= patience
-        return position.epoch >= self.config.epochs or out_of_patience
+        return bool(position.end(self.config))
 
     def _train_epoch(self, position: Position) -> Position:
         """The rest of one epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,12 +143,16 @@ def _fit(
         "columns": data.columns,
         "captions_per_image": data.captions_per_image,
         "skip_broken": data.skip_broken,
+        "eval_batch": recipe.train.eval_batch,
+        "trained_on": parts.train.name,
     }
     model = Model(method, parts.tokenizer, about, max_words=recipe.data.max_words)
     if parts.select is not None:  # a caption too long for the encoder must not stop the run at its first evaluation
         model.tokenize(parts.select.captions, where=f"{parts.select.dataset}/{parts.select.name}")
     optimizer = build_optimizer(method, recipe.train)
     position = _resume(run, model, optimizer, console, is_main=accelerator.is_main_process)
+    if position.step:
+        _say_position(console, run.path, position, recipe)
     pairs, workers = training_pairs(recipe, parts), recipe.data.workers
     trainer = Trainer(model, pairs, parts.select, recipe.train, accelerator, optimizer, run, console, workers)
     describe(console, parts, method, trainer)
@@ -183,8 +188,16 @@ def _resume(
         raise CheckpointError(
             f"the optimiser state in '{run.last}' does not fit the model: {error}. Remove '{run.last}' to start again."
         ) from None
-    console.print(f"resuming '{run.path}' at epoch {position.epoch + 1}, step {position.step}", highlight=False)
     return position
+
+
+def _say_position(console: Console, run: Path, position: Position, recipe: Recipe) -> None:
+    """Where a run goes on; of one that is over, how to train on."""
+    if end := position.end(recipe.train):
+        anew = f"--train.start_from {shlex.quote(str(run))} --out DIR"
+        console.print(f"'{run}' is finished: {end}, or start a new run from its weights: {anew}", highlight=False)
+    else:
+        console.print(f"resuming '{run}' at epoch {position.epoch + 1}, step {position.step}", highlight=False)
 
 
 def describe(console: Console, parts: Parts, method: torch.nn.Module, trainer: Trainer) -> None:

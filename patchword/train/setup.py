@@ -21,7 +21,7 @@ from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig, VitConfig
 from patchword.encoders.pretrained import pretrained_folder, read_arch
 from patchword.encoders.resnet import ResnetConfig, grid_cells
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, DataError
 from patchword.methods import method_class
 from patchword.methods.base import Method
 from patchword.model import prepare_source, text_limit
@@ -84,6 +84,8 @@ def prepare(recipe: Recipe) -> Parts:
         if split is not None:
             split.require_images()
             check_width(split, config.image)
+    if select is not None:  # the training rows are looked at as they are read, these only after a whole epoch
+        check_finite(select)
     if train.n_captions < recipe.train.batch_size and recipe.train.drop_last:
         raise ConfigError(
             f"{train.dataset}/{train.name} has {train.n_captions} captions, "
@@ -143,6 +145,25 @@ def check_width(split: Split, image: Any) -> None:
         raise ConfigError(
             f"'{split.images.path}' holds features of width {split.images.width}, the recipe expects {image.width}. "
             f"If these are the right features, add --model.image.width {split.images.width}"
+        )
+
+
+def check_finite(split: Split) -> None:
+    """Refuse features with NaN or infinity, looking at every row of the split once (seconds for 5,000 images).
+
+    Raises:
+        DataError: naming the first such row and its image, and how many there are.
+    """
+    source = split.images
+    if not isinstance(source, RegionFeatures):
+        return
+    broken = source.broken()
+    if broken:
+        first = broken[0]
+        raise DataError(
+            f"'{source.path}' row {int(source.rows[first])} (image {split.image_ids[first]!r}) holds NaN or infinite "
+            f"features; {len(broken):,} of {len(source):,} images of {split.dataset}/{split.name} do. "
+            f"Extract them again. List all such rows with: patchword doctor data {source.path.parent}"
         )
 
 

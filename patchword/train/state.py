@@ -25,7 +25,7 @@ import yaml
 
 import patchword
 from patchword.checkpoint import recover_folder, save_folder, write_training_state
-from patchword.config import Source
+from patchword.config import Source, TrainConfig
 from patchword.errors import CheckpointError, ConfigError
 from patchword.files import write_whole
 from patchword.model import Model, write_model
@@ -64,6 +64,17 @@ class Position:
     def moved(self, **changes: Any) -> Position:
         """A copy with some fields changed."""
         return replace(self, **changes)
+
+    def end(self, config: TrainConfig) -> str:
+        """Why a run of this configuration is over here, and what would let it go on; empty when it is not over."""
+        if self.epoch >= config.epochs:
+            return f"all of its {config.epochs} epochs are done. To train on, add --train.epochs {config.epochs + 5}"
+        if config.patience is not None and self.stale_epochs >= config.patience:
+            return (
+                f"{self.stale_epochs} epochs were no better than the best one. To train on, add --train.patience "
+                f"{self.stale_epochs + config.patience}"
+            )
+        return ""
 
 
 class RunFolder:

@@ -62,6 +62,7 @@ class Options:
         html: also write a report that is read offline.
         slices: also show recall over parts of the queries.
         compat_fold_adjacency: the authors' 5-fold mistake (CEFG).
+        eval_batch: items encoded at a time; else as in training.
         limit: only the first images.
         skip_broken: leave out pictures that do not decode.
         device: auto, cpu or cuda:0.
@@ -89,6 +90,7 @@ class Options:
     html: File = None
     slices: Flag = False
     compat_fold_adjacency: Flag = False
+    eval_batch: OptionalCount = None
     limit: OptionalCount = None
     skip_broken: Flag = False
     device: Device = "auto"
@@ -103,6 +105,7 @@ class Options:
             ConfigError: nothing was named, or options contradict each other.
         """
         from patchword.evaluate.benchmarks import BENCHMARKS
+        from patchword.evaluate.pmrp import require_instances
         from patchword.evaluate.scores_file import load_scores
 
         if self.run and self.scores is not None:
@@ -118,12 +121,21 @@ class Options:
                 "nothing to evaluate. Give a run and its data (patchword evaluate RUN --data DIR), or --scores FILE."
             )
         if not self.runs:
-            self._refuse("saved scores: nothing is scored", *SCORING)
+            self._refuse("saved scores: nothing is scored", *SCORING, "eval_batch", "compat_fold_adjacency")
+        if self.compat_fold_adjacency and not has_folds(self.protocol):
+            raise ConfigError(
+                f"--compat-fold-adjacency imitates the authors' evaluation over 5 folds, and --protocol "
+                f"{self.protocol} has none. Add --protocol coco-1k-5fold, or leave it out."
+            )
         if self.protocol in BENCHMARKS:
             if not BENCHMARKS[self.protocol]:
                 self._refuse(f"--protocol {self.protocol}, which scores captions or pictures of its own", *SCORING)
             return self._benchmark()
-        self._refuse("a named protocol", "annotations", "caption_ids")
+        self._refuse("a named protocol", "caption_ids")
+        if not self.slices:
+            self._refuse("a named protocol without --slices", "annotations")
+        elif self.annotations is not None:
+            require_instances(self.annotations)  # before anything is scored
         if not self.runs and self.data is None:
             self._refuse(
                 "saved scores without --data: --protocol says what they are", "name", "split", "limit", "skip_broken"
@@ -154,6 +166,8 @@ class Options:
             self.resume,
             Console(stderr=True, quiet=not speaks()),
             self.skip_broken,
+            self.eval_batch,
+            self.compat_fold_adjacency,
         )
 
     @property
@@ -177,7 +191,7 @@ class Options:
         from patchword.evaluate.benchmarks import evaluate_benchmark
         from patchword.report.write import write_benchmark
 
-        self._refuse(f"--protocol {self.protocol}", *MATRIX_OUTPUTS, "slices", "seeds", "banks", "ranks")
+        self._refuse(f"--protocol {self.protocol}", *MATRIX_OUTPUTS, "slices", "seeds", "banks", "ranks", "eval_batch")
         setting = self.setting
         found = evaluate_benchmark(
             self.protocol,
@@ -221,17 +235,23 @@ class Options:
         return show(spread.to_json(), spread.table(), json=self.json) if speaks() else 0
 
     def _streamed(self, how: Literal["streamed", "certified"]) -> int:
+        from patchword.evaluate.queries import write_queries
         from patchword.evaluate.run import open_with
         from patchword.evaluate.streamed import evaluate_streamed
         from patchword.loading import load
 
-        self._refuse(f"--ranks {how}", *MATRIX_OUTPUTS, "html", "compat_fold_adjacency")
+        self._refuse(f"--ranks {how}", "save_scores", "html")
         run, data = self._one_run("--ranks")
         setting = self.setting
         model = load(run, device=setting.device)
         split = open_with(model, data, setting)
         result = evaluate_streamed(model, split, how=how, protocol=self.protocol, setting=setting)
-        return self._say(result, split)
+        if not speaks():
+            return 0
+        if self.per_query is not None:  # without a matrix: ranks alone
+            write_queries(self.per_query, None, result.queries, image_ids=split.image_ids, captions=split.captions)
+        self._say(result, split)
+        return wrote(self.per_query)
 
     def _members(self) -> int:
         """One run or matrix, or the ensemble of several, under a named protocol."""
@@ -243,7 +263,7 @@ class Options:
             raise ConfigError("--html shows captions and pictures, which a score file does not hold. Add --data DIR.")
         if self.weights and len(self.sources) < 2:
             raise ConfigError(f"--weights {' '.join(map(str, self.weights))} for one run. Weights are for several.")
-        members = open_members(self.sources, self._opened(), self.setting)
+        members = open_members(self.sources, self.data, self.setting)
         one = members[0] if len(members) == 1 else join_members(members, self.how, list(self.weights) or None)
         result = one.evaluate(self.protocol)
         each = [member.evaluate(self.protocol) for member in members] if len(members) > 1 else []
@@ -262,18 +282,26 @@ class Options:
             rows = [report_row(member, found) for member, found in zip(members, each, strict=False)]
             write_report(self.html, runs=[*rows, report_row(one, result)], split=one.split)
         names = [member.name for member in members]
-        self._say(result, one.split, list(zip(names, each, strict=False)))
+        self._say(result, one.split, list(zip(names, each, strict=False)), one.saved.image_ids)
         return wrote(self.save_scores, self.per_query, self.html)
 
-    def _say(self, result: Evaluation, split: Split | None, members: Sequence[tuple[str, Evaluation]] = ()) -> int:
+    def _say(
+        self,
+        result: Evaluation,
+        split: Split | None,
+        members: Sequence[tuple[str, Evaluation]] = (),
+        image_ids: Sequence[str] | None = None,
+    ) -> int:
         """Print an evaluation, with its slices and the members of an ensemble."""
         if not speaks():
             return 0
-        from patchword.evaluate.slices import objects_of, slice_queries, slices_table
+        from patchword.evaluate.slices import annotated_objects, objects_of, slice_queries, slices_table
 
         parts: tuple[Slice, ...] = ()
         if self.slices:
             captions, objects = (None, None) if split is None else (split.captions, objects_of(split))
+            if self.annotations is not None:
+                objects = annotated_objects(self.annotations, image_ids if split is None else split.image_ids)
             parts = slice_queries(result.queries, captions, objects=objects)
         warn(result.warnings, json=self.json)
         if self.json:
@@ -290,17 +318,6 @@ class Options:
             say(f"\n{slices_table(parts) or 'all queries are of one kind'}")
         return 0
 
-    def _opened(self) -> Path | Split | None:
-        """The data; opened where its adjacency is that of the authors' folds."""
-        if not self.compat_fold_adjacency or self.data is None:
-            return self.data
-        from patchword.data.adjacency import compat_fold_adjacency
-        from patchword.data.open import open_split
-
-        return compat_fold_adjacency(
-            open_split(self.data, self.split, name=self.name, images="features", limit=self.limit)
-        )
-
     def _refuse(self, beside: str, *options: str) -> None:
         """Refuse options that say nothing here, rather than ignore them.
 
@@ -310,6 +327,13 @@ class Options:
         for option in options:
             if getattr(self, option) != getattr(Options, option):
                 raise ConfigError(f"--{option.replace('_', '-')} does not go with {beside}. Leave one of them out.")
+
+
+def has_folds(protocol: str) -> bool:
+    """Whether a protocol averages over folds; ``auto`` never chooses one that does."""
+    from patchword.evaluate.protocols import PROTOCOLS
+
+    return protocol in PROTOCOLS and PROTOCOLS[protocol].folds > 1
 
 
 MATRIX_OUTPUTS = ("save_scores", "per_query")

@@ -24,6 +24,7 @@ from patchword.verbs.options import (
 )
 from patchword.verbs.output import say, say_json, show, wrote
 from patchword.verbs.processes import speaks, together
+from patchword.verbs.sizes import OptionalSize, bytes_of
 from patchword.verbs.warned import warn
 
 
@@ -36,6 +37,8 @@ def compare(
     most: Annotated[int, arg(metavar="N")] = 10,
     limit: OptionalCount = None,
     device: Device = "auto",
+    memory: OptionalSize = None,
+    resume: Directory = None,
     html: File = None,
     json: Flag = False,
 ) -> int:
@@ -50,23 +53,30 @@ def compare(
         most: queries listed for each direction.
         limit: only the first images.
         device: auto, cpu or cuda:0.
+        memory: of scoring, beside vectors and scores: 2GiB.
+        resume: keep finished parts there, and go on from them.
         html: also write a report that is read offline.
         json: print JSON.
     """
     from patchword.evaluate.compare import compare_members
-    from patchword.evaluate.members import open_members
+    from patchword.evaluate.members import is_score_file, open_members
     from patchword.evaluate.setting import Setting
     from patchword.report.rows import report_row
     from patchword.report.write import write_report
+    from patchword.scoring.matrix import MEMORY
 
     if len(runs) < 2:
         raise ConfigError(f"{len(runs)} run was given. Comparing needs two or more runs or score files.")
     if html is not None and data is None:
         raise ConfigError("--html shows captions and pictures, which a score file does not hold. Add --data DIR.")
+    for option, given in (("memory", memory), ("resume", resume)):
+        if given is not None and all(is_score_file(run) for run in runs):
+            raise ConfigError(f"--{option} does not go with saved scores: nothing is scored. Leave one of them out.")
 
     def work() -> int:
         console = Console(stderr=True, quiet=not speaks())
-        setting = Setting(split, name, limit, device_of(device), console=console)
+        space = MEMORY if memory is None else bytes_of(memory)
+        setting = Setting(split, name, limit, device_of(device), space, resume, console)
         members = open_members([Path(run) for run in runs], data, setting)
         if not speaks():
             return 0

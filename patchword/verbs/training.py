@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.console import Console
 from tyro.conf import Positional, Suppress, arg
 
-from patchword.verbs.options import OptionalCount, OptionalPath, takes_overrides
+from patchword.verbs.options import Flag, OptionalCount, OptionalPath, takes_overrides
 from patchword.verbs.output import note, say, say_json
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Path = Path("runs/demo"), epochs: int = 6, images: int = 900, seed: int = 0, pictures: bool = True
+    out: Path = Path("runs/demo"), epochs: int = 6, images: int = 900, seed: int = 0, no_pictures: Flag = False
 ) -> int:
     """Make data, train CHAN and VSE-infinity, evaluate, write the report, answer three queries.
 
@@ -30,13 +30,13 @@ def demo(
         epochs: of each of the two trainings.
         images: training images to draw.
         seed: of the data and the trainings.
-        pictures: also draw the pictures; without them the report shows ids.
+        no_pictures: draw none; the report shows ids then, and nothing is indexed.
     """
     from patchword.demo import run_demo
     from patchword.train.loop import Interrupted
 
     try:
-        run_demo(out, epochs=epochs, images=images, seed=seed, pictures=pictures, console=Console())
+        run_demo(out, epochs=epochs, images=images, seed=seed, pictures=not no_pictures, console=Console())
     except Interrupted:
         note("stopped and saved. The same command goes on from here.")
         return 130

@@ -52,6 +52,16 @@ def test_non_finite_row_is_named(tmp_path: Path, bad: float) -> None:
         features.read([0, 1])
 
 
+@pytest.mark.parametrize("block", [1, 2, 9])
+def test_all_broken_images_are_listed(block: int) -> None:
+    array = np.ones((6, 2), np.float32)
+    array[2, 1], array[5, 0] = np.nan, -np.inf
+    ragged = RegionFeatures(Path("a"), array, np.asarray([2, 0, 1]), np.asarray([0, 1, 4, 6]))
+    assert ragged.broken(block=block) == [0, 2]
+    assert RegionFeatures(Path("a"), array.reshape(3, 2, 2), np.asarray([0, 1, 2])).broken(block=block) == [1, 2]
+    assert ragged.select([1]).broken(block=block) == []
+
+
 def test_width_is_required() -> None:
     features = RegionFeatures(Path("a_ims.npy"), np.ones((1, 2, 256), np.float32), np.asarray([0]))
     split = Split("x", "train", ["0"], ["a dog"], np.asarray([0]), features)

@@ -70,6 +70,27 @@ def test_source_named_like_the_data_set_is_chosen(tmp_path: Path) -> None:
     assert "1 of 2 rows: source 'coco2017' only" in split.notes
 
 
+def test_a_name_that_no_source_has_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines(
+        tmp_path / "photos" / "captions.jsonl",
+        *({"image": f"{k}.jpg", "source": "flickr8k", "captions": ["x"], "split": "test"} for k in range(2)),
+        {"image": "b.jpg", "source": "coco2017", "captions": ["x"], "split": "test"},
+        {"image": "c.jpg", "source": "flickr8k", "captions": ["x"], "split": "train"},
+    )
+    with pytest.raises(DataError, match=r"no row of split 'test' has the source 'flicker8k'\. Sources found: "):
+        open_split(tmp_path / "photos", "test", name="flicker8k")
+    with pytest.raises(DataError, match=r"split 'train' has .*Sources found: 'flickr8k' \(1 rows\)"):
+        open_split(tmp_path / "photos", "train", name="coco2017")
+    for root in (tmp_path, tmp_path / "photos"):  # the name may also be that of the folder
+        assert open_split(root, "test", name="photos").n_images == 3
+    report = check_data(tmp_path / "photos", name="nosuch")
+    assert not report.usable
+    assert any("'coco2017' (1 rows)" in finding.found for finding in report.findings)
+    wanted = ["evaluate", "--scores", tmp_path / "s.npy", "--data", tmp_path / "photos", "--name", "nosuch"]
+    np.save(tmp_path / "s.npy", np.zeros((3, 3), np.float32))
+    assert "Sources found" in refused(wanted, capsys, kind="DataError")
+
+
 CSV_ROWS = [("a b.jpg", 'He said "go, now" ; then | left\tfast .'), ("ü.jpg", "two\u2028lines"), ("a b.jpg", "second")]
 
 

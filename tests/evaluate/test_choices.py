@@ -6,14 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluate_toys import toy_model, toy_split
+from held import random_model
 
+from patchword.data.open import open_split
+from patchword.data.scenes import PRECOMP, write_scenes
+from patchword.data.scenes_regions import REGION_WIDTH
+from patchword.data.scenes_world import ATTRIBUTES
 from patchword.errors import DataError, ScoreError
 from patchword.evaluate.choices import (
     SUGARCREPE,
     Choice,
     ChoiceResult,
+    captions_beside,
     evaluate_choices,
     read_choices,
+    read_negatives,
     read_sugarcrepe,
 )
 from patchword.evaluate.on_split import FoundImages, ModelOnSplit
@@ -115,6 +122,66 @@ def test_a_file_of_choices(tmp_path: Path) -> None:
     path.write_text('{"items": []}', encoding="utf-8")
     with pytest.raises(DataError, match="has no items"):
         read_choices(path)
+
+
+def test_chance_is_what_random_scores_choose_rightly() -> None:
+    draw = np.random.default_rng(0)
+    for images, captions in ((1, 2), (2, 1), (2, 2)):
+        item = choice(images, captions)
+        many = ChoiceResult("x", (item,) * 20_000, tuple(draw.random((20_000, images, captions))), {}, NONE_MISSING)
+        for metric in item.metrics:
+            assert many.accuracy(metric) == pytest.approx(many.chance(metric), abs=0.02)
+    both = ChoiceResult("x", (choice(1, 2), choice(2, 2)), (), {}, NONE_MISSING)
+    assert both.chance("text") == pytest.approx(3 / 8)
+    assert np.isnan(result_of(choice(1, 2), [[0.1, 0.2]]).chance("image"))
+
+
+def test_the_false_captions_of_scenes_are_choices(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "scenes", train=1, dev=1, test=6, pictures=False)
+    path = data / PRECOMP / "test_negatives.jsonl"
+    split = open_split(data, "test", images="features")
+    name, items = read_choices(path)
+    assert (name, len(items)) == ("test_negatives", 30)
+    assert {item.group for item in items} <= {*ATTRIBUTES, "relation"}
+    assert [item.captions[0] for item in items] == split.captions
+    assert all(item.captions[0] != item.captions[1] for item in items)
+    assert [item.images[0] for item in items[::5]] == split.image_ids
+    models = {kind: random_model(kind, split.captions, width=REGION_WIDTH) for kind in ("vse_inf", "chan")}
+    results = [(kind, evaluate_choices(ModelOnSplit(one, split), name, items)) for kind, one in models.items()]
+    for kind, result in results:
+        scores = (
+            models[kind]
+            .score(
+                models[kind].encode_images(split.require_images()),
+                models[kind].encode_captions([caption for item in items for caption in item.captions]),
+            )
+            .numpy()
+        )
+        right = [scores[k // 5, 2 * k] > scores[k // 5, 2 * k + 1] for k in range(30)]
+        assert result.accuracy("text") == pytest.approx(np.mean(right))
+        of_relations = [one for one, item in zip(right, items, strict=True) if item.group == "relation"]
+        assert result.accuracy("text", "relation") == pytest.approx(np.mean(of_relations))
+        assert result.report().tables[0][1][-1] == ("chance", "50.0", "", "")
+    head, rows = captions_beside(results)
+    assert (head[0], head[-1], rows[0][0], rows[0][-1]) == ("right caption, %", "all", "chance", "50.0")
+    assert [float(row[-1]) for row in rows[1:]] == [round(100 * r.accuracy("text"), 1) for _, r in results]  # type: ignore[operator]
+
+
+def test_damaged_false_captions_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "test_negatives.jsonl"
+    good = {"id": "1", "caption": "a dog", "negative": "a cat", "differs": "shape"}
+    for line, said in (
+        ("{", "line 2 is no JSON object"),
+        ("[]", "line 2 is a list"),
+        (json.dumps({**good, "negative": " "}), "line 2"),
+        (json.dumps({k: v for k, v in good.items() if k != "differs"}), "line 2 has no field 'differs'"),
+    ):
+        path.write_text(f"{json.dumps(good)}\n{line}\n", encoding="utf-8")
+        with pytest.raises(DataError, match=said):
+            read_negatives(path)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match="has no lines"):
+        read_negatives(path)
 
 
 def test_nothing_that_can_be_scored_is_an_error(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_equals_the_matrix(kind: str, how: Any) -> None:
         for part in ("greater", "equal", "positives"):
             numbers = [getattr(getattr(one.queries, side), part).tolist() for one in (found, wanted)]
             assert numbers[0] == numbers[1]
-    assert any("scored again" in note for note in found.notes) == (how == "certified")
+    assert any(note.startswith("certified ranks: ") for note in found.notes) == (how == "certified")
 
 
 def test_folds_are_ranked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_what_needs_the_matrix_is_refused(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(ConfigError, match="keep no score matrix"):
         evaluate([model, model], split, ranks="streamed")
     words = ["evaluate", "run", "--data", "data", "--ranks", "certified"]
-    for more in (["--save-scores", "s"], ["--html", "h"], ["--per-query", "q"]):
+    for more in (["--save-scores", "s"], ["--html", "h"]):
         assert f"{more[0]} does not go with --ranks certified" in refused([*words, *more], capsys, kind="ConfigError")
     assert "needs one run and its data" in refused(["evaluate", "a", "b", *words[2:]], capsys, kind="ConfigError")
 
@@ -82,10 +82,29 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     words = ["evaluate", str(tmp_path / "run"), "--data", str(tmp_path), "--slices", "--json"]
     found = []
     for how in ("matrix", "certified"):
-        assert main([*words, "--ranks", how]) == 0
+        assert main([*words, "--ranks", how, "--per-query", str(tmp_path / f"{how}.jsonl")]) == 0
         found.append(json.loads(capsys.readouterr().out))
     assert found[0]["rsum"] == found[1]["rsum"]
-    assert [part["name"] for part in found[0]["slices"]] == [part["name"] for part in found[1]["slices"]]
+    lines = [(tmp_path / f"{how}.jsonl").read_text().splitlines() for how in ("matrix", "certified")]
+    whole, ranks = ([json.loads(line) for line in some] for some in lines)
+    assert ranks == [{key: value for key, value in line.items() if not key.startswith("best_")} for line in whole]
+    assert found[0]["slices"] == found[1]["slices"]
+
+
+def test_slices_by_the_annotated_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = toy_split(["7", "9"])
+    np.save(tmp_path / "test_ims.npy", np.ones((2, 4, WIDTH), dtype=np.float32))
+    (tmp_path / "test_caps.txt").write_text("".join(f"{text}\n" for text in split.captions), encoding="utf-8")
+    (tmp_path / "test_ids.txt").write_text("7\n9\n")
+    toy_model("chan").save(tmp_path / "run")
+    objects = [{"image_id": 7, "category_id": 1}] * 3 + [{"image_id": 9, "category_id": 2}]
+    listed = {"images": [{"id": 7}, {"id": 9}], "annotations": objects, "categories": [{"id": 1}, {"id": 2}]}
+    (tmp_path / "instances_val2014.json").write_text(json.dumps(listed))
+    words = ["evaluate", str(tmp_path / "run"), "--data", str(tmp_path), "--annotations", str(tmp_path)]
+    assert main([*words, "--slices", "--json"]) == 0
+    parts = [part for part in json.loads(capsys.readouterr().out)["slices"] if part["group"] == "objects in the image"]
+    assert sorted({part["slice"] for part in parts}) == ["3 to 4", "up to 1"]
+    assert "does not go with a named protocol without --slices" in refused(words, capsys, kind="ConfigError")
 
 
 WHY = {

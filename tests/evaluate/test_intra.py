@@ -1,11 +1,15 @@
 """Scores between two images or two captions: which methods have them, and that listed pairs equal the whole."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from evaluate_toys import toy_model, toy_split
 
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, ScoreError
+from patchword.evaluate import intra
 from patchword.evaluate.encoding import encode_split
 from patchword.evaluate.intra import (
     MatrixScores,
@@ -16,7 +20,9 @@ from patchword.evaluate.intra import (
     listed_scores,
     pooled_vectors,
 )
+from patchword.methods.base import Method
 from patchword.methods.chan import Chan
+from patchword.scoring.matrix import score_matrix
 from patchword.types import Encoded
 
 SPLIT = toy_split([str(k) for k in range(7)], each=3)
@@ -52,6 +58,43 @@ def test_sets_are_compared_by_the_methods_own_score_in_both_orders() -> None:
         a, b = draw.integers(0, 21, (2, pairs))
         np.testing.assert_allclose(among_captions.pairs(a, b), matrix[a, b], atol=1e-5)
     assert len(among_images) == 7
+
+
+def test_strips_change_nothing_and_no_pair_is_scored_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = toy_model("chan")
+    captions = encode_split(model, SPLIT)[1]
+    one_strip = whole(SetScores(model.method, captions))
+    pairs: list[int] = []
+
+    def counting(method: Method, a: Encoded, b: Encoded, **how: Any) -> torch.Tensor:
+        pairs.append(len(a) * len(b))
+        return score_matrix(method, a, b, **how)
+
+    monkeypatch.setattr(intra, "score_matrix", counting)
+    for size in (1, 4, 7, 20, 21):
+        pairs.clear()
+        monkeypatch.setattr(intra, "_STRIP", size)
+        found = whole(SetScores(model.method, captions))
+        assert sum(pairs) == 21 * 21
+        np.testing.assert_array_equal(found, found.T)
+        np.testing.assert_allclose(found, one_strip, rtol=0, atol=1e-6)  # products of other sizes round otherwise
+
+
+def test_memory_and_a_folder_of_finished_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = toy_model("chan")
+    images, captions = encode_split(model, SPLIT)
+    monkeypatch.setattr(intra, "_STRIP", 8)
+    wanted = [whole(one) for one in intra_scores(model.method, images, captions)]
+    kept = tmp_path / "kept"
+    written = []
+    for _ in range(2):
+        again = intra_scores(model.method, images, captions, folder=kept)
+        assert all(np.array_equal(whole(one), rows) for one, rows in zip(again, wanted, strict=True))
+        written.append({path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")})
+    assert written[0] == written[1]  # nothing was computed again
+    assert len(list((kept / "among_captions").iterdir())) == 3 + 2
+    with pytest.raises(ScoreError, match="budget of 9 bytes"):
+        whole(intra_scores(model.method, images, captions, memory=9)[1])
 
 
 def test_listed_pairs_equal_the_matrix() -> None:

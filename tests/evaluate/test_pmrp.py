@@ -8,7 +8,14 @@ import pytest
 from evaluate_toys import noisy_scores
 
 from patchword.errors import DataError, ScoreError
-from patchword.evaluate.pmrp import Instances, evaluate_pmrp, find_instances, kind_distances, read_instances
+from patchword.evaluate.pmrp import (
+    Instances,
+    evaluate_pmrp,
+    find_instances,
+    kind_distances,
+    read_instances,
+    require_instances,
+)
 
 KINDS = {"1": {1, 2}, "2": {1, 2}, "3": {1}, "4": {1, 2, 3, 4, 5}, "5": {9}}
 IDS = ["1", "2", "3", "4", "5", "6"]  # 6 holds nothing
@@ -66,6 +73,12 @@ def test_instances_are_read_and_found(tmp_path: Path, instances: Instances) -> N
     found = read_instances(path)
     assert found.kinds == {"7": frozenset({1}), "8": frozenset({90})}
     assert found.counts == {"7": 2, "8": 1}
+    listed = [{"id": 7, "file_name": "COCO_val2014_000000000007.jpg"}, {"id": 9}]
+    path.write_text(json.dumps({"images": listed, "annotations": rows}), encoding="utf-8")
+    assert read_instances(path).counts == {"7": 2, "8": 1, "9": 0}
+    assert require_instances(path) == require_instances(tmp_path) == path
+    with pytest.raises(DataError, match=r"has no 'instances_val2014\.json'"):
+        require_instances(tmp_path / "elsewhere")
     path.write_text(json.dumps({"annotations": [{"image_id": 7, "category_id": "cat"}]}), encoding="utf-8")
     with pytest.raises(DataError, match="annotation 0: category_id is 'cat'"):
         read_instances(path)

@@ -68,6 +68,20 @@ def test_the_file_has_a_line_for_every_query(tmp_path: Path) -> None:
         write_queries(tmp_path / "q.json", SCORES, queries)
 
 
+def test_ranks_alone_have_no_answers(tmp_path: Path) -> None:
+    queries = queries_in(SCORES, OWNER, folds=3)
+    ids, captions = [f"im{k}" for k in range(12)], [f"caption {k}" for k in range(24)]
+    kept, alone = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in (
+            write_queries(tmp_path / "a.jsonl", SCORES, queries, image_ids=ids, captions=captions),
+            write_queries(tmp_path / "b.jsonl", None, queries, image_ids=ids, captions=captions),
+        )
+    )
+    assert alone == [{key: line[key] for key in line if not key.startswith("best_")} for line in kept]
+    assert any("best_wrong" in line for line in kept)
+
+
 def test_one_image_alone_has_no_wrong_answer(tmp_path: Path) -> None:
     scores = np.array([[0.1, 0.2]])
     queries = queries_in(scores, np.array([0, 0]))

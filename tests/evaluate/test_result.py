@@ -10,8 +10,17 @@ import torch
 
 from patchword.data.table import Split
 from patchword.errors import ScoreError
+from patchword.evaluate.official import OFFICIAL, official_ids
+from patchword.evaluate.protocols import PROTOCOLS
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.scores_file import Provenance, load_scores, save_scores
+
+
+@pytest.fixture(autouse=True)
+def the_ids_here_are_official(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, official in OFFICIAL.items():
+        ids = [f"im{i}" for i in range(PROTOCOLS[name].images)]
+        monkeypatch.setitem(OFFICIAL, name, official_ids(official.form, ids))
 
 
 def split_of(n: int, dataset: str = "f30k", name: str = "test", each: int = 5) -> Split:
@@ -40,7 +49,7 @@ def test_official_rows_get_the_official_name_and_say_everything() -> None:
         "(random scores: 3.2)",
         "R@K = % of queries with at least one right answer",
         "model chan runs/a/best",
-        "ids: 1,000 unique image ids of f30k/test; scores: float32, 0 not scored",
+        "ids: 1,000 unique image ids of f30k/test (official ids, official order); scores: float32, 0 not scored",
         "time: encoding 12.3 s, scoring 0.5 s",
     ):
         assert text in table
@@ -80,7 +89,7 @@ def test_coco_in_five_folds(coco: tuple[Split, np.ndarray]) -> None:
     assert result.folds is not None
     assert result.folds.numbers.shape == (5, 13)
     assert result.to_json()["denominators"] == {"i2t": 1000, "t2i": 5000, "folds": 5}
-    assert "mean of 5 folds" in result.table()
+    assert result.table().startswith("protocol coco-1k-5fold: COCO 1K, mean of 5 folds\n")
     assert result.chance.rsum == pytest.approx(3.2, abs=0.01)
     assert result.headline.rsum == 600
 
@@ -117,6 +126,17 @@ def test_selection_on_the_same_rows_is_said(selected_on: str, split: str, expect
     result = evaluate_scores(scores_of(rows), rows, provenance=Provenance(selected_on=selected_on))
     assert result.used_for_selection is expected
     assert ("chosen on this split" in result.table()) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "split", "expected"),
+    [("train", "train", True), ("train", "dev", False), ("", "train", False), ("train + Training", "train2014", True)],
+)
+def test_training_on_the_same_split_is_said(trained_on: str, split: str, expected: bool) -> None:
+    rows = split_of(4, "coco", split)
+    result = evaluate_scores(scores_of(rows), rows, provenance=Provenance(trained_on=trained_on))
+    assert (result.used_for_training, result.to_json()["used_for_training"]) == (expected, expected)
+    assert ("trained on this split" in result.table()) == expected
 
 
 def test_ties_are_reported_and_warned_about() -> None:
@@ -184,7 +204,7 @@ def test_a_saved_matrix_evaluates_to_the_same(tmp_path: Path) -> None:
     saved = saved_and_evaluated(tmp_path / "s.safetensors", split)
     assert saved.recall == direct.recall
     assert (saved.protocol, saved.provenance.method) == ("f30k-1k", "chan")
-    assert saved.id_check == "1,000 unique image ids in the file"
+    assert saved.id_check == "1,000 unique image ids in the file (official ids, official order)"
 
 
 def test_a_saved_matrix_is_checked_against_the_split(tmp_path: Path) -> None:

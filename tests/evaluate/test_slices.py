@@ -13,7 +13,7 @@ from patchword.data.extras import find_extras
 from patchword.data.scenes import PRECOMP, write_scenes
 from patchword.data.scenes_regions import REGION_WIDTH
 from patchword.errors import DataError
-from patchword.evaluate.slices import objects_of, slice_queries, slices_table
+from patchword.evaluate.slices import annotated_objects, objects_of, slice_queries, slices_table
 
 OWNER = np.repeat(np.arange(10), [1, 2, 3, 1, 2, 3, 1, 2, 3, 2])
 M = len(OWNER)
@@ -72,6 +72,29 @@ def test_the_number_of_objects_is_a_side_input(tmp_path: Path) -> None:
     np.save(tmp_path / "test_ims_objects.npy", np.zeros((4, 2)))
     with pytest.raises(DataError, match="Expected one number an image"):
         objects_of(replace(split, image_extras=find_extras(tmp_path, "test", "ims", 4)[0]))
+
+
+def test_the_number_of_objects_comes_from_coco_annotations(tmp_path: Path) -> None:
+    things = {391895: 3, 60623: 1, 7: 0}
+    found = [{"image_id": image, "category_id": 1 + k} for image, n in things.items() for k in range(n)]
+    content = {"images": [{"id": image} for image in things], "annotations": found}
+    path = tmp_path / "instances_val2014.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    ids = ["COCO_val2014_000000060623.jpg", "391895", "000000000007.jpg"]
+    counts = annotated_objects(tmp_path, ids)
+    assert counts.tolist() == annotated_objects(path, ids).tolist() == [1, 3, 0]
+    owner = np.repeat(np.arange(3), 2)
+    slices = slice_queries(queries_in(noisy_scores(owner, 3), owner), objects=counts)
+    assert {(one.name, one.direction): one.queries for one in slices} == {
+        ("up to 1", "i2t"): 2,
+        ("3 to 4", "i2t"): 1,
+        ("up to 1", "t2i"): 4,
+        ("3 to 4", "t2i"): 2,
+    }
+    with pytest.raises(DataError, match=r"does not list 1 of 2 images \('8'\)\. Expected the annotations"):
+        annotated_objects(path, ["7", "8.jpg"])
+    with pytest.raises(DataError, match="tells images by their ids, which the scores have not"):
+        annotated_objects(path, None)
 
 
 def test_scenes_know_their_number_of_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,17 +16,20 @@ from PIL import Image
 from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.evaluate.benchmark import Benchmark
+from patchword.evaluate.choices import Choice, captions_beside, evaluate_choices
+from patchword.evaluate.on_split import ModelOnSplit
 from patchword.evaluate.significance import paired_test
 from patchword.html.page import STYLE
 from patchword.html.thumbnails import Thumbnails
 from patchword.model import Model
 from patchword.report.curves import Curve, chart, log_ticks, read_log, round_ticks
 from patchword.report.examples import choose_examples, leads
+from patchword.report.picture_examples import choose_pictures, picture_leads
 from patchword.report.rows import report_run
 from patchword.report.write import write_benchmark, write_report
 
 EVIL = "<script>alert(1)</script> a \"red\" ball & 'box'"
-SECTIONS = ("results", "certainty", "training", "searches", "words", "slices", "ties", "again")
+SECTIONS = ("results", "certainty", "training", "searches", "sentences", "words", "slices", "ties", "again")
 EMPTY_TAGS = {"meta", "img"}
 
 
@@ -173,6 +176,42 @@ def test_a_tie_counts_against_the_right_image_in_the_list_too() -> None:
     assert chosen.best == ()
     assert [found.rank for found in chosen.worst] == [3, 3, 3]
     assert [found.top[-1] for found in chosen.worst] == [found.right for found in chosen.worst]
+
+
+def test_pictures_that_ask_are_chosen_by_rank_and_lead() -> None:
+    owner = np.array([0, 0, 1, 2, 2])
+    scores = torch.tensor([[0.9, 0.2, 0.1, 0.3, 0.3], [0.6, 0.1, 0.5, 0.0, 0.1], [0.9, 0.8, 0.7, 0.1, 0.2]])
+    np.testing.assert_allclose(picture_leads(scores, owner), [0.6, -0.1, -0.7], atol=1e-6)
+    chosen = choose_pictures(scores, owner, each=2, top=3)
+    assert [(one.image, one.rank, one.top, one.best) for one in chosen.best] == [(0, 1, (0, 3, 4), 0)]
+    assert [(one.image, one.rank, one.top) for one in chosen.near] == [(1, 2, (0, 2, 1))]
+    assert [(one.image, one.rank, one.top, one.best) for one in chosen.worst] == [(2, 4, (0, 1, 2), 4)]
+    tied = choose_pictures(torch.full((2, 4), 0.5), np.array([0, 0, 1, 1]), top=4)
+    assert not tied.best
+    assert [(one.rank, one.top) for one in tied.worst] == [(3, (2, 3, 0, 1)), (3, (0, 1, 2, 3))]
+
+
+def test_the_page_shows_searches_in_both_directions(split: Split, tmp_path: Path) -> None:
+    page = made(tmp_path, split)
+    shown = page[page.index('id="sentences"') : page.index('id="words"')]
+    assert "first five of 12 sentences" in shown
+    assert "<li>✓ &lt;script&gt;" in shown
+    cards = shown.count('class="card query"')
+    assert cards == len([*re.finditer("Ahead of the best|came second|came in place", shown)]) >= 3
+    assert shown.count("<li>") == 5 * cards
+
+
+def test_false_captions_are_a_section_where_they_were_scored(split: Split, tmp_path: Path) -> None:
+    runs = [report_run(model, split) for model in models(split)]
+    items = [Choice("1", "<size>", (split.image_ids[0],), (split.captions[0], f"{EVIL} number 1"))]
+    found = [(run.name, evaluate_choices(ModelOnSplit(run.model, split), "x", items)) for run in runs if run.model]
+    table = captions_beside(found)
+    page = write_report(tmp_path / "n.html", runs=runs, split=split, negatives=table).read_text(encoding="utf-8")
+    assert check(page).ids == [SECTIONS[0], "negatives", *SECTIONS[1:]]
+    shown = page[page.index('id="negatives"') : page.index('id="certainty"')]
+    assert "&lt;size&gt;" in shown
+    assert [row[0] for row in table[1]] == ["chance", "VSE-infinity", "CHAN"]
+    assert "one attribute of one thing" in shown
 
 
 def test_one_image_alone_makes_a_report(split: Split, tmp_path: Path) -> None:

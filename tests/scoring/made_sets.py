@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from condensed_toys import made as condensed
 
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.methods.base import Method
+from patchword.methods.cefg import Cefg, CefgConfig
 from patchword.methods.chan import Chan, ChanConfig
+from patchword.methods.esl import Esl, EslConfig
 from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.types import Encoded
 
@@ -38,6 +41,18 @@ METHODS: dict[str, Method] = {
 }
 
 
+def cefg() -> Cefg:
+    return Cefg(CefgConfig.model_validate({**BASE, "sim_dim": 6, "head": "sgr"})).eval()
+
+
+def esl() -> Esl:
+    return Esl(EslConfig.model_validate({**BASE, "levels": 3})).eval()
+
+
+# Methods with tiles of their own that ask for more of their sets.
+OTHERS: dict[str, Method] = {"cefg": cefg(), "esl": esl(), "scta": condensed("scta", width=8)}
+
+
 def lengths(count: int, longest: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).integers(1, longest + 1, count))
 
@@ -61,6 +76,10 @@ def sets_for(
 ) -> tuple[Encoded, Encoded]:
     """Images and captions of different sizes, or of one vector each where the method has one."""
     make = tied_sets if tied else unit_sets
+    if method.name == "cefg":  # a pooled vector and two contexts a region; a pooled vector and words
+        return make(2 * lengths(images, 6, seed) + 1, dims, seed), make(lengths(captions, 9, seed + 1) + 1, dims, seed)
+    if isinstance(method, Esl):
+        dims = sum(method.config.widths)
     if method.name == "vse_inf":
         return make([1] * images, dims, seed), make([1] * captions, dims, seed + 1)
     return make(lengths(images, 6, seed), dims, seed), make(lengths(captions, 9, seed + 1), dims, seed + 1)

@@ -14,26 +14,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_sets import METHODS, chan, owners, sets_for
+from made_sets import METHODS, OTHERS, chan, owners, sets_for
 from pair import group
 
 from patchword.errors import ScoreError
 from patchword.methods.base import Method
-from patchword.scoring import hard_screen, hard_tiles, jobs, matrix
+from patchword.scoring import condensed_tiles, hard_screen, hard_tiles, jobs, matrix, regulated, two_way_tiles
 from patchword.scoring.jobs import Job, digest
 from patchword.scoring.matrix import score_matrix
 from patchword.scoring.ranks import ranks
 from patchword.scoring.top_k import top_k
 from patchword.types import Encoded
 
-NAMES = ("chan", "chan lse", "chan tha", "vse_inf")
+CHOSEN = {**{name: METHODS[name] for name in ("chan", "chan lse", "chan tha", "vse_inf")}, **OTHERS}
+SMALL: list[tuple[Any, str, Any]] = [
+    (hard_tiles, "_PATCHES", 9),
+    (hard_tiles, "_WORDS", 12),
+    (hard_screen, "_WORTH", 1e9),
+    (matrix, "_MOST", (3, 4)),
+    (regulated, "_TILE", (3, 16)),
+    (two_way_tiles, "_PATCHES", 9),
+    (two_way_tiles, "_CAPTIONS", 16),
+    (condensed_tiles, "_IMAGES", 4),
+    (condensed_tiles, "_CAPTIONS", 16),
+]
 
 
 def everything(folder: Path | None, **how: Any) -> dict[str, np.ndarray]:
     """What the three functions give for a few methods."""
     found: dict[str, np.ndarray] = {}
-    for name in NAMES:
-        method = METHODS[name]
+    for name, method in CHOSEN.items():
         images, captions = sets_for(method, 23, 60)
 
         def place(what: str, name: str = name) -> Path | None:
@@ -54,8 +64,8 @@ def everything(folder: Path | None, **how: Any) -> dict[str, np.ndarray]:
 
 def small_tiles() -> None:
     """Many small units, and a screen although it does not pay."""
-    hard_tiles._PATCHES, hard_tiles._WORDS, matrix._MOST = 9, 12, (3, 4)
-    hard_screen._WORTH = 1e9
+    for module, name, value in SMALL:
+        setattr(module, name, value)
 
 
 def same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
@@ -67,7 +77,7 @@ def same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """What one process gives."""
-    for module, name in ((hard_tiles, "_PATCHES"), (hard_tiles, "_WORDS"), (matrix, "_MOST"), (hard_screen, "_WORTH")):
+    for module, name, _ in SMALL:
         monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
     small_tiles()
     return everything(None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from made_sets import METHODS, chan, owners, sets_for, unit_sets, vse
 from patchword.errors import ScoreError
 from patchword.evaluate.ranks import Positives, rank_scores
 from patchword.scoring import cells, counts, hard_tiles, matrix
-from patchword.scoring.matrix import open_tiles, score_matrix
+from patchword.scoring import ranks as ranks_module
+from patchword.scoring.matrix import MEMORY, open_tiles, score_matrix
 from patchword.scoring.ranks import StreamedRanks, ranks
 from patchword.types import Encoded
 
@@ -91,11 +94,13 @@ def test_memory_threads_and_model_objects_change_no_bit(name: str) -> None:
     wanted, scores = ranks(method, images, captions, truth), score_matrix(method, images, captions)
     least = open_tiles(method, images, captions).tile_bytes
     before = torch.get_num_threads()
-    for threads in (1, 2, 3):
+    for threads, memory in ((1, least), (2, least), (3, 3 * least)):
         try:
             torch.set_num_threads(threads)
-            same_ranks(ranks(Loaded(), images, captions, truth, memory=least), wanted)
-            assert torch.equal(score_matrix(Loaded(), images, captions, memory=least), scores)
+            is_little = pytest.warns(UserWarning, match=r"1 of 2 cores are used.*Give --memory \d+MiB for all of them")
+            with is_little if threads == 2 else nullcontext():
+                same_ranks(ranks(Loaded(), images, captions, truth, memory=memory), wanted)
+                assert torch.equal(score_matrix(Loaded(), images, captions, memory=memory), scores)
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(before)
@@ -122,11 +127,41 @@ def test_tiles_of_right_pairs_are_not_computed_twice_where_there_is_room(monkeyp
     assert len(asked) == 16 + 4
 
 
-def test_progress_counts_every_pair_once() -> None:
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("precision", ["float32", "certified"])
+def test_progress_counts_every_pair_once_and_begins_with_the_right_pairs(
+    precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, captions = sets_for(METHODS["chan"], 30, 70)
-    counted: list[int] = []
-    ranks(METHODS["chan"], images, captions, owners(30, 70), progress=counted.append)
-    assert sum(counted) == 30 * 70
+    truth, counted, at_first = np.arange(70) * 30 // 70, [], []
+    first_pass = ranks_module.find_boundaries
+
+    def noting(*given: Any) -> Any:
+        found = first_pass(*given)
+        at_first.append(sum(counted))
+        return found
+
+    monkeypatch.setattr(ranks_module, "find_boundaries", noting)
+    for memory in (MEMORY, open_tiles(METHODS["chan"], images, captions).tile_bytes):  # room for all, and for few
+        counted.clear()
+        ranks(METHODS["chan"], images, captions, truth, progress=counted.append, memory=memory, precision=precision)
+        assert sum(counted) == 30 * 70
+        assert 0 not in counted
+    grid = cells.Cells(open_tiles(METHODS["chan"], images, captions), 0)
+    of_right = grid.sizes[grid.blocks(torch.from_numpy(truth), torch.arange(70)).unique()].sum()
+    assert at_first[0] == of_right
+    assert 70 < of_right < 30 * 70 / 2
+    assert 0 < at_first[1] < of_right
+
+
+def test_progress_of_parts_that_are_there(tmp_path: Path) -> None:
+    images, captions = sets_for(METHODS["vse_inf"], 30, 70)
+    for left in ("right_*", "counts_*", "counts_00000*", "none"):  # what is computed again
+        for part in tmp_path.glob(left):
+            part.unlink()
+        counted: list[int] = []
+        ranks(METHODS["vse_inf"], images, captions, owners(30, 70), progress=counted.append, folder=tmp_path)
+        assert sum(counted) == 30 * 70
 
 
 @pytest.mark.parametrize(("value", "named"), [(torch.nan, "NaN"), (torch.inf, "+inf"), (-torch.inf, "-inf")])

@@ -96,9 +96,9 @@ def test_a_cell_is_the_same_bits_as_in_the_matrix(name: str, monkeypatch: pytest
     scores = score_matrix(METHODS[name], images, captions)
     draw = np.random.default_rng(0)
     rows, columns = torch.from_numpy(draw.integers(0, 13, 50)), torch.from_numpy(draw.integers(0, 37, 50))
-    found, tiled = Cells(open_tiles(METHODS[name], images, captions), 0).values(rows, columns)
-    assert torch.equal(found, scores[rows, columns])
-    assert 0 < tiled <= 13 * 37
+    cells = Cells(open_tiles(METHODS[name], images, captions), 0)
+    assert torch.equal(cells.values(rows, columns), scores[rows, columns])
+    assert int(cells.sizes.sum()) == 13 * 37
 
 
 def test_both_kinds_of_entries_of_the_table_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,16 @@ def test_only_training_on_hardest_negatives_is_watched(loss: LossConfig, step: S
     assert not any(looks(CollapseWatch(window=5), collapsed, 60, margin))
 
 
+def test_what_one_step_showed_is_told_and_is_all_that_counts() -> None:
+    looking, seeing = CollapseWatch(window=5), CollapseWatch(window=5)
+    for k in range(80):
+        scores, margin = (healthy if k < 30 else collapsed)(k), None if k < 10 else 0.2
+        said = looking.look(scores, margin)
+        assert ("violation" in looking.seen) == (margin is not None)
+        assert seeing.see(looking.seen["step_recall"], looking.seen.get("violation"), B) == said
+    assert said
+
+
 def test_looking_leaves_no_graph_behind() -> None:
     scores = healthy(0).requires_grad_()
     CollapseWatch().look(scores, 0.2)

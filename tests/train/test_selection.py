@@ -1,13 +1,17 @@
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from small import recipe, same_tensors, weights, write_precomp
 
 from patchword.errors import ConfigError
+from patchword.evaluate.result import evaluate_scores
 from patchword.evaluate.run import evaluate
+from patchword.evaluate.scores_file import load_scores
 from patchword.train.loop import Trainer
 from patchword.train.run import train
 
@@ -51,6 +55,43 @@ def test_patience_counts_epochs_without_a_better_one(
     result = train(recipe("chan", data, {"train": {"epochs": 6, "patience": patience}}), tmp_path / "run")
     assert result.position.epoch == epochs
     assert result.position.best_rsum == (400.0 if patience is None else 300.0)
+
+
+def test_a_finished_run_says_how_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_precomp(tmp_path / "data", {"train": 8, "dev": 4})
+    script_rsums(monkeypatch, [100.0, 300.0, 200.0, 250.0, 250.0])
+    run = tmp_path / "my run"
+
+    def told(**changes: Any) -> str:
+        console = Console(file=io.StringIO(), width=1000)
+        train(recipe("chan", data, {"train": {"lr_steps": [], **changes}}), run, console=console)
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        return text
+
+    assert "resuming" not in told(epochs=2)
+    said = told(epochs=2)
+    assert f"'{run}' is finished: all of its 2 epochs are done. To train on, add --train.epochs 7, or start" in said
+    assert f"--train.start_from '{run}' --out DIR" in said
+    assert "resuming" not in said
+    assert f"resuming '{run}' at epoch 3, step" in told(epochs=9, patience=2)
+    assert "is finished: 2 epochs were no better than the best one. To train on, add --train.patience 4" in told(
+        epochs=9, patience=2
+    )
+    assert "resuming" in told(epochs=9, patience=3)
+
+
+def test_evaluating_on_what_was_trained_on_is_said(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "data", {"train": 8, "dev": 4})
+    train(recipe("chan", data, {"train": {"epochs": 1}}), tmp_path / "run")
+    assert config_of(tmp_path / "run" / "best")["about"]["trained_on"] == "train"
+    saved = tmp_path / "scores.safetensors"
+    result = evaluate(tmp_path / "run", data, split="train", save_to=saved)
+    assert result.used_for_training
+    assert "trained on this split" in result.table()
+    assert evaluate_scores(load_scores(saved)).used_for_training  # the file says so, too
+    other = evaluate(tmp_path / "run", data, split="dev")
+    assert not other.used_for_training
+    assert "trained on this split" not in other.table()
 
 
 def test_selecting_on_test_is_said_wherever_the_numbers_go(tmp_path: Path) -> None:
