@@ -20,6 +20,7 @@ def serve(
     no_token: bool = False,
     name: tuple[str, ...] = (),
     model: OptionalPath = None,
+    detector: OptionalText = None,
     device: Device = "cpu",
     max_body_mb: float = 20.0,
     max_pixels: int = 89_478_485,
@@ -40,6 +41,7 @@ def serve(
         no_token: let everybody in who can reach the address.
         name: host names under which the service is reached.
         model: checkpoint, when not the one that the index names.
+        detector: finds the regions of pictures that are sent.
         device: where queries are encoded: auto, cpu or cuda:0.
         max_body_mb: largest body.
         max_pixels: largest picture, width x height.
@@ -71,7 +73,7 @@ def serve(
         limits=limits,
         stop_s=grace,
     )
-    run_service(index, settings=settings, model=model, device=device_of(device))
+    run_service(index, settings=settings, model=model, detector=detector, device=device_of(device))
     return 0
 
 

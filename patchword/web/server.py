@@ -24,7 +24,12 @@ _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def serve(
-    index: Path | str, *, settings: Settings | None = None, model: Path | str | None = None, device: str = "cpu"
+    index: Path | str,
+    *,
+    settings: Settings | None = None,
+    model: Path | str | None = None,
+    detector: Path | str | None = None,
+    device: str = "cpu",
 ) -> None:
     """Serve an index over HTTP until SIGTERM or Ctrl-C; then running requests are finished.
 
@@ -32,6 +37,7 @@ def serve(
         index: folder of the index.
         settings: where to listen, who may ask, limits.
         model: checkpoint; None takes the one that the index names.
+        detector: finds the regions of pictures that are sent, in an index of region features.
         device: where queries are encoded and scored.
 
     Raises:
@@ -42,7 +48,7 @@ def serve(
     settings = settings or Settings()
     with listen(settings.host, settings.port) as place:
         _log_to_stderr()
-        with Index.open(index, model=model, device=device) as opened, _signals_are_no_failure():
+        with Index.open(index, model=model, device=device, detector=detector) as opened, _signals_are_no_failure():
             make_server(opened, settings, place).run(sockets=[place])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from detector_toys import WIDTH, noise, write_detector
+from fastapi.testclient import TestClient
 from small import refused
 from store_toys import age, save_model
 
@@ -24,6 +25,7 @@ from patchword.index.query import Part, Query
 from patchword.index.writer import open_writer
 from patchword.loading import load
 from patchword.model import Model
+from patchword.web.app import create_app
 
 PHOTOS = ("a.png", "b.png", "deep/c.png", "deep/d.png")
 
@@ -189,6 +191,11 @@ def test_a_new_picture_is_asked_with_by_a_detector(
         assert opened.accepts_pictures
         hits = opened.search(Query((Part(image=copy),)), 3).hits
         alike = opened.similar(items(index)["deep/d.png"].id, 2).hits
+        with TestClient(create_app(opened), base_url="http://127.0.0.1") as client:
+            typed = {"Content-Type": "image/png"}
+            sent = client.post("/similar", params={"k": 3}, content=copy.read_bytes(), headers=typed)
+    assert sent.status_code == 200, sent.text
+    assert [hit["id"] for hit in sent.json()["hits"]] == [hit.id for hit in hits]
     assert hits[0].item.path == "deep/d.png"  # the same picture, by other bytes' name
     assert [hit.id for hit in hits[1:]] == [hit.id for hit in alike]
     np.testing.assert_allclose([hit.score for hit in hits[1:]], [hit.score for hit in alike], atol=2e-3)
