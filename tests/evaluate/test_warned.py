@@ -32,7 +32,6 @@ def test_one_place_for_both_has_the_warning_in_its_table(tmp_path: Path, monkeyp
     assert written(tmp_path / "log", tmp_path / "log", monkeypatch, json=True) == "warning: look\n"
 
 
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
 def test_a_terminal_shows_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     master, terminal = os.openpty()
     try:
