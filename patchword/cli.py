@@ -297,10 +297,12 @@ def warning_line(
 
 
 def fail(code: int, message: str, debug: bool) -> int:
-    """Print one line to the error stream and give the exit code."""
+    """Print one line to the error stream, without what would steer a terminal, and give the exit code."""
+    from patchword.verbs.one_line import shown
+
     if debug:
         traceback.print_exc()
-    sys.stderr.write(" ".join(message.split()) + "\n")
+    sys.stderr.write(shown(" ".join(message.split())) + "\n")
     return code
 
 

@@ -314,3 +314,8 @@ def test_a_warning_of_the_package_is_one_line() -> None:
     assert main(["--version"]) == 0
     assert warnings.formatwarning("3 were cut", UserWarning, cli.__file__, 7) == "warning: 3 were cut\n"
     assert warnings.formatwarning("old", UserWarning, "/else/where.py", 7) == "/else/where.py:7: UserWarning: old\n"
+
+
+def test_an_error_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.fail(2, "DataError: no\x1b[31m\nköln.png", debug=False) == 2
+    assert capsys.readouterr().err == "DataError: no\\x1b[31m köln.png\n"
