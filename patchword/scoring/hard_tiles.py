@@ -8,8 +8,6 @@ too. Readable form: ``patchword.methods.chan.code_pairs``. Measured: docs/perfor
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +16,7 @@ from patchword.methods.base import Method, Pooling
 from patchword.methods.chan import Chan
 from patchword.methods.clip import Clip
 from patchword.scoring.hard_assignment import ON_A_DEVICE, PATCHES, WORDS, max_over_patches
+from patchword.scoring.kernels import has_kernel
 from patchword.scoring.pooled_words import WordSlots, pool_words
 from patchword.scoring.space import Space
 from patchword.scoring.tiles import Tiles, cuts_by_rows
@@ -63,7 +62,7 @@ class HardTiles(Tiles):
         first, last = self.word_starts[places.start], self.word_starts[places.stop]
         end = max(last, min(first + self.width, self.word_starts[-1]))
         patches = self.image_sets.vectors[self.patch_starts[block.start] : self.patch_starts[block.stop]]
-        if has_kernel(patches.device):
+        if has_kernel("best_patch_triton", patches.device):
             from patchword.scoring.best_patch_triton import best_patch
 
             starts = torch.tensor(self.patch_starts[block.start : block.stop + 1], device=patches.device)
@@ -71,15 +70,6 @@ class HardTiles(Tiles):
         found = self._space.take("products", len(patches), end - first, device=patches.device)
         torch.mm(patches, self.caption_sets.vectors[first:end].T, out=found)
         return max_over_patches(found, self._sizes[block])[:, : last - first]
-
-
-def has_kernel(device: torch.device) -> bool:
-    """Whether there is a fused kernel that runs on a device."""
-    if device.type != "cuda" or find_spec("triton") is None:
-        return False
-    from patchword.scoring.best_patch_triton import runs_on
-
-    return runs_on(device)
 
 
 def chan_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles | None:

@@ -29,7 +29,11 @@ _WAYS = ((1, 3), (3, 1))  # (length over words, softmax over patches), (length o
 def esl_scores(method: Method, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
     """ESL's scores of every pair; differentiable."""
     assert isinstance(method, Esl)
-    temperature = method.temperature.to(images.vectors)
+    return two_way_scores(images, captions, method.temperature.to(images.vectors))
+
+
+def two_way_scores(images: Encoded, captions: Encoded, temperature: Float[Tensor, ""]) -> Float[Tensor, "B C"]:
+    """ESL's scores for a temperature; differentiable."""
     patch_groups, word_groups = list(_by_length(images)), list(_by_length(captions))
     rows = [
         torch.cat([group_scores(patches, words, temperature) for _, words in word_groups], dim=1)
@@ -112,6 +116,11 @@ def _tiles(patches: Float[Tensor, "b R E"], words: Float[Tensor, "c L E"]) -> It
     for first in range(0, len(patches), rows):
         for start in range(0, len(words), max(1, columns)):
             yield slice(first, first + rows), slice(start, start + columns)
+
+
+def most_held(pairs: int, per_pair: int, device: torch.device) -> int:
+    """Bytes of temporaries that scoring takes at most: the cells of a tile, and what is made of them."""
+    return 4 * 6 * min(pairs * per_pair, max(per_pair, _TILE_CELLS.get(device.type, 1 << 18)))
 
 
 def _cells(patches: Float[Tensor, "b R E"], words: Float[Tensor, "c L E"]) -> Float[Tensor, "c L b R"]:

@@ -5,28 +5,33 @@ of captions that follow each other, of whatever lengths, with the patches of som
 product reaches back into the rows before it, whose numbers are dropped. The cells of captions of equal length and of
 images of equal size are then reduced together (``two_way_attention.tile_scores``), in an order that knows no
 neighbours.
+
+On a card a kernel scores one pair after the other, and larger pairs are scored as in training.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
 from patchword.methods.base import Method
 from patchword.methods.esl import Esl
+from patchword.scoring.kernels import has_kernel
 from patchword.scoring.space import Space
-from patchword.scoring.tiles import Tiles, by_length_nearby, cuts_by_rows, cuts_of, most_rows
-from patchword.scoring.two_way_attention import tile_scores
+from patchword.scoring.tiles import PairTiles, Tiles, by_length_nearby, cuts_by_rows, cuts_of, most_rows
+from patchword.scoring.two_way_attention import most_held, tile_scores, two_way_scores
 from patchword.types import Encoded
 
 _PATCHES, _WORDS = 288, 896  # of a product: a few blocks of its cells fit into the cache
 _CAPTIONS = 1024  # of a tile
+_ON_A_CARD = (64, 1024)  # images and captions of a tile there
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ class Side:
         rows = pad(sets.vectors, (0, 0, 0, missing)) if missing else sets.vectors
         return cls(rows, sets.lengths.tolist(), sets.offsets.tolist(), cuts_by_rows(sets.lengths, size), size)
 
-    def product(self, first: int, last: int) -> tuple[Float[Tensor, "s E"], int]:
-        """Rows that the sets ``first:last`` lie in, and how many of them lie before these sets."""
+    def product(self, first: int) -> tuple[Float[Tensor, "s E"], int]:
+        """Rows of the product that begins with the set ``first``, and how many of them lie before this set."""
         start = min(self.starts[first], len(self.rows) - self.size)
         return self.rows[start : start + self.size], self.starts[first] - start
 
@@ -88,10 +93,10 @@ class TwoWayTiles(Tiles):
     def tile(self, row: int, column: int) -> Float[Tensor, "n m"]:
         """Scores of one tile."""
         images, words, block = self._images, self._words_of(column), self.images_of(row)
-        patches, skipped = images.product(block.start, block.stop)
+        patches, skipped = images.product(block.start)
         scores = patches.new_empty(len(words.lengths), block.stop - block.start)  # (m, n)
         for first, last in pairwise(words.cuts):
-            some, before = words.product(first, last)
+            some, before = words.product(first)
             cells = torch.mm(some, patches.T, out=self._space.take("cells", len(some), len(patches)))
             for a, b in images.equal(block.start, block.stop):
                 left, size = images.starts[a] - images.starts[block.start] + skipped, images.lengths[a]
@@ -114,8 +119,52 @@ class TwoWayTiles(Tiles):
 
 
 def esl_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles | None:
-    """Tiles of ESL on a CPU; None elsewhere, where products may be larger."""
+    """Tiles of ESL on a CPU, or on a card that the kernel runs on; None elsewhere, where products may be larger."""
     assert isinstance(method, Esl)
-    if images.vectors.device.type != "cpu" or not len(images) or not len(captions):
+    if not len(images) or not len(captions):
         return None
-    return TwoWayTiles(images.float(), captions.float(), method.temperature.detach().float())
+    temperature = method.temperature.detach().float()
+    if images.vectors.device.type == "cpu":
+        return TwoWayTiles(images.float(), captions.float(), temperature)
+    if has_kernel("two_way_attention_triton", images.vectors.device):
+        return card_tiles(images.float(), captions.float(), temperature)
+    return None
+
+
+def card_tiles(images: Encoded, captions: Encoded, temperature: Float[Tensor, ""]) -> PairTiles:
+    """The grid of a card: a tile has enough pairs to fill it, and there are enough rows of tiles to share."""
+    sizes = min(len(images), _ON_A_CARD[0]), min(len(captions), _ON_A_CARD[1])
+    rows = most_rows(captions.lengths.cpu(), sizes[1])
+    held = 2 * 4 * sizes[0] * sizes[1] + 4 * rows * images.vectors.shape[1]
+    if not all(bool(small.all()) for small in _small(images, captions)):
+        held += 4 * (rows + sizes[0] * images.max_length) * images.vectors.shape[1]  # copies of both parts
+        held += most_held(sizes[0] * sizes[1], images.max_length * captions.max_length, images.vectors.device)
+    return PairTiles(partial(scores_on_a_card, temperature), images, captions, sizes, held)
+
+
+@torch.no_grad()
+def scores_on_a_card(temperature: Float[Tensor, ""], images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
+    """Scores of every pair: by the kernel where a pair fits on the chip, else as in training."""
+    from patchword.scoring.two_way_attention_triton import fused_scores
+
+    small = _small(images, captions)
+    if all(bool(side.all()) for side in small):
+        return fused_scores(images, captions, float(temperature))
+    scores = images.vectors.new_empty(len(images), len(captions))
+    sides = [[(True, side.nonzero()[:, 0]), (False, (~side).nonzero()[:, 0])] for side in small]
+    for (few_patches, rows), (few_words, columns) in product(*sides):
+        if not len(rows) or not len(columns):
+            continue
+        a, b = images.select(rows), captions.select(columns)
+        if few_patches and few_words:
+            scores[rows[:, None], columns] = fused_scores(a, b, float(temperature))
+        else:
+            scores[rows[:, None], columns] = two_way_scores(a, b, temperature.to(a.vectors))
+    return scores
+
+
+def _small(images: Encoded, captions: Encoded) -> tuple[Bool[Tensor, " B"], Bool[Tensor, " C"]]:
+    """Images and captions whose pairs the kernel takes."""
+    from patchword.scoring.two_way_attention_triton import PATCHES, WORDS
+
+    return images.lengths <= PATCHES, captions.lengths <= WORDS

@@ -6,11 +6,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-import torch
-
-from patchword.scoring.best_patch_triton import runs_on
-
 PROGRAM = """
 import torch
 from patchword.scoring.best_patch_triton import best_patch
@@ -37,11 +32,3 @@ def test_the_kernel_in_the_interpreter() -> None:
         check=False,
     )
     assert done.stdout == "equal\n", done.stderr
-
-
-def test_where_the_kernel_fails_scoring_goes_on_without_it() -> None:
-    """Here it fails for want of a card."""
-    runs_on.cache_clear()
-    with pytest.warns(UserWarning, match="the kernel of Triton fails on cpu .*: scoring goes on without it"):
-        assert not runs_on(torch.device("cpu"))
-    assert not runs_on(torch.device("cpu"))  # it is tried and told once
