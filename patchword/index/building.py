@@ -16,7 +16,8 @@ from rich.console import Console
 
 from patchword.errors import ConfigError, DataError
 from patchword.files import sync_folder
-from patchword.index.columns import read_columns, with_columns
+from patchword.index.column_files import follow_columns, next_id, set_columns
+from patchword.index.columns import read_columns
 from patchword.index.encode import pixel_transform_of
 from patchword.index.estimate import bytes_per_image, require_space, size_text
 from patchword.index.features import FeatureFolder, Spot, feature_source
@@ -24,6 +25,7 @@ from patchword.index.layout import IndexFolder, is_index
 from patchword.index.lock import writer_lock
 from patchword.index.manifest import BackendChoice, FeatureSource, Manifest, PoolKind, write_manifest
 from patchword.index.model_hash import open_model, stamp_of
+from patchword.index.model_place import follow_model
 from patchword.index.options import THREADS, EncodeOptions
 from patchword.index.pooled import pool_kind
 from patchword.index.results import Changes
@@ -120,8 +122,10 @@ def build(
             check_backend(choice, manifest.pooled.width)
             writer = _create(stack, place, manifest, folder, follow=follow_links)
         _say_size(writer, folder, console, follow=follow_links)
+        moved_to, first = follow_model(writer, loaded), next_id(writer)
         changes = sync_locked(writer, None, replace(options, model=loaded), allow_empty=True)
-        return with_columns(writer, table, changes)
+        changes = follow_columns(writer, first, replace(changes, model_place=moved_to), besides=table)
+        return set_columns(writer, table, changes)
 
 
 def _require_same_start(writer: Writer, folder: Path | str | None, source: FeatureSource | None, model: Model) -> None:

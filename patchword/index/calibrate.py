@@ -97,7 +97,7 @@ def calibrate(
     Raises:
         DataError: the split has fewer than 20 captions or 2 images, or right pairs do not score higher than wrong ones.
     """
-    from patchword.evaluate.run import open_for
+    from patchword.evaluate.opening import open_for
     from patchword.index.manifest import read_manifest
     from patchword.index.model_hash import open_model
 

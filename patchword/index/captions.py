@@ -22,6 +22,7 @@ from patchword.index.damage import lost_ids, runs
 from patchword.index.encode import Encoder, to_rows
 from patchword.index.estimate import require_space, set_bytes
 from patchword.index.model_hash import ModelGiven
+from patchword.index.model_place import follow_model
 from patchword.index.options import EncodeOptions
 from patchword.index.pending import Pending
 from patchword.index.records import NewCaption
@@ -162,6 +163,7 @@ def add_captions(
         return _clear_captions(index)
     given = read_caption_file(file, name=name, splits=splits)
     with open_writer(index, "captions") as writer:
+        follow_model(writer, model)
         cleared = _forget(writer) if clear else 0
         images = _Images(writer)
         there = set(writer.connection.execute("SELECT text, image FROM captions"))

@@ -19,6 +19,7 @@ from patchword.index.estimate import require_space
 from patchword.index.live import live_places
 from patchword.index.manifest import BackendChoice, PoolKind, write_manifest
 from patchword.index.model_hash import ModelGiven, open_model
+from patchword.index.model_place import follow_model
 from patchword.index.pooled import PoolSpec, pool_kind
 from patchword.index.results import BackendChanged
 from patchword.index.schema import KINDS, bump_generation, count_items, meta, register_shard, set_meta, transaction
@@ -59,6 +60,7 @@ def change_backend(
     started = time.monotonic()
     choice = BackendChoice(kind=kind, options=dict(options or {}))
     with open_writer(index, "backend") as writer:
+        follow_model(writer, model)
         before = writer.manifest
         spec = None
         if pooled is not None and pooled != before.pooled.kind:

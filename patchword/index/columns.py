@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patchword.errors import DataError
+from patchword.index.file_bytes import hash_bytes
 from patchword.index.filters import BUILT_IN, INTEGER, REAL, TEXT
-from patchword.index.results import Changes
-from patchword.index.schema import bump_generation, generation, transaction
+from patchword.index.records import RACY_NS
+from patchword.index.schema import bump_generation, transaction
 from patchword.index.tables import JSON_LINES, read_by_path
 from patchword.index.writer import Writer
 
 Value = str | int | float | None
+Stamp = tuple[int, int]  # size, and time of change in ns; 0 where the file may have changed again unseen
 MAX_COLUMNS = 200
 _INTEGER = re.compile(r"[-+]?(0|[1-9]\d{0,17})")
 _REAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?")
@@ -29,11 +32,14 @@ class Table:
         file: where they come from, for messages.
         types: name of each column to ``text``, ``integer`` or ``real``.
         rows: path to its values, in the order of the columns.
+        stamp, hash: of the file when it was read.
     """
 
     file: Path
     types: dict[str, str]
     rows: dict[str, tuple[Value, ...]]
+    stamp: Stamp = (0, 0)
+    hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,23 @@ class Applied:
     unknown: tuple[str, ...]
 
 
+def stamp_of(file: Path) -> Stamp | None:
+    """What differs when a file is another one; None where there is none."""
+    try:
+        about = file.stat()
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns if time.time_ns() - about.st_mtime_ns > RACY_NS else 0
+
+
+def hash_of(file: Path) -> str | None:
+    """Hash of the content of a file; None where it can not be read."""
+    try:
+        return hash_bytes(file.read_bytes())
+    except OSError:
+        return None
+
+
 def read_columns(file: Path | str) -> Table:
     """Read a table whose column ``path`` (or ``file``, ``file_name``, ``image``) says which item a row belongs to.
 
@@ -59,6 +82,7 @@ def read_columns(file: Path | str) -> Table:
         DataError: it can not be read, has no such column, or names a path twice; with the line.
     """
     path = Path(file)
+    stamp = stamp_of(path)
     key, records = read_by_path(path)
     is_typed = path.suffix.lower() in JSON_LINES
     fields = [{name: _value(path, line, name, value) for name, value in row.items()} for line, row in records.values()]
@@ -69,7 +93,7 @@ def read_columns(file: Path | str) -> Table:
         where: tuple(cast(row.get(name), types[name]) for name in names)
         for where, row in zip(records, fields, strict=True)
     }
-    return Table(path, types, rows)
+    return Table(path, types, rows, stamp or (0, 0), hash_of(path) or "")
 
 
 def _value(path: Path, line: int, name: str, value: Any) -> Value:
@@ -138,14 +162,6 @@ def cast(value: Value, kind: str) -> Value:
 def widest(a: str, b: str) -> str:
     """The type that holds the values of both."""
     return a if a == b else TEXT if TEXT in (a, b) else REAL
-
-
-def with_columns(writer: Writer, table: Table | None, changes: Changes) -> Changes:
-    """Set the columns of a table, if there is one, and say what it named in vain."""
-    if table is None:
-        return changes
-    applied = apply_columns(writer, table)
-    return replace(changes, unknown_columns=applied.unknown, generation=generation(writer.connection))
 
 
 def apply_columns(writer: Writer, table: Table) -> Applied:

@@ -142,5 +142,5 @@ def _hashes(features: FeatureFolder, items: Iterable[tuple[int, str]]) -> Iterab
         part = [pair for pair in spots[start : start + TOGETHER] if pair[0].split == split]
         images = features.read([spot for spot, _ in part], ())
         for row, (spot, one) in enumerate(part):
-            yield one, (features.label(spot), features.hash(images, row))
+            yield one, (features.label(spot), features.hash(images, row, spot))
         start += len(part)

@@ -138,11 +138,14 @@ class FeatureFolder:
                 found.append((Seen(root, key, about.st_size, about.st_mtime_ns), Spot(number, row)))
         return sorted(found, key=lambda pair: pair[0].path)
 
-    def hash(self, images: Images, row: int) -> str:
-        """Hash of the features of one image of a batch."""
+    def hash(self, images: Images, row: int, spot: Spot) -> str:
+        """Hash of the features and the boxes of one image of a batch; ``spot`` is where it is."""
         count = images.values.shape[1] if images.lengths is None else int(images.lengths[row])
         values = images.values[row, :count].to(torch.float32).contiguous().numpy()
-        return blake2b(values.tobytes(), digest_size=16).hexdigest()
+        digest, boxes = blake2b(values.tobytes(), digest_size=16), self.boxes(spot, count)
+        if boxes is not None:
+            digest.update(boxes.tobytes())
+        return digest.hexdigest()
 
 
 def _names(split: Split, row: int) -> list[str]:

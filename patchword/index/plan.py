@@ -53,6 +53,7 @@ def make_plan(
     retry: bool = False,
     lost: Collection[int] = (),
     outdated: Collection[int] = (),
+    is_there: Callable[[Place], bool] = lambda _: True,
 ) -> Plan:
     """Compare the files that are there with the items that are known.
 
@@ -66,6 +67,8 @@ def make_plan(
         retry: look again at skipped files that have not changed, and take back what was removed on purpose.
         lost: ids of items that lost their vectors.
         outdated: ids of items to be encoded anew, although their files are as they were.
+        is_there: whether the system says that a file is there, asked of items in folders that can not be read: if not,
+            a new file with their content is taken for the moved one.
     """
     plan = Plan(skips=list(scan.skips))
     todo = list[Seen]()
@@ -85,8 +88,11 @@ def make_plan(
             todo.append(seen)
     there = {(seen.root, seen.path) for seen in scan.files}
     unknown = {*scan.closed, *((skip.root, skip.path) for skip in scan.skips if skip.is_unknown)}
-    vanished = [item for place, item in known.items() if place not in there and not _hidden(unknown, place)]
-    _settle(plan, todo, known, vanished if removes else [], hashes, moves=moves)
+    away = [(place, item) for place, item in known.items() if place not in there] if removes else []
+    vanished = [item for place, item in away if not _hidden(unknown, place)]
+    sizes = {seen.size for seen in todo} if moves else set()
+    hidden = [item for place, item in away if _hidden(unknown, place) and item.size in sizes and not is_there(place)]
+    _settle(plan, todo, known, vanished, hidden, hashes, moves=moves)
     plan.restore += [(one, seen) for one, seen, _ in (*plan.touched, *plan.moved) if one in lost]
     kept = {(skip.root, skip.path) for skip in plan.skips}
     plan.unskip = [place for place in skipped if place not in kept and not _hidden(unknown, place)]
@@ -98,13 +104,19 @@ def _settle(
     todo: Sequence[Seen],
     known: Mapping[Place, Known],
     vanished: Sequence[Known],
+    hidden: Sequence[Known],
     hashes: Callable[[Sequence[Seen]], Iterable[Hashed | None]],
     *,
     moves: bool,
 ) -> None:
-    """Tell which of the files to be looked at hold what an item without its place held."""
+    """Tell which of the files to be looked at hold what an item without its place held.
+
+    An item that is hidden, because its folder can not be read, stays unless a file has its content and no item that
+    surely lost its place had it.
+    """
     changed = {(seen.root, seen.path): known[seen.root, seen.path] for seen in todo if (seen.root, seen.path) in known}
-    loose = {item.id: item for item in (*vanished, *changed.values())}  # items whose place is empty, or may hold other
+    # Items whose place is empty, or may be, or may hold other content.
+    loose = {item.id: item for item in (*vanished, *changed.values(), *hidden)}
     sizes = {item.size for item in loose.values()}
     suspects = [
         seen
@@ -124,7 +136,8 @@ def _settle(
         else:
             left.append(seen)
     by_hash: dict[str, list[Known]] = {}
-    for item in sorted(loose.values(), key=lambda item: item.id, reverse=True):
+    unsure = {item.id for item in hidden}
+    for item in sorted(loose.values(), key=lambda item: (item.id not in unsure, -item.id)):
         by_hash.setdefault(item.hash, []).append(item)
     for seen in left:
         found = content.get((seen.root, seen.path))

@@ -32,6 +32,8 @@ class Changes:
         unreachable: of the skipped ones, files that the system did not let be looked at or read; what is indexed of
             them was kept.
         taken_back: vector files that had been given up as missing or damaged, are whole, and are used again.
+        column_files: what became of files of columns that have changed since they were named, a sentence each.
+        model_place: where the model is now, when that was noted because it is not at its old place any more.
     """
 
     found: int
@@ -55,6 +57,8 @@ class Changes:
     lost_captions: int = 0
     unreachable: int = 0
     taken_back: tuple[str, ...] = ()
+    column_files: tuple[str, ...] = ()
+    model_place: str | None = None
 
     def __post_init__(self) -> None:
         assert self.found == self.indexed + self.moved + self.unchanged + self.skipped, f"the counts differ: {self}"

@@ -23,6 +23,8 @@ from patchword.index.layout import IndexFolder
 # `live` holds one bit per item of a shard, the first in the lowest bit: what is not removed.
 # `feature_hash` is of the region features that an item was encoded from; `feature_files` are the files of them, as they
 # were when all items were last compared with them.
+# `column_files` are those of the user's columns, as they were when the columns were set from them, in the order in
+# which they were named.
 # `sticky` marks a file that was removed on purpose.
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -45,6 +47,9 @@ CREATE TABLE skipped (
     root INTEGER NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, reason TEXT NOT NULL,
     sticky INTEGER NOT NULL, PRIMARY KEY (root, path)) WITHOUT ROWID;
 CREATE TABLE feature_files (path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE column_files (
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
+    hash TEXT NOT NULL);
 """
 KINDS = ("image", "caption")  # of items, each with shards of their own
 WAIT_S = 30.0
@@ -61,11 +66,17 @@ def create(path: Path) -> None:
 
 def complete_tables(connection: sqlite3.Connection) -> None:
     """Add what catalogs of older versions lack; only writers need it."""
-    if any(row[1] == "feature_hash" for row in connection.execute("PRAGMA table_info(items)")):
+    there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    lacking = [name for name in ("feature_files", "column_files") if name not in there]
+    has_hash = any(row[1] == "feature_hash" for row in connection.execute("PRAGMA table_info(items)"))
+    if has_hash and not lacking:
         return
     with transaction(connection):
-        connection.execute("ALTER TABLE items ADD COLUMN feature_hash TEXT")
-        connection.execute(TABLES[TABLES.index("CREATE TABLE feature_files") :])
+        if not has_hash:
+            connection.execute("ALTER TABLE items ADD COLUMN feature_hash TEXT")
+        for name in lacking:
+            start = TABLES.index(f"CREATE TABLE {name}")
+            connection.execute(TABLES[start : TABLES.index(";", start)])
 
 
 @contextmanager

@@ -128,7 +128,8 @@ class FeaturesAlone:
         """Hash of each image's features."""
         for seen in files:
             checked = time.time_ns()
-            yield self.features.hash(self.features.read([self.spots[seen.path]], ()), 0), seen, checked
+            spot = self.spots[seen.path]
+            yield self.features.hash(self.features.read([spot], ()), 0, spot), seen, checked
 
     def batches(self, files: Sequence[Seen]) -> Iterator[Batch | Skip]:
         """Encode features in batches of one split each."""
@@ -154,7 +155,7 @@ def _encode_spots(
     images = features.read(spots, encoder.model.method.image_extras)
     counts = [images.values.shape[1]] * len(spots) if images.lengths is None else images.lengths.tolist()
     boxes = [features.boxes(spot, count) for spot, count in zip(spots, counts, strict=True)]
-    hashes = [features.hash(images, row) for row in range(len(spots))]
+    hashes = [features.hash(images, row, spot) for row, spot in enumerate(spots)]
     return encoder.encode_images(images), boxes, hashes
 
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from patchword.errors import ConfigError, DataError
-from patchword.index.columns import read_columns, with_columns
+from patchword.index.column_files import follow_columns, next_id, set_columns
+from patchword.index.columns import read_columns
 from patchword.index.damage import find_damage, lost_ids, require_present
 from patchword.index.feature_changes import FeatureChanges, find_feature_changes, note_features
 from patchword.index.file_bytes import FileHashes
 from patchword.index.given_up import give_up, take_back
 from patchword.index.layout import open_folder
+from patchword.index.model_place import follow_model
 from patchword.index.options import THREADS, EncodeOptions
 from patchword.index.pending import Source
 from patchword.index.records import Root
@@ -52,7 +54,7 @@ def sync(
 
     A file whose size and time of change are as before is not read. Moved and renamed files keep their ids and are
     not encoded again. The model is loaded only when something is to be encoded. Pictures whose region features have
-    changed, because they were extracted again, are encoded again.
+    changed, because they were extracted again, are encoded again. Files of columns that have changed are read again.
 
     Images whose vectors are lost, because a shard is missing or damaged, are encoded again from their files and keep
     their ids; so are captions. Damage that leaves the size of a shard as it was is seen only with ``verify``.
@@ -74,8 +76,10 @@ def sync(
     options = EncodeOptions(model, device, batch, threads, console)
     table = None if columns is None else read_columns(columns)
     with open_writer(open_folder(index), "sync") as writer:
+        place, first = follow_model(writer, model), next_id(writer)
         changes = sync_locked(writer, folder, options, allow_empty=allow_empty, verify=verify, restore=restore)
-        return with_columns(writer, table, changes)
+        changes = follow_columns(writer, first, replace(changes, model_place=place), besides=table)
+        return set_columns(writer, table, changes)
 
 
 def sync_locked(
@@ -165,13 +169,15 @@ def add(
     with open_writer(open_folder(index), "add") as writer:
         if any(root.kind == "features" for root in writer.roots()) and paths:
             raise ConfigError("this index holds features without pictures: it has no files to add. Use sync.")
+        place, first = follow_model(writer, model), next_id(writer)
         scopes = [root_for(writer, Path(path), follow=follow_links) for path in paths]
         roots = {root.id: root for root in writer.roots()}
         scan, whole = Scan(), _without_inner(scopes)
         for scope in whole:
             scan.join(_look(writer, roots[scope.root], scope, allow_empty=True, named=True))
         changes = _of_pictures(writer, options).run(scan, whole, removes=False, moves=False, retry=True)
-        return with_columns(writer, table, changes)
+        changes = follow_columns(writer, first, replace(changes, model_place=place), besides=table)
+        return set_columns(writer, table, changes)
 
 
 def _console(options: EncodeOptions) -> Console:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from rich.console import Console
 
@@ -89,7 +91,7 @@ class Update:
         known, skipped = self._known(scopes)
         plan = make_plan(
             scan, known, skipped, self.hashes, removes=removes, moves=moves, retry=retry, lost=self.lost,
-            outdated=self.outdated,
+            outdated=self.outdated, is_there=self._is_there,
         )  # fmt: skip
         self._settle(plan, skipped)
         self._restore(plan, {item.id: item.hash for item in known.values()})
@@ -131,6 +133,14 @@ class Update:
                 if whole or any(scope.holds(path) for scope in mine):
                     skipped[root, path] = skip
         return known, skipped
+
+    def _is_there(self, place: Place) -> bool:
+        """Whether the system says that there is a file at a place."""
+        return os.path.lexists(self._roots[place[0]] / place[1])
+
+    @cached_property
+    def _roots(self) -> dict[int, Path]:
+        return {root.id: root.path for root in self.writer.roots()}
 
     def _settle(self, plan: Plan, skipped: dict[Place, Skip]) -> None:
         fresh = [skip for skip in plan.skips if skipped.get((skip.root, skip.path)) != skip]

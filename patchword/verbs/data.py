@@ -191,7 +191,7 @@ def _regions(
         say_json([vars(one) for one in written])
         return 0
     for one in written:
-        how = "was complete and is kept" if one.computed == 0 else f"{one.computed:,} computed now"
+        how = f"{one.computed:,} computed now" if one.computed else "none had to be computed"
         left = f"; {one.skipped:,} pictures left out, see {one.split}_skipped.jsonl" if one.skipped else ""
         say(f"'{one.folder}' {one.split}: {one.images:,} images x {one.regions} regions x {one.width}, {how}{left}")
     return 0

@@ -359,6 +359,10 @@ def _say_changes(changes: Any, place: Path, json: bool) -> int:
         )
     if changes.skipped:
         note_line(f"why files were skipped: '{place / 'skipped.jsonl'}'")
+    if changes.model_place is not None:
+        note_line(f"the model is at '{changes.model_place}' now, which the index remembers")
+    for sentence in changes.column_files:
+        note_line(sentence)
     if changes.unseen:
         note_line(f"{changes.unseen:,} folders could not be read; what is indexed of them was kept")
     unknown = changes.unknown_columns

@@ -26,6 +26,7 @@ def serve(
     max_pixels: int = 89_478_485,
     max_query: int = 1000,
     max_k: int = 1000,
+    max_batch: int = 64,
     concurrency: int = 256,
     timeout: float = 30.0,
     grace: float = 10.0,
@@ -47,6 +48,7 @@ def serve(
         max_pixels: largest picture, width x height.
         max_query: characters of a sentence.
         max_k: most results.
+        max_batch: queries of one request to /search/batch.
         concurrency: requests at a time; one more is told to wait.
         timeout: seconds to answer.
         grace: seconds that running requests may go on when it is stopped.
@@ -61,6 +63,7 @@ def serve(
         max_pixels=max_pixels,
         max_query=max_query,
         max_k=max_k,
+        max_batch=max_batch,
         concurrency=concurrency,
         timeout_s=timeout,
     )

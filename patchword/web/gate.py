@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
 import time
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
-from patchword.errors import PatchwordError
 from patchword.web.bodies import Bodies, ClientGone, Message, Receive, Scope, Send
 from patchword.web.guard import Guard
 from patchword.web.metrics import Metrics
-from patchword.web.refusals import Refusal, busy, refusal_of
+from patchword.web.refusals import Refusal, answer_to, busy
 from patchword.web.settings import Settings
 
 POLICY = (
@@ -32,7 +29,6 @@ _HEADERS = {
 }
 _UNCOUNTED = ("/health", "/metrics")  # answered however busy the service is
 _GONE = 499  # status in the metrics of a request whose client left
-_log = logging.getLogger("patchword.web")
 
 
 class _Reply:
@@ -109,7 +105,7 @@ class Gate:
                 raise ClientGone from error
             if reply.status is not None:
                 raise
-            await self._refuse(_refusal(error), receive, reply)
+            await self._refuse(answer_to(error), receive, reply)
 
     async def _refuse(self, refusal: Refusal, receive: Receive, reply: _Reply) -> None:
         answer = JSONResponse(refusal.to_json(), refusal.status, refusal.headers)
@@ -209,18 +205,6 @@ class _Exchange:
 async def _awaited(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """A coroutine of an application's answer, of which a task can be made."""
     await app(scope, receive, send)
-
-
-def _refusal(error: Exception) -> Refusal:
-    """The answer to an error; what nobody expected goes to the log, and the client gets a number to ask for."""
-    if isinstance(error, Refusal):
-        return error
-    known = refusal_of(error) if isinstance(error, PatchwordError) else None
-    if known is not None:
-        return known
-    number = secrets.token_hex(4)
-    _log.error("internal error %s", number, exc_info=error)
-    return Refusal(500, "internal error", number=number)
 
 
 def route_of(scope: Scope) -> str:

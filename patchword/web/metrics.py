@@ -21,6 +21,7 @@ class Metrics:
             ``decode`` (an uploaded picture), ``picture`` (a query with an uploaded picture is encoded and scored),
             ``explain``, ``thumb``.
         batches: how many searches were answered together.
+        batch_queries: queries of requests to ``/search/batch``, by the status that each of them got.
         reloads: how often a changed index was taken over.
     """
 
@@ -35,6 +36,9 @@ class Metrics:
         )
         self.batches = Histogram(
             "patchword_batch_size", "searches answered together", buckets=_SIZES, registry=self.registry
+        )
+        self.batch_queries = Counter(
+            "patchword_batch_queries", "queries sent in batches", ["status"], registry=self.registry
         )
         self.reloads = Counter("patchword_reloads", "changed indexes taken over", registry=self.registry)
         ProcessCollector(registry=self.registry)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from patchword.errors import ConfigError, DataError, PatchwordError
 _QUOTED_PATH = re.compile(r"(['\"`])(?:/|[A-Za-z]:[\\/])[^'\"`\n]*?([^/\\'\"`\n]*)\1")
 _BARE_PATH = re.compile(r"(?<![\w.:/'\"`])(?:/[^\s/'\"`,;:)]+)+/([^\s/'\"`,;:)]+)")
 _LONGEST = 500  # characters of a message
+_log = logging.getLogger("patchword.web")
 
 
 class Refusal(Exception):  # noqa: N818  an answer
@@ -44,6 +47,18 @@ def refusal_of(error: PatchwordError) -> Refusal | None:
     if isinstance(error, DataError | ConfigError):
         return Refusal(400, without_paths(str(error)))
     return None
+
+
+def answer_to(error: Exception) -> Refusal:
+    """The answer to any error; what nobody expected goes to the log, and the client gets a number to ask for."""
+    if isinstance(error, Refusal):
+        return error
+    known = refusal_of(error) if isinstance(error, PatchwordError) else None
+    if known is not None:
+        return known
+    number = secrets.token_hex(4)
+    _log.error("internal error %s", number, exc_info=error)
+    return Refusal(500, "internal error", number=number)
 
 
 def invalid(errors: Sequence[Mapping[str, Any]]) -> Refusal:

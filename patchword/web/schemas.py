@@ -102,6 +102,14 @@ class SearchOut(BaseModel):
     )
 
 
+class RefusedOut(BaseModel):
+    """Why one query of several has no answer; the others have theirs."""
+
+    error: str = Field(description="one line", examples=["the query has no words that the model knows."])
+    status: int = Field(description="the status that the query alone would get", examples=[400])
+    id: str | None = Field(None, description="of a bug (500): finds its trace in the log")
+
+
 class CaptionOut(BaseModel):
     """One caption that was found."""
 
@@ -159,6 +167,7 @@ class LimitsOut(BaseModel):
     query: int = Field(description="characters of a sentence, and of a filter", examples=[1000])
     k: int = Field(description="most results", examples=[1000])
     parts: int = Field(description="parts of a query", examples=[16])
+    batch: int = Field(description="queries of one request to `/search/batch`", examples=[64])
     timeout_s: float = Field(description="time to answer", examples=[30.0])
 
 

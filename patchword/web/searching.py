@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 
 from patchword.index.query import Mode
 from patchword.web.batching import Asked
+from patchword.web.many import Answers, Searches, answer_many
 from patchword.web.refusals import Refusal
 from patchword.web.schemas import FILTER, ID_LIMIT, CaptionsOut, ErrorOut, ExplainOut, PartIn, SearchIn, SearchOut
 from patchword.web.service import Service
@@ -76,6 +77,15 @@ Sent = Annotated[bytes, Depends(sent_picture)]
 async def search(wanted: SearchIn, service: Serving) -> SearchOut:
     """Find images for a weighted list of sentences, indexed images and pictures that are sent along."""
     return await service.search(wanted.parts, Asked(wanted.k, wanted.mode, wanted.where, wanted.threshold))
+
+
+@router.post("/search/batch", tags=["search"], summary="Images for several queries", response_model=Answers)
+async def search_many(
+    wanted: Annotated[Searches, Body(description="as POST /search takes them; at most `limits.batch` of /info")],
+    service: Serving,
+) -> Response:
+    """Answer several searches together, in their order. One that can not be answered has `error` in its place."""
+    return Response(await answer_many(service, wanted), media_type="application/json")
 
 
 @router.get("/search", tags=["search"], summary="Images for a sentence")

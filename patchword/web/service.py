@@ -19,7 +19,7 @@ from patchword.index.catalog import Item
 from patchword.index.engine import Index
 from patchword.index.query import Answer, Found, FoundCaption, Part, Query
 from patchword.search import unknown_words
-from patchword.web.batching import Asked, Batcher
+from patchword.web.batching import LARGEST, Asked, Batcher
 from patchword.web.metrics import Metrics
 from patchword.web.originals import Original, open_original
 from patchword.web.presence import Presence
@@ -74,7 +74,8 @@ class Service:
     # ---------------------------------------------------------------- life
 
     def _make_threads(self) -> None:
-        waiting, threads = self.limits.concurrency, self.settings.workers
+        waiting, threads = self.limits.concurrency + LARGEST, self.settings.workers
+        self.room = asyncio.Semaphore(LARGEST)  # for queries of batches, which so never take the room of other requests
         self.batcher = Batcher(self.index, self.metrics, waiting=waiting)
         self.pictures = Workers("patchword-pictures", threads, waiting)
         self.thinkers = Workers("patchword-encode", threads, waiting)
@@ -258,6 +259,7 @@ class Service:
                 query=limits.max_query,
                 k=limits.max_k,
                 parts=limits.max_parts,
+                batch=limits.max_batch,
                 timeout_s=limits.timeout_s,
             ),
         )

@@ -9,6 +9,7 @@ from patchword.errors import ConfigError
 
 PIXELS = 89_478_485  # what Pillow decodes without a warning
 USUAL_K = 20  # results, when a client does not say how many
+LARGEST_BATCH = 1024  # queries of one request, whatever the limits are
 _SHORTEST_TOKEN = 16  # characters, when others than this machine can ask
 
 
@@ -22,6 +23,7 @@ class Limits:
         max_query: characters of a sentence, and of a filter.
         max_k: most results.
         max_parts: sentences and pictures of one query.
+        max_batch: queries of one request to ``/search/batch``.
         concurrency: requests that are worked on or wait for it; one more is answered 503.
         timeout_s: time to answer after the request has arrived, then 504; also how long a client may read nothing.
         body_grace_s: time a body may take however slow it comes; after that it has to keep `body_rate`.
@@ -33,6 +35,7 @@ class Limits:
     max_query: int = 1000
     max_k: int = 1000
     max_parts: int = 16
+    max_batch: int = 64
     concurrency: int = 256
     timeout_s: float = 30.0
     body_grace_s: float = 10.0
@@ -44,7 +47,8 @@ class Limits:
         return int(self.max_body_mb * 1e6)
 
     def __post_init__(self) -> None:
-        for name in ("max_body_mb", "max_pixels", "max_query", "max_k", "max_parts", "concurrency", "timeout_s"):
+        sizes = ("max_body_mb", "max_pixels", "max_query", "max_k", "max_parts", "max_batch")
+        for name in (*sizes, "concurrency", "timeout_s"):
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise ConfigError(f"`{name}` is {value}. Expected a number above 0.")
@@ -52,6 +56,8 @@ class Limits:
             raise ConfigError(f"`max_k` is {self.max_k}. At least {USUAL_K} are sent when nobody says how many.")
         if self.max_pixels > PIXELS:
             raise ConfigError(f"`max_pixels` is {self.max_pixels:,}. At most {PIXELS:,} pixels can be decoded.")
+        if self.max_batch > LARGEST_BATCH:
+            raise ConfigError(f"`max_batch` is {self.max_batch:,}. At most {LARGEST_BATCH:,} queries are read.")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def test_an_index_shows_probabilities_once_calibrated(tmp_path: Path, monkeypatc
 
 
 def test_wrong_pairs_are_never_right_ones(tmp_path: Path) -> None:
-    from patchword.evaluate.run import open_for
+    from patchword.evaluate.opening import open_for
 
     _, model = region_index(tmp_path, images=80)
     split = open_for(model, tmp_path / "data", "dev")

@@ -106,6 +106,18 @@ def test_features_of_another_detector_are_encoded_again(
     assert sync(index, model="/no/such/model").unchanged == 5
 
 
+def test_a_photo_that_went_needs_no_detector_and_is_told_so(
+    index: Path, detectors: list[Path], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "a.png").unlink()
+    out = photos.parent / "features"
+    named = ["-o", str(out), "--detector", str(detectors[0]), "--regions", "4"]
+    assert main(["extract", "regions", str(photos), *named]) == 0
+    said = capsys.readouterr().out
+    assert f"all: 3 images x 4 regions x {WIDTH}, none had to be computed" in said
+    assert sync(index, model="/no/such/model").removed == 1
+
+
 def test_the_same_features_written_again_are_no_change(index: Path, detectors: list[Path], photos: Path) -> None:
     ims = photos.parent / "features" / "all_ims.npy"
     values = np.load(ims)
@@ -119,6 +131,20 @@ def test_the_same_features_written_again_are_no_change(index: Path, detectors: l
     with open_writer(index, "test") as writer:
         found = find_feature_changes(writer)
     assert found.outdated == {items(index)["deep/c.png"].id}
+
+
+def test_boxes_that_changed_alone_are_taken_over(index: Path, photos: Path, model: Model) -> None:
+    file = photos.parent / "features" / "all_boxes.npy"
+    boxes = np.load(file)
+    boxes[2] *= 0.5
+    np.save(file, boxes)
+    age(file, by_s=100)
+    done = sync(index, model=model)
+    assert (done.indexed, done.replaced, done.unchanged) == (1, 1, 3)
+    snapshot = open_snapshot(index)
+    found = snapshot.boxes(int(snapshot.positions([items(index)["deep/c.png"].id])[0]))
+    assert np.allclose(found, boxes[2], atol=1e-3)
+    assert sync(index, model="/no/such/model").unchanged == 4
 
 
 def test_an_index_of_an_older_version_learns_its_features(

@@ -206,3 +206,32 @@ def test_pictures_that_do_not_decode_go_as_ever(index: Path, pictures: Path, mod
     (pictures / "a").write_bytes(b"no folder")
     assert sync(index, model=model).removed == 5
     assert build(pictures, tmp_path / "i2", model=model).indexed == 6
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_file_that_left_an_unreadable_folder_keeps_its_id(
+    is_told: bool, index: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = items(index)
+    one = next(number for number, (path, _) in before.items() if path == "a/p001.png")
+    (pictures / "a/p001.png").rename(pictures / "b/moved.png")
+    with monkeypatch.context() as patch:
+        break_calls(patch, "scandir", errno.EACCES, lambda path: path.endswith("/a"))
+        if not is_told:  # nor does the system say of a single file whether it is there
+            break_calls(patch, "lstat", errno.EACCES, lambda path: "/a/" in path)
+        changes = sync(index, model="/no/such/model")
+    assert (changes.moved, changes.indexed, changes.removed, changes.unseen) == (1, 0, 0, 1)
+    assert items(index) == {**before, one: ("b/moved.png", None)}
+    assert sync(index, model="/no/such/model").unchanged == 12
+
+
+def test_a_copy_of_a_file_in_an_unreadable_folder_is_new(
+    index: Path, pictures: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = items(index)
+    shutil.copy(pictures / "a/p001.png", pictures / "b/copy.png")
+    with monkeypatch.context() as patch:
+        break_calls(patch, "scandir", errno.EACCES, lambda path: path.endswith("/a"))
+        changes = sync(index, model=model)
+    assert (changes.moved, changes.indexed, changes.removed) == (0, 1, 0)
+    assert before.items() < items(index).items()

@@ -54,7 +54,7 @@ def small(opened: Index) -> Iterator[TestClient]:
 
 def test_the_limits_are_told(small: TestClient) -> None:
     told = small.get("/info").json()["limits"]
-    assert told == {"body_mb": 0.05, "pixels": 5000, "query": 30, "k": 25, "parts": 3, "timeout_s": 30.0}
+    assert told == {"body_mb": 0.05, "pixels": 5000, "query": 30, "k": 25, "parts": 3, "batch": 64, "timeout_s": 30.0}
 
 
 def test_k_query_and_parts_have_limits(small: TestClient) -> None:
@@ -101,7 +101,10 @@ def test_thumbnails_stay_within_their_memory() -> None:
     assert cache.get("large") is None
 
 
-SENSELESS = ({"max_k": 0}, {"max_k": 19}, {"timeout_s": float("inf")}, {"max_pixels": 10**9}, {"concurrency": -1})
+SENSELESS = (
+    {"max_k": 0}, {"max_k": 19}, {"max_batch": 1025}, {"timeout_s": float("inf")}, {"max_pixels": 10**9},
+    {"concurrency": -1},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", SENSELESS)

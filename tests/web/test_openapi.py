@@ -23,7 +23,7 @@ from patchword.web.settings import Limits, Settings
 ROUTES = {
     ("get", "/search"), ("post", "/search"), ("get", "/similar/{id}"), ("post", "/similar"), ("get", "/captions/{id}"),
     ("post", "/captions"), ("get", "/explain"), ("get", "/images/{id}"), ("get", "/thumb/{id}"), ("get", "/items/{id}"),
-    ("get", "/info"), ("get", "/health"), ("get", "/metrics"),
+    ("get", "/info"), ("get", "/health"), ("get", "/metrics"), ("post", "/search/batch"),
 }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_generated_requests_get_what_is_described(
     operation = described[path][method.upper()]
 
     @given(operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     def ask(case: Case) -> None:
         answer = case.call()
         case.validate_response(answer, checks=[not_a_server_error, response_schema_conformance])

@@ -108,7 +108,7 @@ def change_shortlist(place: IndexFolder, manifest: Manifest) -> None:
                     continue
                 fit, backend = _made(place, manifest, snapshot)
                 made[kind] = _state(manifest, snapshot)
-                write_saved(place, kind, made[kind], fit, backend, snapshot.ids)
+                write_saved(place, made[kind], fit, backend, snapshot.ids)
         write_manifest(place, manifest)
     except BaseException:
         for kind, state in made.items():
@@ -136,7 +136,7 @@ def _update(place: IndexFolder, manifest: Manifest, kind: str, newest: int, agai
             name_newest(place, kind, saved.model_copy(update={"generation": snapshot.generation}))
             return True
     state = _state(manifest, snapshot)
-    write_saved(place, kind, state, fit, backend, snapshot.ids)
+    write_saved(place, state, fit, backend, snapshot.ids)
     take_over(place, kind, state, is_new=known is None)
     return True
 

@@ -43,7 +43,7 @@ def open_saved(place: IndexFolder, kind: str, saved: Saved, options: Mapping[str
     return Fit.load(folder), backend.load(folder, filled), ids
 
 
-def write_saved(place: IndexFolder, kind: str, saved: Saved, fit: Fit, backend: GlobalIndex, ids: Ids) -> None:
+def write_saved(place: IndexFolder, saved: Saved, fit: Fit, backend: GlobalIndex, ids: Ids) -> None:
     """Write a state under a name of its own; it is not the newest before `take_over`."""
     folder = place.shortlist / saved.folder
     if folder.exists():

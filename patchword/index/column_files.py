@@ -1,0 +1,108 @@
+"""The files that the user's columns came from, remembered, so that a sync takes over what they say now.
+
+They are read again when their size or time of change differs, and when there are new images that they may name. The
+file that was named last has the last word about a column that several have.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from patchword.errors import DataError
+from patchword.index.columns import Stamp, Table, apply_columns, hash_of, read_columns, stamp_of
+from patchword.index.results import Changes
+from patchword.index.schema import generation, meta, transaction
+from patchword.index.writer import Writer
+
+
+def set_columns(writer: Writer, table: Table | None, changes: Changes) -> Changes:
+    """Set the columns of a table, if there is one, remember its file, and say what it named in vain."""
+    if table is None:
+        return changes
+    applied = apply_columns(writer, table)
+    _remember(writer, table)
+    return replace(changes, unknown_columns=applied.unknown, generation=generation(writer.connection))
+
+
+def _remember(writer: Writer, table: Table) -> None:
+    """Note a file whose columns are set, behind those that were set before."""
+    path = str(table.file.resolve())
+    with transaction(writer.connection) as connection:
+        connection.execute("DELETE FROM column_files WHERE path = ?", (path,))
+        connection.execute(
+            "INSERT INTO column_files (path, size, mtime, hash) VALUES (?, ?, ?, ?)", (path, *table.stamp, table.hash)
+        )
+
+
+def follow_columns(writer: Writer, first: int, changes: Changes, *, besides: Table | None = None) -> Changes:
+    """Set columns again from all files when one has changed, else those of new images.
+
+    A file that is not there changes nothing: its disk may just be missing. Nor does one that can not be read any more;
+    that is told. A row that is gone from a file changes nothing either, as when the file is named again.
+
+    Args:
+        writer: of the index.
+        first: images with ids from this one on are new.
+        changes: of the work that was done before.
+        besides: a table that is set after this in any case.
+    """
+    changed = _look(writer, None if besides is None else besides.file.resolve())
+    new = _paths_of_new(writer, first)
+    if not new and not any(changed.values()):
+        return changes
+    said = list[str]()
+    for path, is_changed in changed.items():
+        try:
+            table = read_columns(path)
+        except DataError as error:
+            said.append(f"{error} The columns that it gave stay as they were.")
+            continue
+        if not any(changed.values()):
+            table = replace(table, rows={place: row for place, row in table.rows.items() if place in new})
+        if not table.rows:
+            continue
+        applied = apply_columns(writer, table)
+        if is_changed:
+            _renew(writer, path, table.stamp, table.hash)
+            vain = f"; {len(applied.unknown):,} rows name no image" if applied.unknown else ""
+            said.append(f"'{path}' has changed: columns of {applied.items:,} images were set anew{vain}")
+    return replace(changes, column_files=tuple(said), generation=generation(writer.connection))
+
+
+def _look(writer: Writer, besides: Path | None) -> dict[Path, bool]:
+    """The remembered files that are there, in their order, and whether what they hold has changed."""
+    rows = writer.connection.execute("SELECT path, size, mtime, hash FROM column_files ORDER BY id").fetchall()
+    found = dict[Path, bool]()
+    for name, size, mtime, before in rows:
+        path = Path(name)
+        stamp = stamp_of(path)
+        if stamp is None or path == besides:
+            continue
+        is_other = stamp != (size, mtime) or not mtime
+        found[path] = is_other and hash_of(path) != before
+        if is_other and not found[path]:
+            _renew(writer, path, stamp, before)
+    return found
+
+
+def _renew(writer: Writer, path: Path, stamp: Stamp, digest: str) -> None:
+    """Note how a remembered file is now."""
+    with transaction(writer.connection) as connection:
+        connection.execute(
+            "UPDATE column_files SET size = ?, mtime = ?, hash = ? WHERE path = ?", (*stamp, digest, str(path))
+        )
+
+
+def _paths_of_new(writer: Writer, first: int) -> Collection[str]:
+    """What a table may call the new images: their paths below their root, and their absolute ones."""
+    roots = {root.id: root.path for root in writer.roots()}
+    rows = writer.connection.execute("SELECT root, path FROM items WHERE id >= ?", (first,)).fetchall()
+    return {name for root, path in rows for name in (path, os.path.join(roots[root], path))}
+
+
+def next_id(writer: Writer) -> int:
+    """The id that the next new item will get."""
+    return meta(writer.connection, "next_id")

@@ -1,0 +1,99 @@
+"""Files of the user's columns are remembered: a sync takes over what they say now."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from store_toys import age, save_picture
+
+from patchword.cli import main
+from patchword.index import Catalog, add, build, sync, verify
+from patchword.model import Model
+
+
+def tags(index: Path, name: str = "tag") -> dict[str, object]:
+    """Path and tag of the images that have one."""
+    with Catalog(index) as catalog:
+        found = catalog.find(range(1, 100)).values()
+        return {item.path: value for item in found if (value := item.columns.get(name)) is not None}
+
+
+def write(path: Path, *rows: str, header: str = "path,tag") -> Path:
+    path.write_text("\n".join((header, *rows, "")), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write(tmp_path / "tags.csv", "a/p001.png,sea", "a/new.png,wood")
+
+
+@pytest.fixture
+def tagged(model: Model, pictures: Path, table: Path, tmp_path: Path) -> Path:
+    """An index with columns from a file that names a picture which is not there yet."""
+    build(pictures, tmp_path / "i", model=model, columns=table)
+    return tmp_path / "i"
+
+
+def test_a_file_that_has_changed_is_read_again(tagged: Path, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sync(tagged, model="/no/such/model").column_files == ()
+    write(table, "a/p001.png,", "a/p003.png,hill", "a/gone.png,x")
+    assert main(["index", "sync", str(tagged)]) == 0
+    said = capsys.readouterr()
+    assert f"'{table}' has changed: columns of 2 images were set anew; 1 rows name no image" in said.out + said.err
+    assert tags(tagged) == {"a/p003.png": "hill"}
+    before = sync(tagged)
+    assert (before.column_files, verify(tagged).is_clean) == ((), True)
+    age(table)  # the same content
+    assert (sync(tagged).column_files, sync(tagged).generation) == ((), before.generation)
+
+
+def test_a_new_picture_gets_the_columns_that_wait_for_it(
+    tagged: Path, table: Path, pictures: Path, model: Model, tmp_path: Path
+) -> None:
+    age(save_picture(pictures / "a/new.png", 50))
+    assert sync(tagged, model=model).column_files == ()
+    assert tags(tagged) == {"a/p001.png": "sea", "a/new.png": "wood"}
+    other = age(save_picture(tmp_path / "other" / "z.png", 51))
+    write(table, "a/p001.png,sea", "a/new.png,wood", f"{other},far")
+    add(tagged, [other], model=model)
+    assert tags(tagged) == {"a/p001.png": "sea", "a/new.png": "wood", "z.png": "far"}
+
+
+def test_the_file_that_was_named_last_has_the_last_word(tagged: Path, table: Path, tmp_path: Path) -> None:
+    second = write(tmp_path / "second.csv", "a/p001.png,lake,4", header="path,tag,stars")
+    add(tagged, columns=second)
+    write(table, "a/p001.png,dune", "a/p003.png,hill")
+    assert len(sync(tagged).column_files) == 1
+    assert tags(tagged) == {"a/p001.png": "lake", "a/p003.png": "hill"}
+    add(tagged, columns=table)
+    assert tags(tagged) == {"a/p001.png": "dune", "a/p003.png": "hill"}
+    assert tags(tagged, "stars") == {"a/p001.png": 4}
+
+
+def test_a_file_that_is_gone_or_broken_changes_nothing(tagged: Path, table: Path) -> None:
+    os.rename(table, table.with_suffix(".away"))
+    assert (sync(tagged).column_files, tags(tagged)) == ((), {"a/p001.png": "sea"})
+    write(table, "a/p001.png,dune,7")
+    for _ in range(2):
+        (said,) = sync(tagged).column_files
+        assert f"'{table}' line 2 has 3 fields. Expected 2. The columns that it gave stay as they were." in said
+        assert tags(tagged) == {"a/p001.png": "sea"}
+    write(table, "a/p001.png,dune")
+    assert len(sync(tagged).column_files) == 1
+    assert tags(tagged) == {"a/p001.png": "dune"}
+
+
+def test_an_index_of_an_older_version_remembers_from_now_on(tagged: Path, table: Path) -> None:
+    with closing(sqlite3.connect(tagged / "catalog.sqlite")) as connection, connection:
+        connection.execute("DROP TABLE column_files")
+    write(table, "a/p001.png,dune")
+    assert (sync(tagged).column_files, tags(tagged)) == ((), {"a/p001.png": "sea"})
+    add(tagged, columns=table)
+    write(table, "a/p001.png,lake")
+    assert len(sync(tagged).column_files) == 1
+    assert tags(tagged) == {"a/p001.png": "lake"}
