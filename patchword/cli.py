@@ -1,4 +1,4 @@
-"""The command line: one table of verbs, each a thin call of a public function.
+"""The command line: one table of verbs. A verb checks its options, calls what Python calls, and prints or writes it.
 
 Nothing heavy is imported before parsing.
 """

@@ -16,7 +16,7 @@ from patchword.data.text_files import require_whole
 from patchword.data.tokenizers import WordTokenizer, require_tokenizer
 from patchword.data.words import split_words
 from patchword.errors import ConfigError, DataError
-from patchword.evaluate.run import open_for
+from patchword.evaluate.opening import open_for
 from patchword.loading import load
 from patchword.model import Model
 from patchword.types import Encoded

@@ -209,7 +209,8 @@ def overrides_of(job: Job) -> dict[str, Any]:
 
 def _train_and_evaluate(job: Job) -> Outcome:
     from patchword.console import peak_memory_gib
-    from patchword.evaluate.run import evaluate, open_for
+    from patchword.evaluate.opening import open_for
+    from patchword.evaluate.run import evaluate
     from patchword.train.run import train
 
     started = time.monotonic()

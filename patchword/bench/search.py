@@ -119,7 +119,7 @@ def make_setup(near: Path, run: Path | None, data: Path | None, dataset: str | N
         return Setup(random_chan(near, maker.width), maker, spec, {**about, "sets": "statistics"})
     if data is None:
         raise ConfigError(f"'{run}' was given without data. Give --data, the folder whose images are multiplied.")
-    from patchword.evaluate.run import open_for
+    from patchword.evaluate.opening import open_for
     from patchword.loading import load
 
     model = load(run)

@@ -17,7 +17,7 @@ from patchword.errors import ConfigError
 from patchword.methods.base import Step
 from patchword.scoring.matrix import pair_scores
 from patchword.train.optimizer import build_optimizer, clip_gradients
-from patchword.types import Captions, Images
+from patchword.types import Captions, Images, real_slots
 
 
 def bench_train(name: str, *, batch: int = 128, steps: int = 5) -> Iterator[dict[str, Any]]:
@@ -36,7 +36,7 @@ def bench_train(name: str, *, batch: int = 128, steps: int = 5) -> Iterator[dict
     generator = np.random.default_rng(0)
     lengths = caption_lengths(batch, generator)
     tokens = torch.randint(4, 11354, (batch, int(lengths.max())))
-    kept = tokens * (torch.arange(tokens.shape[1]) < lengths[:, None])
+    kept = tokens * real_slots(lengths, tokens.shape[1])
     captions = Captions(kept, lengths, _extras(method.caption_extras, batch, config))
     regions = torch.rand(batch, 36, 2048)
     images = Images(regions, torch.full((batch,), 36), None, _extras(method.image_extras, batch, config))

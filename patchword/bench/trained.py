@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from patchword.data.extras import require_extras
-from patchword.evaluate.run import open_for
+from patchword.evaluate.opening import open_for
 from patchword.loading import load
 from patchword.methods.base import Method
 from patchword.types import Encoded

@@ -23,9 +23,8 @@ from torch import Tensor
 from patchword.console import ProgressBar
 from patchword.data.clip_files import read_parts
 from patchword.data.growing_arrays import GrowingArrays
-from patchword.data.open import open_split, require_place
+from patchword.data.open import open_split, require_pictures, require_place
 from patchword.data.pictures import Picture, PictureFiles
-from patchword.data.table import Split
 from patchword.data.text_files import in_split_order
 from patchword.errors import DataError
 
@@ -196,7 +195,7 @@ def extract_clip(
         )
     chosen = list(splits) or in_split_order({p.name.removesuffix("_caps.txt") for p in place.path.glob("*_caps.txt")})
     opened = {split: open_split(data, split, name=name, layout=place.layout.name) for split in chosen}
-    pictures = {split: _pictures(opened[split]) for split in chosen}  # all are looked for before any work is done
+    pictures = {split: require_pictures(opened[split], "CLIP") for split in chosen}  # all, before any work is done
     note = place.path / STAND_INS
     if note.exists() and (splits or not again):
         raise DataError(
@@ -238,23 +237,6 @@ def extract_clip(
             written.append(made)
     note.unlink(missing_ok=True)
     return written
-
-
-def _pictures(split: Split) -> PictureFiles:
-    """The pictures of a split.
-
-    Raises:
-        DataError: they are not there.
-    """
-    if isinstance(split.images, PictureFiles):
-        return split.images
-    if split.files is None:
-        because = next((note for note in split.notes if "pictures" in note), "no picture folder is near")
-        raise DataError(
-            f"{split.dataset}/{split.name}: CLIP needs pictures, and there are none: {because}. "
-            "Put them into 'images' beside the captions, named after the ids, or add id_mapping.json."
-        )
-    return PictureFiles(split.files)
 
 
 def _complete(path: Path, rows: int, width: int) -> Extracted:

@@ -31,7 +31,15 @@ from patchword.data.extracted_regions import (
 )
 from patchword.data.find_pictures import pictures_in
 from patchword.data.growing_arrays import GrowingArrays
-from patchword.data.open import find_places, place_splits, read_place, resolve_split
+from patchword.data.open import (
+    find_places,
+    guess_name,
+    nothing_found,
+    place_splits,
+    read_place,
+    require_pictures,
+    resolve_split,
+)
 from patchword.data.pictures import Picture, PictureFiles
 from patchword.errors import ConfigError, DataError
 from patchword.files import write_whole
@@ -69,12 +77,14 @@ class Job:
         ids: of the images.
         captions: those of each image.
         source: the pictures.
+        home: folder that the split was read from.
     """
 
     split: str
     ids: list[str]
     captions: list[list[str]]
     source: PictureFiles
+    home: Path
 
 
 @dataclass
@@ -129,6 +139,8 @@ def extract_regions(
     if out.resolve() == Path(data).resolve():
         raise ConfigError(f"'{out}' is the data folder itself. Expected another folder for the features: -o DIR.")
     jobs = find_jobs(Path(data), splits, name)
+    if any(out.resolve() == one.home.resolve() for one in jobs):
+        raise ConfigError(f"'{out}' is where the captions are read. Expected another folder for the features: -o DIR.")
     if any(out.resolve() == one.source.files[0].parent.resolve() for one in jobs):
         raise ConfigError(f"'{out}' holds the pictures. Expected another folder for the features: -o DIR.")
     made = detector if isinstance(detector, Detector) else Detector(detector, regions=regions, device=device)
@@ -142,31 +154,25 @@ def find_jobs(data: Path, splits: Sequence[str], name: str | None) -> list[Job]:
     """The splits of a data folder, or all pictures of a folder that holds nothing else.
 
     Raises:
-        DataError: there is no picture, or a split has none.
+        DataError: there is no picture, a split has none, or there is no data set of the name.
     """
     places = find_places(data, name=name)
+    if not places and name is not None:
+        raise nothing_found(data, name, None)
     if not places:
         return [_pictures_alone(data, splits)]
-    there = place_splits(places[0])
+    path, there = places[0].path, place_splits(places[0])
+    home, dataset = path if path.is_dir() else path.parent, guess_name(path) if name is None else name
     jobs = []
     for wanted in splits or there:
-        split = read_place(places[0], resolve_split(places[0].path, wanted, there)[0], dataset=data.name)
-        if isinstance(split.images, PictureFiles):
-            source = split.images
-        elif split.files is not None:
-            source = PictureFiles(split.files)
-        else:
-            because = next((note for note in split.notes if "pictures" in note), "no picture folder is near")
-            raise DataError(
-                f"{split.dataset}/{split.name}: a detector needs pictures, and there are none: {because}. "
-                "Put them into 'images' beside the captions, named after the ids, or add id_mapping.json."
-            )
+        split = read_place(places[0], resolve_split(path, wanted, there)[0], dataset=dataset)
+        source = require_pictures(split, "a detector")
         captions: list[list[str]] = [[] for _ in split.image_ids]
         for caption, owner in zip(split.captions, split.owner.tolist(), strict=True):
             captions[owner].append(" ".join(caption.split()))
         kept = [k for k, own in enumerate(captions) if own]  # the layout has a caption for every image
         ids, told = [split.image_ids[k] for k in kept], [captions[k] for k in kept]
-        jobs.append(Job(split.name, ids, told, source.select(kept)))
+        jobs.append(Job(split.name, ids, told, source.select(kept), home))
     return jobs
 
 
@@ -182,7 +188,7 @@ def _pictures_alone(data: Path, splits: Sequence[str]) -> Job:
     if len(set(ids)) < len(ids):
         raise DataError(f"'{data}' holds pictures whose names differ in blanks only. Rename them.")
     captions = [[re.sub(r"[\s_-]+", " ", Path(name).stem).strip() or "picture"] for name in ids]
-    return Job(NO_CAPTIONS, ids, captions, PictureFiles([data / name for name in names]))
+    return Job(NO_CAPTIONS, ids, captions, PictureFiles([data / name for name in names]), data)
 
 
 def run_job(

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchword.data.features import read_rows
+from patchword.data.adjacency import BoxAdjacency
+from patchword.data.features import RegionFeatures, read_rows, scan_rows
 from patchword.data.npy import header_of, open_array
 from patchword.data.table import Extra, Split
 from patchword.errors import DataError
@@ -24,6 +25,7 @@ from patchword.errors import DataError
 KNOWN = ("clip", "adjacency", "dir_selfadj4", "objects")  # what the methods and the evaluation ask for
 SYNONYMS = {"dir_selfadj4": "adjacency"}  # names of the authors' files
 BOX_FILES = ("bbx", "size")  # {split}_ims_bbx.npy and {split}_ims_size.npy are pixel boxes, read as boxes
+_ROWS = 1024  # read at a time when all are looked at
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,12 @@ class ArrayExtra:
                 f"'{self.path}' has {len(array):,} rows. Expected one for each item: row {int(rows.max()):,} is wanted."
             )
         values = read_rows(array, rows)
-        if self.name.startswith("adjacency"):
-            return {self.name: torch.from_numpy(values != 0)}
-        values = values.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            bad = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0])
+        with np.errstate(over="ignore"):
+            numbers = values.astype(np.float32, copy=False)
+        if not np.isfinite(numbers).all():
+            bad = int(np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1))[0])
             raise DataError(f"'{self.path}' row {int(rows[bad])} holds NaN or infinite values. Make the file again.")
-        return {self.name: torch.from_numpy(values)}
+        return {self.name: torch.from_numpy(values != 0 if self.name.startswith("adjacency") else numbers)}
 
 
 def find_extras(
@@ -151,3 +152,54 @@ def require_extras(split: Split, images: Sequence[str], captions: Sequence[str])
                     f"{split.dataset}/{split.name}: this model reads `{name}` of the {what}, which is not there. "
                     f"Expected {_file_of(split.name, side, name)} beside the features, with {count:,} rows."
                 )
+
+
+def require_finite(split: Split, images: Sequence[str], captions: Sequence[str]) -> None:
+    """Refuse side inputs with NaN or an infinity, and boxes that an adjacency is computed from.
+
+    Every row of these is looked at once, before anything is encoded; features are looked at as they are read.
+
+    Args:
+        split: that has them.
+        images, captions: names of the side inputs that are read.
+
+    Raises:
+        DataError: naming the file and the row.
+    """
+    for wanted, there in ((images, split.image_extras), (captions, split.caption_extras)):
+        for name in wanted:
+            extra = there.get(name)
+            if isinstance(extra, ArrayExtra):
+                for start in range(0, len(extra), _ROWS):
+                    extra.read(range(start, min(start + _ROWS, len(extra))))
+            elif isinstance(extra, MemoryExtra):
+                _require_finite_tensors(extra, f"{split.dataset}/{split.name}")
+            elif isinstance(extra, BoxAdjacency):
+                _require_finite_boxes(split)
+
+
+def _require_finite_tensors(extra: MemoryExtra, where: str) -> None:
+    for name, value in extra.values.items():
+        broken = torch.nonzero(~value.isfinite())
+        if len(broken):
+            row = int(broken[0, 0])
+            raise DataError(f"{where}: row {row} of the side input `{name}` holds NaN or infinite values.")
+
+
+def _require_finite_boxes(split: Split) -> None:
+    """Boxes are held without their file: it is looked for beside the features."""
+    broken = [] if split.boxes is None else np.flatnonzero(~np.isfinite(split.boxes).all(axis=(1, 2))).tolist()
+    if not broken:
+        return
+    image = split.image_ids[broken[0]]
+    folder = split.images.path.parent if isinstance(split.images, RegionFeatures) else None
+    for ending in ("boxes", *(f"ims_{name}" for name in BOX_FILES)):
+        path = None if folder is None else folder / f"{split.name}_{ending}.npy"
+        rows = scan_rows(open_array(path)).broken if path is not None and path.is_file() else []
+        if rows:
+            shown = ", ".join(map(str, rows[:3])) + (" ..." if len(rows) > 3 else "")
+            raise DataError(
+                f"'{path}' row {shown} holds NaN or infinite numbers, and the boxes of image {image!r} are made of "
+                f"them; {len(broken):,} of {split.n_images:,} images have such boxes. Make the file again."
+            )
+    raise DataError(f"{split.dataset}/{split.name}: the boxes of image {image!r} hold NaN or infinite numbers.")

@@ -273,7 +273,7 @@ def open_split(
 
 
 def first_captions(split: Split, per_image: int | None) -> Split:
-    """Keep the first ``per_image`` captions of each image, in place (None: all).
+    """A new split with the first ``per_image`` captions of each image, in their order (None: all of them).
 
     COCO has images with six or seven captions, of which SCAN's files keep five.
     """
@@ -297,7 +297,7 @@ def first_captions(split: Split, per_image: int | None) -> Split:
 
 
 def choose_images(split: Split, images: str, *, skip_broken: bool) -> Split:
-    """Set ``Split.images`` to the features or the pictures, and settle missing and broken pictures.
+    """A new split whose ``images`` are the features or the pictures, with missing and broken pictures settled.
 
     Raises:
         DataError: what was asked for is not there, or some pictures are missing.
@@ -312,10 +312,7 @@ def choose_images(split: Split, images: str, *, skip_broken: bool) -> Split:
         return leave_out_broken(split, split.images) if skip_broken else split
     if split.files is None:
         if images == "pictures":
-            because = next((note for note in split.notes if "pictures" in note), "no picture folder is near")
-            raise DataError(
-                f"{where}: no pictures ({split.layout}): {because}. Put them into 'images' beside the captions."
-            )
+            require_pictures(split, "what is asked for")
         return split
     if skip_broken:
         split = leave_out_broken(split, PictureFiles(split.files))
@@ -327,6 +324,27 @@ def choose_images(split: Split, images: str, *, skip_broken: bool) -> Split:
             "Add them. " + SKIP_ADVICE
         )
     return replace(split, images=PictureFiles(files))
+
+
+def require_pictures(split: Split, reader: str) -> PictureFiles:
+    """The pictures of a split, whether or not it has features.
+
+    Args:
+        split: as read.
+        reader: what needs them, for the error.
+
+    Raises:
+        DataError: no picture files are known; the message says why, and where they belong.
+    """
+    if isinstance(split.images, PictureFiles):
+        return split.images
+    if split.files is None:
+        because = next((note for note in split.notes if "pictures" in note), "no picture folder is near")
+        raise DataError(
+            f"{split.dataset}/{split.name}: {reader} needs pictures, and there are none ({split.layout}): {because}. "
+            "Put them into 'images' beside the captions, named after the ids, or add id_mapping.json."
+        )
+    return PictureFiles(split.files)
 
 
 def leave_out_broken(split: Split, source: PictureFiles) -> Split:

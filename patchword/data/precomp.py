@@ -230,7 +230,8 @@ def open_pixel_boxes(
     """Boxes in pixels from ``{split}_ims_bbx.npy``, divided by the sizes in ``{split}_ims_size.npy``.
 
     The sizes must be numbers, ``(rows, 2)``: width, height. The files that are passed around hold pickled dictionaries,
-    which are never loaded; a note says so.
+    which are never loaded; a note says so. A size that is infinite or NaN makes boxes of NaN, which whatever reads them
+    refuses with file and row.
     """
     path, sizes_path = folder / f"{split}_ims_bbx.npy", folder / f"{split}_ims_size.npy"
     if not path.exists():
@@ -241,6 +242,7 @@ def open_pixel_boxes(
         return None, f"boxes left out: {error}"
     if sizes.ndim != 2 or sizes.shape[1] != 2 or (sizes <= 0).any():
         return None, f"boxes left out: '{sizes_path}' has shape {sizes.shape}. Expected (rows, 2): width, height."
+    sizes = np.where(np.isinf(sizes), np.float32(np.nan), sizes)  # box / inf = 0 would pass for a box; NaN is refused
     pixels = _fit_boxes(path, open_array(path), n_images, rows, n_rows)
     if len(sizes) != n_images and rows is not None and len(sizes) == n_rows:
         sizes = sizes[rows]

@@ -17,8 +17,10 @@ from patchword.errors import ScoreError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, as_array, row_blocks
 from patchword.evaluate.recall import recall_at_k
 from patchword.evaluate.relevance import Ties, average_precision, places_of_positives
+from patchword.evaluate.significance import MeanIntervals, mean_intervals
 from patchword.scoring.query_ranks import QueryRanks
 
+CUTS = (1, 5, 10)
 Blocks = Iterable[tuple[slice, np.ndarray]]  # rows of queries, and their scores for all candidates
 
 
@@ -128,9 +130,26 @@ class ListRanks:
         ranks = self.ranks.pessimistic if ties == "pessimistic" else self.ranks.optimistic
         return recall_at_k(ranks, k) * len(ranks) / (len(ranks) + misses)
 
+    def intervals(self, images: Int[np.ndarray, " Q"], *, misses: bool = False) -> MeanIntervals:
+        """95% bootstrap intervals of ``r1``, ``r5``, ``r10`` and, where known, ``map_at_r`` and ``r_precision``.
+
+        Args:
+            images: image of every query, also of those without a right answer.
+            misses: queries without a right answer count as missed; recalls only.
+        """
+        found = {f"r{k}": 100.0 * (self.ranks.pessimistic < k) for k in CUTS}
+        if misses:
+            whole = {name: np.zeros(len(images)) for name in found}
+            for name, part in found.items():
+                whole[name][self.asked] = part
+            return mean_intervals(whole, images)
+        if self.map_at_r is not None and self.r_precision is not None:
+            found |= {"map_at_r": self.map_at_r, "r_precision": self.r_precision}
+        return mean_intervals(found, images[self.asked])
+
     def to_json(self, *, misses: int = 0) -> dict[str, Any]:
         """recall@1, 5, 10 in percent with their denominator; fractions for mAP@R and R-precision."""
-        found: dict[str, Any] = {f"r{k}": self.recall(k, misses=misses) for k in (1, 5, 10)}
+        found: dict[str, Any] = {f"r{k}": self.recall(k, misses=misses) for k in CUTS}
         found |= {"queries": len(self.asked) + misses, "tied": self.ranks.tied}
         if self.map_at_r is not None and self.r_precision is not None:
             found |= {"map_at_r": float(self.map_at_r.mean()), "r_precision": float(self.r_precision.mean())}

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from patchword.data.table import Split
 from patchword.errors import ConfigError
-from patchword.evaluate.encoding import encode_split
-from patchword.evaluate.model_notes import HasVariants
+from patchword.evaluate.encoding import batch_of, encode_split
+from patchword.evaluate.model_notes import HasVariants, input_notes
 from patchword.evaluate.repeats import Repeats
 from patchword.evaluate.result import Evaluation, evaluate_scores
-from patchword.evaluate.run import open_with
-from patchword.evaluate.scores_file import Provenance
+from patchword.evaluate.run import open_with, provenance_of
 from patchword.evaluate.setting import Setting
 from patchword.loading import load
 from patchword.model import Model
@@ -65,6 +64,8 @@ class BankReport(Repeats):
             ]
             lines.append(f"{title:<15}{'   '.join(cells)}")
         lines.append(f"rsum {self._cell('rsum')} ({head.rsum:.1f})   in brackets: the mean of all score matrices")
+        lines += [f"warning: {text}" for text in self.together.warnings]
+        lines += [f"note: {text}" for text in self.together.notes]
         return "\n".join(lines)
 
     def _cell(self, column: str) -> str:
@@ -105,17 +106,15 @@ def evaluate_banks(
     if len(set(seeds)) < max(2, len(seeds)):
         raise ConfigError(f"{list(seeds)} were given as seeds. Expected two or more different ones, such as 0 1 2 3 4.")
     how = setting if setting is not None else Setting()
-    batch = how.eval_batch if batch is None else batch
+    batch = batch_of(model, how.eval_batch if batch is None else batch)
     images, captions = encode_split(model, split, batch=batch, max_words=max_words, console=how.console)
-    checkpoint = "" if model.path is None else str(model.path)
-    selected = str(model.about.get("selected_on", ""))
-    provenance = Provenance(split.dataset, split.name, model.method.label, checkpoint, selected)
+    provenance, notes = provenance_of(model, split), input_notes(model, split, batch)
     total, each = torch.zeros(len(images), len(captions)), []
     for seed in seeds:
         scores = _score(method, model, images, captions, how.part(f"bank{seed}"), seed)
-        each.append(evaluate_scores(scores, split, protocol=protocol, provenance=provenance))
+        each.append(evaluate_scores(scores, split, protocol=protocol, provenance=provenance, notes=notes))
         total += scores / len(seeds)
-    together = evaluate_scores(total, split, protocol=protocol, provenance=provenance)
+    together = evaluate_scores(total, split, protocol=protocol, provenance=provenance, notes=notes)
     return BankReport(tuple(each), tuple(seeds), together, "banks" if method.draw_images is None else "draws")
 
 

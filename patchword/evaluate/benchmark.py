@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+INTERVALS = (
+    "95% intervals over queries: 1,000 resamples (seed 0) of the images, each with all its captions that are queries; "
+    "the gallery stays as it is"
+)
 Table = tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]  # head, rows; the first column names the rows
 
 

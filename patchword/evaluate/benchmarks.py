@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from patchword.data.table import Split
 from patchword.errors import ConfigError, DataError
@@ -16,12 +15,14 @@ from patchword.evaluate.choices import evaluate_choices, read_choices, read_suga
 from patchword.evaluate.cxc import evaluate_cxc
 from patchword.evaluate.cxc_files import read_cxc
 from patchword.evaluate.eccv import evaluate_eccv, read_eccv
-from patchword.evaluate.encoding import encode_split
+from patchword.evaluate.encoding import batch_of, encode_split
+from patchword.evaluate.ensemble import check_fusion
 from patchword.evaluate.gallery import make_gallery
 from patchword.evaluate.intra import How, intra_scores
-from patchword.evaluate.members import Member, Source, is_score_file, join_members, open_members
+from patchword.evaluate.members import Member, Source, is_saved, join_members, open_members
+from patchword.evaluate.model_notes import model_notes
 from patchword.evaluate.on_split import ModelOnSplit
-from patchword.evaluate.pmrp import evaluate_pmrp, find_instances, read_instances
+from patchword.evaluate.pmrp import evaluate_pmrp, find_instances, read_instances, require_instances
 from patchword.evaluate.rococo import evaluate_attack, find_attacks, read_attack, rococo_report
 from patchword.evaluate.rococo_images import evaluate_mixed
 from patchword.evaluate.run import open_with
@@ -29,7 +30,6 @@ from patchword.evaluate.scores_file import SavedScores
 from patchword.evaluate.setting import Setting
 from patchword.loading import load
 from patchword.model import Model
-from patchword.scoring.matrix import MEMORY
 
 # name -> whether a score matrix is enough
 BENCHMARKS = {
@@ -47,80 +47,76 @@ NEED_NO_FILES = ("eccv", "rococo-images")  # a package holds them, or there are 
 
 
 def evaluate_benchmark(
-    name: str,
+    protocol: str,
     runs: Source | Sequence[Source],
     data: Path | str | Split | None = None,
+    setting: Setting | None = None,
     *,
     annotations: Path | str | None = None,
-    split: str = "test",
-    dataset: str | None = None,
-    limit: int | None = None,
     caption_ids: Path | Sequence[str] | None = None,
     intra: How = "auto",
     how: str = "mean",
     weights: Sequence[float] | None = None,
-    device: str = "cpu",
-    memory: int = MEMORY,
-    resume: Path | None = None,
-    console: Console | None = None,
-    skip_broken: bool = False,
 ) -> Benchmark:
     """Evaluate on one of the benchmarks.
 
     Args:
-        name: ``cxc``, ``eccv``, ``pmrp``, ``sugarcrepe``, ``rococo``, ``rococo-images`` or ``choices``.
+        protocol: ``cxc``, ``eccv``, ``pmrp``, ``sugarcrepe``, ``rococo``, ``rococo-images`` or ``choices``.
         runs: a run, checkpoint or model; for the first three also a score file, or several that are fused.
         data: data folder or open split, with the images that the benchmark names.
+        setting: how the data and runs are opened and scored; captions and pictures of the benchmark's own are encoded
+            in its batches too.
         annotations: folder or file of the benchmark. ECCV-Caption is found in the package ``eccv_caption`` too.
-        split, dataset, limit, skip_broken: as ``split``, ``name``, ``limit`` and ``skip_broken`` of ``evaluate``.
         caption_ids: COCO's number of every caption (``cxc`` and ``eccv``), see ``gallery.make_gallery``.
         intra: how images and captions are compared among themselves (``cxc``), see ``intra.intra_scores``.
         how, weights: of an ensemble.
-        device: where the weights of runs go.
-        memory, resume: as for ``evaluate``, where scores of all images and captions are computed.
-        console: where progress goes.
 
     Raises:
-        ConfigError: an unknown name, a missing folder, or a score matrix where a model is needed.
+        ConfigError: an unknown name, a missing folder, a score matrix where a model is needed, ``how`` or ``weights``
+            for one run.
         DataError, ScoreError: annotations are missing or do not fit.
     """
-    if name not in BENCHMARKS:
-        raise ConfigError(f"unknown benchmark '{name}'. Expected one of: {', '.join(BENCHMARKS)}.")
+    if protocol not in BENCHMARKS:
+        raise ConfigError(f"unknown benchmark '{protocol}'. Expected one of: {', '.join(BENCHMARKS)}.")
     sources = [runs] if isinstance(runs, Path | str | Model | SavedScores) else list(runs)
-    setting = Setting(split, dataset, limit, device, memory, resume, console or Console(quiet=True), skip_broken)
+    setting = setting if setting is not None else Setting()
+    check_fusion(len(sources), how, weights)
+    if setting.eval_batch is not None and all(is_saved(one) for one in sources):
+        raise ConfigError(
+            f"`eval_batch` is {setting.eval_batch}, and nothing is encoded: the scores are saved. Leave it out."
+        )
     folder = None if annotations is None else Path(annotations)
-    if folder is None and name not in NEED_NO_FILES:
-        raise ConfigError(f"--protocol {name} needs its files. Add --annotations PATH (docs/evaluate.md says which).")
-    if folder is not None and name == "rococo-images":
+    if folder is None and protocol not in NEED_NO_FILES:
+        raise ConfigError(
+            f"--protocol {protocol} needs its files. Add --annotations PATH (docs/evaluate.md says which)."
+        )
+    if folder is not None and protocol == "rococo-images":
         raise ConfigError("--protocol rococo-images mixes the pictures of --data itself. Leave out --annotations.")
     if folder is not None and not folder.exists():
-        raise DataError(f"'{folder}' is missing. Expected the files of {name}.")
-    if BENCHMARKS[name]:
-        if (
-            name == "cxc"
-            and len(sources) == 1
-            and not (isinstance(sources[0], SavedScores) or is_score_file(sources[0]))
-        ):
+        raise DataError(f"'{folder}' is missing. Expected the files of {protocol}.")
+    if BENCHMARKS[protocol]:
+        if protocol == "cxc" and len(sources) == 1 and not is_saved(sources[0]):
             if data is None:
-                shown = getattr(sources[0], "label", sources[0])
-                raise ConfigError(f"'{shown}' is a run and needs its data. Add --data DIR.")
-            model = _load(sources[0], device)
+                label = getattr(sources[0], "label", sources[0])
+                raise ConfigError(f"'{label}' is a run and needs its data. Add --data DIR.")
+            model = _load(sources[0], setting.device)
             opened = open_with(model, data, setting)
             return _cxc_of_model(model, opened, folder, caption_ids, intra, setting)
         members = open_members(sources, data, setting)
         member = members[0] if len(members) == 1 else join_members(members, how, weights)
-        return _of_scores(name, member, folder, split, caption_ids)
-    if len(sources) != 1 or isinstance(sources[0], SavedScores) or is_score_file(sources[0]) or data is None:
+        return _of_scores(protocol, member, folder, setting.split, caption_ids)
+    if len(sources) != 1 or is_saved(sources[0]) or data is None:
         raise ConfigError(
-            f"--protocol {name} scores captions or images of its own: give one run and the data folder that holds the "
-            f"images (patchword evaluate RUN --data DIR --protocol {name}"
-            f"{'' if name in NEED_NO_FILES else ' --annotations PATH'})."
+            f"--protocol {protocol} scores captions or images of its own: give one run and the data folder that holds "
+            f"the images (patchword evaluate RUN --data DIR --protocol {protocol}"
+            f"{'' if protocol in NEED_NO_FILES else ' --annotations PATH'})."
         )
-    model = _load(sources[0], device)
+    model = _load(sources[0], setting.device)
     opened = open_with(model, data, setting)
-    scorer = ModelOnSplit(model, opened, setting.console)
-    found = evaluate_mixed(scorer).report() if folder is None else _of_model(name, scorer, folder)
-    return replace(found, model=model.label)
+    batch = batch_of(model, setting.eval_batch)
+    scorer = ModelOnSplit(model, opened, setting.console, batch)
+    found = evaluate_mixed(scorer).report() if folder is None else _of_model(protocol, scorer, folder)
+    return replace(found, model=model.label, notes=(*found.notes, *model_notes(model, opened, batch)))
 
 
 def _load(source: Source, device: str) -> Model:
@@ -142,7 +138,8 @@ def _of_scores(
     """Benchmarks that a score matrix is enough for."""
     found = _from_matrix(name, member, folder, split, caption_ids)
     label = " ".join(part for part in (member.saved.provenance.method, member.name) if part)
-    return replace(found, model=label, warnings=(*member.saved.warnings, *found.warnings))
+    warnings, notes = (*member.saved.warnings, *found.warnings), (*found.notes, *member.saved.notes)
+    return replace(found, model=label, warnings=warnings, notes=notes)
 
 
 def _from_matrix(
@@ -156,14 +153,12 @@ def _from_matrix(
     where = member.split.name if member.split is not None else saved.provenance.split or split
     matrix = saved.scores
     if name == "pmrp":
-        path = find_instances(folder)
-        if path is None:
-            raise DataError(f"'{folder}' has no 'instances_val2014.json'. Expected COCO's instance annotations.")
+        instances = require_instances(folder or Path())
         if names is None:
             raise ConfigError(
                 f"'{member.name}' has no image ids. Save the scores with --save-scores, which keeps them."
             )
-        return evaluate_pmrp(matrix, saved.owner, names, read_instances(path)).report()
+        return evaluate_pmrp(matrix, saved.owner, names, read_instances(instances)).report()
     n_images = int(matrix.shape[0])
     if name == "cxc":
         lists = read_cxc(folder or Path(), images=names or (), split=None if names else CXC_SPLIT.get(where, "test"))
@@ -201,9 +196,10 @@ def _cxc_of_model(
         np.asarray(opened.owner), opened.n_images, image_ids=opened.image_ids, caption_ids=caption_ids,
         image_of=lists.image_of, folder=folder, split=opened.name,
     )  # fmt: skip
-    images, captions = encode_split(model, opened, console=setting.console)
+    batch = batch_of(model, setting.eval_batch)
+    images, captions = encode_split(model, opened, batch=batch, console=setting.console)
     among_images = among_captions = None
-    note = ""
+    notes = model_notes(model, opened, batch)
     try:
         among_images, among_captions = intra_scores(
             model.method,
@@ -217,8 +213,8 @@ def _cxc_of_model(
     except ConfigError as error:
         if intra != "auto":
             raise
-        note = str(error)  # the directions between images and captions need no such scores
+        notes += (str(error),)  # the directions between images and captions need no such scores
     scores = setting.score(model, images, captions)
     result = evaluate_cxc(scores, gallery, lists, among_images=among_images, among_captions=among_captions)
     report = result.report()
-    return replace(report, model=model.label, notes=(*report.notes, *([note] if note else [])))
+    return replace(report, model=model.label, notes=(*report.notes, *notes))

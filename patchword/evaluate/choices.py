@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,14 @@ from patchword.errors import DataError
 from patchword.evaluate.benchmark import Benchmark, Table, percent
 from patchword.evaluate.matrix import refuse_non_finite
 from patchword.evaluate.on_split import FoundImages, ModelOnSplit
+from patchword.evaluate.significance import MeanIntervals, mean_intervals
 
 SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+
+CHOICE_INTERVALS = (
+    "95% intervals over items: 1,000 resamples (seed 0) of the images, each with all its items; an item of two images "
+    "goes with its first"
+)
 
 
 @dataclass(frozen=True)
@@ -190,20 +197,45 @@ class ChoiceResult:
         present = {metric for item in self.items for metric in item.metrics}
         return tuple(metric for metric in ("text", "image", "group") if metric in present)
 
+    @cached_property
+    def intervals(self) -> MeanIntervals:
+        """95% bootstrap intervals: names such as ``all text``, ``mean text`` and ``group swap_att text``.
+
+        An image is drawn with all its items; an item of two images goes with its first.
+        """
+        values: dict[str, Float[np.ndarray, " items"]] = {}
+        means: dict[str, list[str]] = {}
+        for metric in self.metrics:
+            counts = [metric in item.metrics for item in self.items]
+            right = np.array([float(self.correct(k, metric)) if here else np.nan for k, here in enumerate(counts)])
+            values[f"all {metric}"] = right
+            for group in self.total:
+                inside = np.where([item.group == group for item in self.items], right, np.nan)
+                if not np.isnan(inside).all():
+                    values[f"group {group} {metric}"] = inside
+                    means.setdefault(f"mean {metric}", []).append(f"group {group} {metric}")
+        images = [canonical_id(item.images[0]) for item in self.items]
+        return mean_intervals(values, np.unique(images, return_inverse=True)[1], means=means)
+
     def to_json(self) -> dict[str, Any]:
         """Fractions by group, over all items, and the mean over groups."""
+
+        def spread(start: str) -> dict[str, Any]:
+            return self.intervals.some(start, self.metrics).to_json()
+
         groups: dict[str, dict[str, Any]] = {}
         for group, total in self.total.items():
             scored = sum(item.group == group for item in self.items)
             groups[group] = {m: self.accuracy(m, group) for m in self.metrics} | {"scored": scored, "items": total}
-        means = {}
+            groups[group]["intervals"] = spread(f"group {group} ")
+        means: dict[str, Any] = {}
         for metric in self.metrics:
             values = [row[metric] for row in groups.values() if row[metric] is not None]
             means[metric] = float(np.mean(values))
         return {
             "groups": groups,
-            "all": {m: self.accuracy(m) for m in self.metrics},
-            "mean_of_groups": means,
+            "all": {m: self.accuracy(m) for m in self.metrics} | {"intervals": spread("all ")},
+            "mean_of_groups": means | {"intervals": spread("mean ")},
             "chance": {m: self.chance(m) for m in self.metrics},
             "scored": len(self.items),
             "items": sum(self.total.values()),
@@ -225,16 +257,23 @@ class ChoiceResult:
             rows.append(("all items", *cells(numbers["all"]), f"{numbers['scored']:,}", f"{numbers['items']:,}"))
             rows.append(("mean of the groups", *cells(numbers["mean_of_groups"]), "", ""))
         rows.append(("chance", *cells(numbers["chance"]), "", ""))
+        lines = {group: f"group {group} " for group in self.total}
+        if len(lines) > 1:
+            lines |= {"all items": "all ", "mean of the groups": "mean "}
+        spread = [
+            (name, *(self.intervals.shown(f"{start}{m}", times=100.0) for m in self.metrics))
+            for name, start in lines.items()
+        ]
         titles = {"text": "right caption", "image": "right image", "group": "everything right"}
         head = ("accuracy, %", *(titles[m] for m in self.metrics), "scored", "items")
         is_partial = bool(self.images.missing)
         return Benchmark(
             name=f"{self.name} (partial)" if is_partial else self.name,
             title="right choices among two; a tie counts as wrong",
-            tables=((head, tuple(rows)),),
+            tables=((head, tuple(rows)), (("95% interval", *head[1:-2]), tuple(spread))),
             numbers=numbers,
             warnings=(self.images.warning(self.name),) if is_partial else (),
-            notes=(f"{numbers['tied']:,} of {numbers['scored']:,} items have a tie",),
+            notes=(f"{numbers['tied']:,} of {numbers['scored']:,} items have a tie", CHOICE_INTERVALS),
         )
 
 

@@ -109,7 +109,20 @@ class Comparison:
             lines += ["", "queries whose ranks differ most", *aligned(*difference_rows(self.names, self.differences))]
         for name, one in zip(self.names, self.evaluations, strict=True):
             lines += [f"warning: {name}: {text}" for text in one.warnings]
-        return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
+        return "\n".join([*lines, *(f"note: {text}" for text in (*self.notes, *self.run_notes))])
+
+    @property
+    def run_notes(self) -> tuple[str, ...]:
+        """The notes of the evaluations, with the name of the run where not all have them."""
+        each = [one.notes for one in self.evaluations]
+        shared = [text for text in dict.fromkeys(each[0]) if all(text in notes for notes in each)]
+        own = [
+            f"{name}: {text}"
+            for name, notes in zip(self.names, each, strict=True)
+            for text in dict.fromkeys(notes)
+            if text not in shared
+        ]
+        return (*shared, *own)
 
     def recall_rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Head and rows of the table of recalls."""

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from patchword.errors import ScoreError
-from patchword.evaluate.answers import Answers, ListRanks, columns_of, rank_answers, rows_of
-from patchword.evaluate.benchmark import Benchmark, named, percent
+from patchword.evaluate.answers import CUTS, Answers, ListRanks, columns_of, rank_answers, rows_of
+from patchword.evaluate.benchmark import INTERVALS, Benchmark, named, percent
 from patchword.evaluate.cxc_files import CxcAnnotations, RatedPairs
 from patchword.evaluate.gallery import Gallery
 from patchword.evaluate.intra import IntraScores
 from patchword.evaluate.matrix import ScoreMatrix, cells_of
 from patchword.evaluate.protocols import COCO_TEST
+from patchword.evaluate.significance import MeanIntervals
 from patchword.evaluate.spearman import Correlation, bootstrap_picks, correlate
 
 DIRECTIONS = {
@@ -81,17 +83,30 @@ class CxcResult:
                 found.append(f"{task.upper()}: scores are constant within a round, so rho is not defined")
         return tuple(found)
 
+    @cached_property
+    def intervals(self) -> dict[str, MeanIntervals]:
+        """95% bootstrap intervals of every direction; ``t2i missed`` where queries without an answer are missed."""
+        found = {}
+        for name, ranks in self.retrieval.items():
+            images = self.gallery.owner if name in ("t2i", "t2t") else np.arange(self.gallery.size[0])
+            found[name] = ranks.intervals(images)
+            if name in ("t2i", "i2t") and self.without[name]:
+                found[f"{name} missed"] = ranks.intervals(images, misses=True)
+        return found
+
     def report(self) -> Benchmark:
         """As a table."""
-        rows = []
+        rows, spread = [], []
         for name, ranks in self.retrieval.items():
             rows.append([DIRECTIONS[name], *_recalls(ranks), f"{len(ranks.asked):,}", f"{ranks.ranks.tied:,}"])
-            if name in ("t2i", "i2t") and self.without[name]:
+            spread.append((DIRECTIONS[name], *(self.intervals[name].shown(f"r{k}") for k in CUTS)))
+            if f"{name} missed" in self.intervals:
                 total = len(ranks.asked) + self.without[name]
                 label = f"  the same, {self.without[name]:,} without an answer missed"
                 rows.append([label, *_recalls(ranks, self.without[name]), f"{total:,}", ""])
+                spread.append((label, *(self.intervals[f"{name} missed"].shown(f"r{k}") for k in CUTS)))
         head = ("retrieval", "R@1", "R@5", "R@10", "queries", "tied")
-        tables = [(head, tuple(map(tuple, rows)))]
+        tables = [(head, tuple(map(tuple, rows))), (("95% interval", *head[1:4]), tuple(spread))]
         if self.correlation:
             lines = [
                 (
@@ -111,16 +126,23 @@ class CxcResult:
             tables=tuple(tables),
             numbers=self.to_json(),
             warnings=self.warnings,
-            notes=self.notes,
+            notes=(*self.notes, INTERVALS),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Percentages for recalls, fractions for rho."""
         retrieval = {}
         for name, ranks in self.retrieval.items():
-            retrieval[name] = {**ranks.to_json(), "without_answer": self.without[name]}
+            spread = self.intervals[name]
+            retrieval[name] = {
+                **ranks.to_json(),
+                "intervals": spread.to_json(),
+                "without_answer": self.without[name],
+            }
             if name in ("t2i", "i2t"):
-                retrieval[name]["unanswered_as_misses"] = ranks.to_json(misses=self.without[name])
+                spread = self.intervals.get(f"{name} missed", spread)
+                missed = {**ranks.to_json(misses=self.without[name]), "intervals": spread.to_json()}
+                retrieval[name]["unanswered_as_misses"] = missed
         tasks = {task: {**rho.to_json(), "left_out": self.left_out[task]} for task, rho in self.correlation.items()}
         n, m = self.gallery.size
         sizes = {"n_images": n, "n_captions": m}
@@ -129,7 +151,7 @@ class CxcResult:
 
 
 def _recalls(ranks: ListRanks, misses: int = 0) -> list[str]:
-    return [f"{ranks.recall(k, misses=misses):.1f}" for k in (1, 5, 10)]
+    return [f"{ranks.recall(k, misses=misses):.1f}" for k in CUTS]
 
 
 def evaluate_cxc(

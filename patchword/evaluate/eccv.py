@@ -10,19 +10,23 @@ Associations for MS-COCO" (ECCV 2022).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from patchword.data.json_fields import as_list, as_object
 from patchword.data.text_files import read_json
 from patchword.errors import DataError
-from patchword.evaluate.answers import Answers, Blocks, ListRanks, columns_of, rank_answers, rows_of
-from patchword.evaluate.benchmark import Benchmark, Table, named, percent
+from patchword.evaluate.answers import CUTS, Answers, Blocks, ListRanks, columns_of, rank_answers, rows_of
+from patchword.evaluate.benchmark import INTERVALS, Benchmark, Table, named, percent
 from patchword.evaluate.cxc_files import Lists
 from patchword.evaluate.gallery import Gallery, eccv_folder
 from patchword.evaluate.matrix import ScoreMatrix
 from patchword.evaluate.protocols import COCO_TEST
 from patchword.evaluate.relevance import Ties
+from patchword.evaluate.significance import MeanIntervals
 
 DIRECTIONS = {"i2t": "image -> text", "t2i": "text -> image"}
 
@@ -134,6 +138,15 @@ class EccvResult:
             )
         return tuple(found)
 
+    @cached_property
+    def intervals(self) -> dict[str, dict[str, MeanIntervals]]:
+        """95% bootstrap intervals by name and direction."""
+        images = {"i2t": np.arange(self.gallery.size[0]), "t2i": self.gallery.owner}
+        return {
+            name: {way: ranks.intervals(images[way]) for way, ranks in by_way.items()}
+            for name, by_way in self.ranks.items()
+        }
+
     def report(self) -> Benchmark:
         """As a table."""
         tables: list[Table] = []
@@ -142,7 +155,7 @@ class EccvResult:
             rows = [
                 (
                     DIRECTIONS[way],
-                    *(f"{ranks.recall(k):.1f}" for k in (1, 5, 10)),
+                    *(f"{ranks.recall(k):.1f}" for k in CUTS),
                     *(
                         "-" if part is None else percent(float(part.mean()))
                         for part in (ranks.r_precision, ranks.map_at_r)
@@ -153,13 +166,22 @@ class EccvResult:
                 for way, ranks in by_way.items()
             ]
             tables.append((head, tuple(rows)))
+            spread = [
+                (
+                    DIRECTIONS[way],
+                    *(found.shown(f"r{k}") for k in CUTS),
+                    *(found.shown(number, times=100.0) for number in ("r_precision", "map_at_r")),
+                )
+                for way, found in self.intervals[name].items()
+            ]
+            tables.append(((f"{name}, 95% interval", *head[1:6]), tuple(spread)))
         return Benchmark(
             name="eccv" if self.is_official else "eccv (partial)",
             title="ECCV-Caption (percent)",
             tables=tuple(tables),
             numbers=self.to_json(),
             warnings=self.warnings,
-            notes=self.notes,
+            notes=(*self.notes, INTERVALS),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -168,7 +190,12 @@ class EccvResult:
         sizes = {"n_images": n, "n_captions": m}
         found = {
             name: {
-                way: {**ranks.to_json(), "unreachable": self.unreachable[name][way]} for way, ranks in by_way.items()
+                way: {
+                    **ranks.to_json(),
+                    "intervals": self.intervals[name][way].to_json(),
+                    "unreachable": self.unreachable[name][way],
+                }
+                for way, ranks in by_way.items()
             }
             for name, by_way in self.ranks.items()
         }

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from patchword.console import ProgressBar
-from patchword.data.extras import require_extras
+from patchword.data.extras import require_extras, require_finite
 from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.model import Model
@@ -53,12 +53,13 @@ def encode_split(
         console: where progress goes.
 
     Raises:
-        DataError: a side input that the method reads is missing.
+        DataError: a side input that the method reads is missing, or an input holds NaN or an infinity: file and row.
     """
     batch = batch_of(model, batch)
     console = console if console is not None else Console(quiet=True)
     source = split.require_images()
     require_extras(split, model.method.image_extras, model.method.caption_extras)
+    require_finite(split, model.method.image_extras, model.method.caption_extras)
     processes = process()[1]
     with ProgressBar((split.n_images + split.n_captions) // processes, "encoding", "items", console) as shown:
         if processes == 1:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from patchword.errors import ScoreError
+from patchword.errors import ConfigError, ScoreError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, as_array, refuse_non_finite, row_blocks
 from patchword.evaluate.scores_file import Provenance, SavedScores, share_owner
 
@@ -81,6 +81,25 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
     return SavedScores(
         fused, known.owner, known.image_ids, digests, where, tuple(notes), "ensemble", said, known.assumed
     )
+
+
+def check_fusion(count: int, how: str, weights: Sequence[float] | None) -> None:
+    """Refuse a way to fuse where there is nothing to fuse.
+
+    Args:
+        count: runs and score files that were given.
+        how, weights: of ``ensemble``.
+
+    Raises:
+        ConfigError: one was given, and another ``how`` than the default, or weights.
+    """
+    if count > 1:
+        return
+    if weights is not None:
+        shown = " ".join(f"{weight:g}" for weight in weights)
+        raise ConfigError(f"weights {shown} for one run. Weights are for several: leave them out, or add runs.")
+    if how != "mean":
+        raise ConfigError(f"how {how!r} for one run. It says how several are fused: leave it out, or add runs.")
 
 
 def check_same_rows(first: SavedScores, other: SavedScores) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 
 from patchword.errors import ScoreError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, check_matrix
-from patchword.evaluate.ranks import Positives, Ranks, as_positives, rank_scores
+from patchword.evaluate.ranks import Ranks, rank_scores
 from patchword.evaluate.recall import COLUMNS, RecallReport, mean_table, recall_report
+from patchword.scoring.truth import RightPairs
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,11 @@ def recall_by_fold(
         600.0
     """
     n_images, n_captions = check_matrix(scores)
-    as_positives(owner, n_images, n_captions)  # sizes and range, before anything is cut
+    RightPairs.of(owner, n_images, n_captions)  # sizes and range, before anything is cut
     ranked = []
     for images, captions in fold_parts(owner, n_images, folds):
-        truth = Positives.from_owner(owner[captions] - images.start, images.stop - images.start)
         block = scores[images][:, captions]
+        truth = owner[captions] - images.start
         ranked.append(rank_scores(block, truth, allow_pruned=allow_pruned, chunk_cells=chunk_cells))
     return fold_report(ranked)
 

@@ -65,6 +65,11 @@ def is_score_file(source: object) -> bool:
     return isinstance(source, Path | str) and Path(source).suffix in FILES
 
 
+def is_saved(source: object) -> bool:
+    """Whether a source is scores, read or in a file, which no model is needed for."""
+    return isinstance(source, SavedScores) or is_score_file(source)
+
+
 def open_member(
     source: Source, data: Path | str | Split | None = None, setting: Setting | None = None, *, label: str = ""
 ) -> Member:
@@ -101,7 +106,7 @@ def open_member(
         tuple(opened.image_ids),
         caption_digests(opened.captions),
         provenance,
-        model_notes(model, batch_of(model, how.eval_batch)),
+        model_notes(model, opened, batch_of(model, how.eval_batch)),
         path=shown,
     )
     folder = None if isinstance(source, Model) or not (Path(source) / "config.yaml").is_file() else Path(source)
@@ -121,7 +126,7 @@ def open_members(
     """
     if not sources:
         raise ConfigError("nothing to evaluate. Give at least one run or score file.")
-    if data is None and all(isinstance(one, SavedScores) or is_score_file(one) for one in sources):
+    if data is None and all(is_saved(one) for one in sources):
         sources = load_together(sources)  # type: ignore[arg-type]
     how = setting if setting is not None else Setting()
     settings = [how.part(str(k)) if len(sources) > 1 else how for k in range(1, len(sources) + 1)]

@@ -15,7 +15,9 @@ from jaxtyping import Shaped
 
 from patchword.data.npy import read_header
 from patchword.errors import ScoreError
+from patchword.evaluate.matrix import first_unequal_row
 
+_AUTHORS = "the authors' result file"
 _HINT = "Save the plain matrix with numpy.save(FILE, scores)."
 
 
@@ -58,7 +60,8 @@ def read_npy(path: Path) -> tuple[Shaped[np.ndarray, "N M"], str]:
     """Read a score matrix from a ``.npy`` file.
 
     Args:
-        path: numeric ``(N, M)``, or the authors' dictionary ``{"npts": N, "sims": (N, M)}``.
+        path: numeric ``(N, M)``, or the authors' dictionary ``{"npts": N, "sims": (N, M)}``. ``npts`` may also count
+            captions; with ``npts`` = N and kN rows, equal in runs of k, one row of each run is taken.
 
     Returns:
         The matrix, and in words which of the two it was.
@@ -69,7 +72,7 @@ def read_npy(path: Path) -> tuple[Shaped[np.ndarray, "N M"], str]:
     try:
         with path.open("rb") as file:
             if read_header(file).dtype.hasobject:
-                return _read_dictionary(path, file), "the authors' result file"
+                return _read_dictionary(path, file)
     except (OSError, ValueError, EOFError) as error:
         raise ScoreError(f"'{path}' is no readable .npy file: {error}. {_HINT}") from None
     return _checked(path, read_numbers(path)), "a plain matrix"
@@ -94,8 +97,8 @@ def read_numbers(path: Path) -> Shaped[np.ndarray, "*shape"]:
     return array
 
 
-def _read_dictionary(path: Path, file: BinaryIO) -> Shaped[np.ndarray, "N M"]:
-    """The matrix in the pickled dictionary that the authors' code saves."""
+def _read_dictionary(path: Path, file: BinaryIO) -> tuple[Shaped[np.ndarray, "N M"], str]:
+    """The matrix in the pickled dictionary that the authors' code saves, and in words which form it had."""
     try:
         content = _ArraysOnly(file, encoding="latin1").load()  # latin1: how numpy's arrays of Python 2 are read
     except pickle.UnpicklingError as error:
@@ -110,10 +113,40 @@ def _read_dictionary(path: Path, file: BinaryIO) -> Shaped[np.ndarray, "N M"]:
         raise ScoreError(
             f"'{path}' holds a pickle of another kind. Expected a dictionary with `npts` and `sims`. {_HINT}"
         )
-    scores, images = _checked(path, content["sims"]), content["npts"]
-    if not isinstance(images, int | np.integer) or images != len(scores):
-        raise ScoreError(f"'{path}': `npts` is {images} but `sims` has {len(scores)} rows. Expected one row an image.")
-    return scores
+    return _one_row_an_image(path, _checked(path, content["sims"]), content["npts"])
+
+
+def _one_row_an_image(
+    path: Path, scores: Shaped[np.ndarray, "rows M"], points: object
+) -> tuple[Shaped[np.ndarray, "N M"], str]:
+    """The matrix of a dictionary, where ``npts`` agrees with its sizes in one way or another.
+
+    Code that encodes an image once for each caption counts either. Where ``npts`` is the number of rows or of columns,
+    nothing is left to decide here.
+
+    Returns:
+        The matrix, and in words which form it had.
+    """
+    rows, columns = scores.shape
+    found = f"'{path}': `npts` is {points} but `sims` is {rows} x {columns}"
+    if not isinstance(points, int | np.integer) or points < 1:
+        raise ScoreError(f"{found}. Expected the number of images. {_HINT}")
+    if points in (rows, columns):
+        return scores, _AUTHORS
+    times, rest = divmod(rows, int(points))
+    if rest or times < 2:
+        raise ScoreError(
+            f"{found}. Expected the number of images, one row each or every row several times, or that of captions. "
+            f"The file was put together from two evaluations, or cut. {_HINT}"
+        )
+    pair = first_unequal_row(scores, np.arange(rows) // times)
+    if pair is not None:
+        raise ScoreError(
+            f"{found}, which would be {times} rows an image; rows {pair[0]} and {pair[1]} differ. Expected rows that "
+            f"repeat exactly. {_HINT}"
+        )
+    alone = np.ascontiguousarray(scores[::times])  # a copy, so that the other rows are freed
+    return alone, f"{_AUTHORS} ({rows:,} rows, equal in runs of {times}, of which the first is taken)"
 
 
 def _checked(path: Path, scores: np.ndarray) -> Shaped[np.ndarray, "N M"]:

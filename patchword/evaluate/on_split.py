@@ -11,7 +11,7 @@ from jaxtyping import Float
 from rich.console import Console
 
 from patchword.console import ProgressBar
-from patchword.data.extras import require_extras
+from patchword.data.extras import require_extras, require_finite
 from patchword.data.table import Split
 from patchword.data.text_files import canonical_id
 from patchword.errors import DataError
@@ -84,6 +84,7 @@ class ModelOnSplit:
     def encode_images(self, rows: Sequence[int]) -> Encoded:
         """Encode some images, in the order given."""
         require_extras(self.split, self.model.method.image_extras, ())
+        require_finite(self.split, self.model.method.image_extras, ())
         source = self.split.require_images().select(rows)
         extras = {name: extra.select(rows) for name, extra in self.split.image_extras.items()}
         with ProgressBar(len(rows), "encoding images", "images", self.console) as shown:

@@ -20,12 +20,14 @@ from patchword.data.json_fields import as_list, as_object, field
 from patchword.data.text_files import canonical_id, read_json
 from patchword.errors import DataError, ScoreError
 from patchword.evaluate.answers import columns_of, rows_of
-from patchword.evaluate.benchmark import Benchmark, named, percent
+from patchword.evaluate.benchmark import INTERVALS, Benchmark, named, percent
 from patchword.evaluate.matrix import ScoreMatrix, check_matrix, refuse_non_finite
 from patchword.evaluate.protocols import COCO_TEST
 from patchword.evaluate.relevance import Ties
+from patchword.evaluate.significance import MeanIntervals, mean_intervals
 
 ZETAS = (0, 1, 2)
+WAYS = ("i2t", "t2i")
 
 
 @dataclass(frozen=True)
@@ -93,31 +95,34 @@ class PmrpResult:
         queries: images and captions that are queries.
         without: ids of images without any object: neither queries nor right answers, but candidates.
         sizes: images and captions of the gallery.
+        intervals: 95% bootstrap intervals by direction, named by zeta, and ``mean``.
     """
 
     r_precision: dict[int, dict[str, float]]
     queries: dict[str, int]
     without: tuple[str, ...]
     sizes: tuple[int, int]
+    intervals: dict[str, MeanIntervals]
 
     @property
     def mean(self) -> dict[str, float]:
         """Mean over zeta."""
-        return {way: float(np.mean([row[way] for row in self.r_precision.values()])) for way in ("i2t", "t2i")}
+        return {way: float(np.mean([row[way] for row in self.r_precision.values()])) for way in WAYS}
 
     def report(self) -> Benchmark:
         """As a table."""
-        rows = [
-            (f"zeta {zeta}", percent(row["i2t"]), percent(row["t2i"])) for zeta, row in sorted(self.r_precision.items())
-        ]
-        rows.append(("mean", percent(self.mean["i2t"]), percent(self.mean["t2i"])))
+        by_name = {str(zeta): row for zeta, row in sorted(self.r_precision.items())} | {"mean": self.mean}
+        rows = []
+        for name, row in by_name.items():
+            cells = [cell for way in WAYS for cell in (percent(row[way]), self.intervals[way].shown(name, times=100.0))]
+            rows.append((name if name == "mean" else f"zeta {name}", *cells))
         warnings = []
         if self.sizes != COCO_TEST:
             warnings.append(
                 f"{self.sizes[0]:,} images and {self.sizes[1]:,} captions instead of COCO's {COCO_TEST[0]:,} and "
                 f"{COCO_TEST[1]:,}: not comparable with published numbers"
             )
-        notes = ["images match plausibly when their object categories differ in at most zeta kinds"]
+        notes = ["images match plausibly when their object categories differ in at most zeta kinds", INTERVALS]
         if self.without:
             notes.append(
                 f"{len(self.without):,} images without any annotated object ({named(self.without)}) and their captions "
@@ -126,7 +131,7 @@ class PmrpResult:
         return Benchmark(
             name="pmrp" if self.sizes == COCO_TEST else "pmrp (partial)",
             title="plausible-match R-precision (percent)",
-            tables=((("", "image -> text", "text -> image"), tuple(rows)),),
+            tables=((("", "image -> text", "95% interval", "text -> image", "95% interval"), tuple(rows)),),
             numbers=self.to_json(),
             warnings=tuple(warnings),
             notes=tuple(notes),
@@ -137,7 +142,8 @@ class PmrpResult:
         by_zeta = {str(zeta): row for zeta, row in self.r_precision.items()}
         sizes = {"n_images": self.sizes[0], "n_captions": self.sizes[1]}
         about = {"queries": self.queries, "images_without_objects": list(self.without)}
-        return {**sizes, "pmrp": self.mean, "by_zeta": by_zeta, **about}
+        intervals = {way: found.to_json() for way, found in self.intervals.items()}
+        return {**sizes, "pmrp": self.mean, "by_zeta": by_zeta, "intervals": intervals, **about}
 
 
 def kind_distances(ids: Sequence[str], kinds: Mapping[str, frozenset[int]]) -> Int[np.ndarray, "N N"]:
@@ -184,17 +190,20 @@ def evaluate_pmrp(
     has_kinds = distance.diagonal() >= 0
     if not has_kinds.any():
         raise ScoreError(f"None of the {n_images:,} images has an annotated object. The ids belong to other data.")
-    totals = {zeta: {"i2t": 0.0, "t2i": 0.0} for zeta in zetas}
+    means: dict[int, dict[str, float]] = {zeta: {} for zeta in zetas}
+    queries, intervals = {}, {}
     for way, blocks, image_of_query, image_of_candidate in (
         ("i2t", rows_of(scores), np.arange(n_images), owner),
         ("t2i", columns_of(scores), owner, np.arange(n_images)),
     ):
-        for zeta, value in _precisions(blocks, image_of_query, image_of_candidate, distance, zetas, ties):
-            totals[zeta][way] += value
-    queries = {"i2t": int(has_kinds.sum()), "t2i": int(has_kinds[owner].sum())}
-    means = {zeta: {way: total / queries[way] for way, total in row.items()} for zeta, row in totals.items()}
+        of_each = np.array(list(_precisions(blocks, image_of_query, image_of_candidate, distance, zetas, ties)))
+        by_name = {str(zeta): of_each[:, k] for k, zeta in enumerate(zetas)} | {"mean": of_each.mean(1)}
+        intervals[way] = mean_intervals(by_name, image_of_query[has_kinds[image_of_query]])
+        queries[way] = len(of_each)
+        for zeta in zetas:
+            means[zeta][way] = float(by_name[str(zeta)].mean())
     without = tuple(name for name, known in zip(ids, has_kinds, strict=True) if not known)
-    return PmrpResult(means, queries, without, (n_images, n_captions))
+    return PmrpResult(means, queries, without, (n_images, n_captions), intervals)
 
 
 def _precisions(
@@ -204,17 +213,15 @@ def _precisions(
     distance: Int[np.ndarray, "N N"],
     zetas: Sequence[int],
     ties: Ties,
-) -> Iterator[tuple[int, float]]:
-    """R-precision of every query that has objects, for every zeta; every row is sorted once."""
+) -> Iterator[list[float]]:
+    """R-precision for every zeta, of every query that has objects; every row is sorted once."""
     for rows, block in blocks:
         for row, image in zip(block, image_of_query[rows], strict=True):
             gaps = distance[image, image_of_candidate]
             if distance[image, image] < 0:
                 continue
             ascending = np.sort(row)
-            for zeta in zetas:
-                is_right = (gaps >= 0) & (gaps <= zeta)
-                yield zeta, _r_precision(row, ascending, is_right, ties)
+            yield [_r_precision(row, ascending, (gaps >= 0) & (gaps <= zeta), ties) for zeta in zetas]
 
 
 def _r_precision(

@@ -10,101 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int, Shaped
 
 from patchword.errors import ScoreError
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, cells_of, check_matrix, refuse_non_finite, row_blocks
 from patchword.scoring.query_ranks import QueryRanks
-from patchword.scoring.truth import RightPairs
+from patchword.scoring.truth import RightPairs, Truth
 
 # Columns are counted in unsigned bytes within a block of rows, so a block has at most 255 rows.
 _BYTE = 255
-
-
-@dataclass(frozen=True)
-class Positives:
-    """Which pairs are right, as a list of P different (image, caption) pairs: `scoring.truth.RightPairs` in NumPy.
-
-    Every image and every caption has at least one. Use one of the constructors, which check that.
-
-    Attributes:
-        n_images: N.
-        n_captions: M.
-        images: image of each pair, ascending.
-        captions: caption of each pair, ascending within an image.
-    """
-
-    n_images: int
-    n_captions: int
-    images: Int[np.ndarray, " P"]
-    captions: Int[np.ndarray, " P"]
-
-    @classmethod
-    def from_owner(cls, owner: Int[np.ndarray, " M"], n_images: int) -> Positives:
-        """Every caption belongs to one image.
-
-        Args:
-            owner: image of each caption, 0-based.
-            n_images: N.
-
-        Raises:
-            ScoreError: an owner is out of range, or an image has no caption.
-
-        Example:
-            >>> Positives.from_owner(np.array([1, 0, 0]), 2).captions.tolist()
-            [1, 2, 0]
-        """
-        return cls.from_pairs(owner, np.arange(len(owner)), n_images, len(owner))
-
-    @classmethod
-    def from_relevance(cls, relevance: Bool[np.ndarray, "N M"]) -> Positives:
-        """Any image may match any caption.
-
-        Args:
-            relevance: True where the pair is right.
-
-        Raises:
-            ScoreError: an image or a caption matches nothing.
-        """
-        images, captions = np.nonzero(relevance)
-        return cls.from_pairs(images, captions, *relevance.shape)
-
-    @classmethod
-    def from_pairs(
-        cls, images: Int[np.ndarray, " P"], captions: Int[np.ndarray, " P"], n_images: int, n_captions: int
-    ) -> Positives:
-        """Right pairs in any order; a pair may be listed twice and counts once.
-
-        Raises:
-            ScoreError: a pair is out of range, or an image or a caption matches nothing.
-        """
-        pairs = RightPairs.of(
-            (torch.from_numpy(images.astype(np.int64)), torch.from_numpy(captions.astype(np.int64))),
-            n_images,
-            n_captions,
-        )
-        return cls(n_images, n_captions, pairs.images.numpy(), pairs.captions.numpy())
-
-    def per_image(self) -> Int[np.ndarray, " N"]:
-        """Number of right captions of each image."""
-        counts: np.ndarray = np.bincount(self.images, minlength=self.n_images)
-        return counts
-
-    def per_caption(self) -> Int[np.ndarray, " M"]:
-        """Number of right images of each caption."""
-        counts: np.ndarray = np.bincount(self.captions, minlength=self.n_captions)
-        return counts
-
-    def dense(self) -> Bool[np.ndarray, "N M"]:
-        """The relevance matrix."""
-        relevance = np.zeros((self.n_images, self.n_captions), dtype=bool)
-        relevance[self.images, self.captions] = True
-        return relevance
-
-
-# What the functions of this folder accept as ground truth: owners, a relevance matrix, or pairs.
-Truth = Int[np.ndarray, " captions"] | Bool[np.ndarray, "images captions"] | Positives
 
 
 @dataclass(frozen=True)
@@ -120,28 +34,6 @@ class Ranks:
     i2t: QueryRanks
     t2i: QueryRanks
     pruned: int = 0
-
-
-def as_positives(truth: Truth, n_images: int, n_captions: int) -> Positives:
-    """Bring ground truth into the form of pairs, and check its size against the score matrix.
-
-    Raises:
-        ScoreError: the sizes differ, or an image or caption has no right answer.
-    """
-    if isinstance(truth, Positives):
-        found = (truth.n_images, truth.n_captions)
-    elif truth.ndim == 2:
-        found = (truth.shape[0], truth.shape[1])
-    else:
-        found = (n_images, len(truth))
-    if found != (n_images, n_captions):
-        raise ScoreError(
-            f"The score matrix is {n_images} x {n_captions} but the ground truth has {found[0]} images and {found[1]} "
-            "captions. Expected one row for each image and one column for each caption of the same split."
-        )
-    if isinstance(truth, Positives):
-        return truth
-    return Positives.from_relevance(truth) if truth.ndim == 2 else Positives.from_owner(truth, n_images)
 
 
 def rank_scores(
@@ -171,13 +63,13 @@ def rank_scores(
         ([0, 0], [0, 0, 0], [0, 0, 1])
     """
     n_images, n_captions = check_matrix(scores)
-    positives = as_positives(truth, n_images, n_captions)
+    images, captions = RightPairs.of(truth, n_images, n_captions).arrays
     non_finite = refuse_non_finite(scores, allow_pruned=allow_pruned, chunk_cells=chunk_cells)
-    values = cells_of(scores, positives.images, positives.captions)  # (P,)
+    values = cells_of(scores, images, captions)  # (P,)
     if non_finite.minus_inf:
-        _refuse_pruned_positives(values, positives)
-    best_caption, i2t_ties = _best_of_groups(values, positives.images, n_images)  # (N,), (N,)
-    best_image, t2i_ties = _best_of_groups(values, positives.captions, n_captions)  # (M,), (M,)
+        _refuse_pruned_positives(values, images, captions)
+    best_caption, i2t_ties = _best_of_groups(values, images, n_images)  # (N,), (N,)
+    best_image, t2i_ties = _best_of_groups(values, captions, n_captions)  # (M,), (M,)
 
     i2t = np.zeros((2, n_images), dtype=np.int64)  # above, equal
     t2i = np.zeros((2, n_captions), dtype=np.int64)
@@ -213,11 +105,13 @@ def _count_columns(mask: Bool[np.ndarray, "rows M"]) -> Int[np.ndarray, " M"]:
     return counts.astype(np.int64)
 
 
-def _refuse_pruned_positives(values: Shaped[np.ndarray, " P"], positives: Positives) -> None:
+def _refuse_pruned_positives(
+    values: Shaped[np.ndarray, " P"], images: Int[np.ndarray, " P"], captions: Int[np.ndarray, " P"]
+) -> None:
     """A right pair that was not scored has no rank."""
     bad = np.flatnonzero(values == -np.inf)
     if len(bad):
-        row, column = int(positives.images[bad[0]]), int(positives.captions[bad[0]])
+        row, column = int(images[bad[0]]), int(captions[bad[0]])
         raise ScoreError(
             f"{len(bad):,} right pairs have the score -inf (not scored), the first at row {row}, column {column}. "
             "Expected every right pair to be scored: score them, or evaluate without pruning."

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from patchword.errors import ScoreError
-from patchword.evaluate.ranks import Positives, Ranks
+from patchword.evaluate.ranks import Ranks
 from patchword.scoring.query_ranks import QueryRanks
+from patchword.scoring.truth import RightPairs
 
 DEFINITION = "R@K = % of queries with at least one right answer in the first K; negatives that tie rank first"
 
@@ -244,7 +245,7 @@ def chance(owner: Int[np.ndarray, " M"], n_images: int | None = None, *, folds: 
     size, tables = n // folds, []
     for fold in range(folds):
         part = owner[owner // size == fold] - fold * size
-        per_image = Positives.from_owner(part, size).per_image()
+        per_image = RightPairs.of(part, size, len(part)).per_image()
         i2t = QueryRanks(np.zeros_like(per_image), len(part) - per_image, per_image)
         ones = np.ones(len(part), dtype=np.int64)
         t2i = QueryRanks(np.zeros_like(ones), ones * (size - 1), ones)

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from patchword.evaluate.matrix import CHUNK_CELLS, ScoreMatrix, as_array, check_matrix, refuse_non_finite
-from patchword.evaluate.ranks import Truth, as_positives, rank_scores
+from patchword.evaluate.ranks import rank_scores
 from patchword.scoring.query_ranks import QueryRanks
+from patchword.scoring.truth import RightPairs, Truth
 
 Ties = Literal["pessimistic", "optimistic"]
 
@@ -95,12 +96,13 @@ def relevance_report(
         ({1: 1.0}, 0.75, 0.75)
     """
     n_images, n_captions = check_matrix(scores)
-    positives = as_positives(truth, n_images, n_captions)
+    pairs = RightPairs.of(truth, n_images, n_captions)
+    images, captions = pairs.arrays
     refuse_non_finite(scores, allow_pruned=allow_pruned, chunk_cells=chunk_cells)
-    ranks = rank_scores(scores, positives, allow_pruned=allow_pruned, chunk_cells=chunk_cells)
-    by_caption = np.argsort(positives.captions, kind="stable")
-    i2t = _rows(scores, positives.captions, positives.per_image(), chunk_cells)
-    t2i = _rows(scores.T, positives.images[by_caption], positives.per_caption(), chunk_cells)
+    ranks = rank_scores(scores, pairs, allow_pruned=allow_pruned, chunk_cells=chunk_cells)
+    by_caption = np.argsort(captions, kind="stable")
+    i2t = _rows(scores, captions, pairs.per_image(), chunk_cells)
+    t2i = _rows(scores.T, images[by_caption], pairs.per_caption(), chunk_cells)
     return RelevanceReport(_direction(ranks.i2t, i2t, k, ties), _direction(ranks.t2i, t2i, k, ties))
 
 

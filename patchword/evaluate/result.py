@@ -29,7 +29,7 @@ from patchword.evaluate.protocols import (
     protocol_named,
 )
 from patchword.evaluate.queries import Queries, queries_of
-from patchword.evaluate.ranks import Ranks, as_positives, rank_scores
+from patchword.evaluate.ranks import Ranks, rank_scores
 from patchword.evaluate.recall import (
     DEFINITION,
     TIE_GAP,
@@ -41,6 +41,7 @@ from patchword.evaluate.recall import (
 )
 from patchword.evaluate.scores_file import Provenance, SavedScores, caption_digests, with_owner_of
 from patchword.evaluate.significance import Intervals, bootstrap_intervals
+from patchword.scoring.truth import RightPairs
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def evaluate_scores(
     matrix = scores.scores if isinstance(scores, SavedScores) else scores
     n_images, n_captions = check_matrix(matrix)
     owner, id_check = _owner_and_ids(saved, source)
-    as_positives(owner, n_images, n_captions)
+    RightPairs.of(owner, n_images, n_captions)
     where = provenance or (saved.provenance if saved else Provenance())
     if isinstance(source, Split):
         where = replace(where, dataset=source.dataset, split=source.name)

@@ -10,6 +10,7 @@ Source: Park et al., "RoCOCO: Robustness Benchmark of MS-COCO to Stress-test Ima
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from jaxtyping import Bool, Int
 from patchword.data.json_fields import as_list, as_object, field, text_field
 from patchword.data.text_files import canonical_id, read_json, require_caption
 from patchword.errors import DataError
-from patchword.evaluate.benchmark import Benchmark, percent
+from patchword.evaluate.answers import CUTS
+from patchword.evaluate.benchmark import INTERVALS, Benchmark, percent
 from patchword.evaluate.matrix import refuse_non_finite
 from patchword.evaluate.on_split import FoundImages, ModelOnSplit
 from patchword.evaluate.recall import recall_at_k
+from patchword.evaluate.significance import MeanIntervals, mean_intervals
 from patchword.scoring.query_ranks import QueryRanks
 
 FILES = ("rand_voca", "same_concept", "diff_concept", "danger")
@@ -104,6 +107,7 @@ class AttackResult:
         rows: rows of the file.
         captions: texts in the gallery: original and altered.
         images: which images were found.
+        places: row of the split of each query.
     """
 
     name: str
@@ -113,17 +117,30 @@ class AttackResult:
     rows: int
     captions: tuple[int, int]
     images: FoundImages
+    places: Int[np.ndarray, " N"]
+
+    @cached_property
+    def intervals(self) -> MeanIntervals:
+        """95% bootstrap intervals of the recalls, the drop and the false rate, under names such as ``clean r1``."""
+        hits = {
+            f"{kind} r{k}": 100.0 * (ranks.pessimistic < k)
+            for kind, ranks in (("clean", self.clean), ("attacked", self.attacked))
+            for k in CUTS
+        }
+        more = {"r1_drop": hits["clean r1"] - hits["attacked r1"], "false_rate": self.fooled.astype(np.float64)}
+        return mean_intervals({**hits, **more}, self.places)
 
     def to_json(self) -> dict[str, Any]:
         """Percentages for recalls, a fraction for the false rate."""
         clean, attacked = (
-            {f"r{k}": recall_at_k(ranks.pessimistic, k) for k in (1, 5, 10)} for ranks in (self.clean, self.attacked)
+            {f"r{k}": recall_at_k(ranks.pessimistic, k) for k in CUTS} for ranks in (self.clean, self.attacked)
         )
         return {
             "clean": clean,
             "attacked": attacked,
             "r1_drop": clean["r1"] - attacked["r1"],
             "false_rate": float(self.fooled.mean()),
+            "intervals": self.intervals.to_json(),
             "images": len(self.fooled),
             "rows": self.rows,
             "gallery": {"original": self.captions[0], "altered": self.captions[1]},
@@ -168,25 +185,29 @@ def evaluate_attack(scorer: ModelOnSplit, attack: Attack) -> AttackResult:
         len(attack.images),
         sizes,
         found,
+        np.array([found.rows[canonical_id(image)] for image in here.images]),
     )
 
 
 def rococo_report(results: list[AttackResult]) -> Benchmark:
     """All alterations as one table."""
-    rows = []
+    rows, spread = [], []
     for one in results:
         numbers = one.to_json()
-        cells = [f"{numbers[kind][f'r{k}']:.1f}" for kind in ("clean", "attacked") for k in (1, 5, 10)]
+        cells = [f"{numbers[kind][f'r{k}']:.1f}" for kind in ("clean", "attacked") for k in CUTS]
+        between = [one.intervals.shown(f"{kind} r{k}") for kind in ("clean", "attacked") for k in CUTS]
+        spread.append((one.name, *between, one.intervals.shown("false_rate", times=100.0)))
         rows.append((one.name, *cells, percent(numbers["false_rate"]), f"{numbers['images']:,}"))
     head = ("image -> text", "R@1", "R@5", "R@10", "altered R@1", "R@5", "R@10", "false rate", "images")
     is_partial = any(one.images.missing for one in results)
     gallery = sorted({one.captions for one in results})
     notes = [f"gallery: {a:,} original and {b:,} altered captions" for a, b in gallery]
+    notes.append(INTERVALS)
     notes.append("text -> image with mixed pictures: --protocol rococo-images")
     return Benchmark(
         name="rococo (partial)" if is_partial else "rococo",
         title="altered captions in the gallery; false rate: images whose first caption is an altered one, %",
-        tables=((head, tuple(rows)),),
+        tables=((head, tuple(rows)), (("95% interval", *head[1:-1]), tuple(spread))),
         numbers={"attacks": {one.name: one.to_json() for one in results}},
         warnings=tuple(dict.fromkeys(one.images.warning("RoCOCO") for one in results if one.images.missing)),
         notes=tuple(notes),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -22,16 +23,19 @@ from PIL import Image
 
 from patchword.data.pictures import Picture, PictureFiles
 from patchword.errors import ConfigError
-from patchword.evaluate.benchmark import Benchmark, percent
+from patchword.evaluate.answers import CUTS
+from patchword.evaluate.benchmark import INTERVALS, Benchmark, percent
 from patchword.evaluate.matrix import refuse_non_finite
 from patchword.evaluate.on_split import ModelOnSplit
 from patchword.evaluate.recall import recall_at_k
+from patchword.evaluate.significance import MeanIntervals, mean_intervals
 from patchword.scoring.query_ranks import QueryRanks
 from patchword.types import Encoded
 
 How = Literal["mix", "patch"]
 WAYS: tuple[How, ...] = ("mix", "patch")
 SEEDS = (1, 10, 100)
+RECALLS = tuple(f"r{k}" for k in CUTS)
 GROUP = 64
 SIDE = 384
 SHARE = 0.9
@@ -133,7 +137,7 @@ class MixResult:
 
     def to_json(self) -> dict[str, float]:
         """Percentages for recalls, a fraction for the false rate."""
-        recalls = {f"r{k}": recall_at_k(self.attacked.pessimistic, k) for k in (1, 5, 10)}
+        recalls = {f"r{k}": recall_at_k(self.attacked.pessimistic, k) for k in CUTS}
         return {**recalls, "false_rate": float(self.fooled.mean())}
 
 
@@ -145,44 +149,73 @@ class MixReport:
         clean: ranks among whole pictures alone.
         results: kind by kind, seed by seed.
         pictures: how many of each there are.
-        captions: queries.
+        owner: picture of each caption; the captions are the queries.
     """
 
     clean: QueryRanks
     results: tuple[MixResult, ...]
     pictures: int
-    captions: int
+    owner: Int[np.ndarray, " M"]
+
+    @cached_property
+    def intervals(self) -> MeanIntervals:
+        """95% bootstrap intervals of the recalls, drops and false rates, under names such as ``mix r1``.
+
+        What a caption adds to a number is its mean over the seeds: other draws of the pictures are not in the interval.
+        """
+        values = {f"clean r{k}": 100.0 * (self.clean.pessimistic < k) for k in CUTS}
+        for how in dict.fromkeys(one.how for one in self.results):
+            seeds = [one for one in self.results if one.how == how]
+            for k in CUTS:
+                values[f"{how} r{k}"] = 100.0 * np.mean([one.attacked.pessimistic < k for one in seeds], axis=0)
+            values[f"{how} r1_drop"] = values["clean r1"] - values[f"{how} r1"]
+            values[f"{how} false_rate"] = np.mean([one.fooled for one in seeds], axis=0)
+        return mean_intervals(values, self.owner)
 
     def to_json(self) -> dict[str, Any]:
         """Means over seeds, and every seed."""
         found: dict[str, Any] = {
-            "clean": {f"r{k}": recall_at_k(self.clean.pessimistic, k) for k in (1, 5, 10)},
+            "clean": {f"r{k}": recall_at_k(self.clean.pessimistic, k) for k in CUTS}
+            | {"intervals": self.intervals.some("clean ", RECALLS).to_json()},
             "images": self.pictures,
-            "captions": self.captions,
+            "captions": len(self.owner),
         }
         for how in dict.fromkeys(one.how for one in self.results):
             seeds = {str(one.seed): one.to_json() for one in self.results if one.how == how}
             mean = {key: float(np.mean([s[key] for s in seeds.values()])) for key in next(iter(seeds.values()))}
             found[how] = {**mean, "r1_drop": found["clean"]["r1"] - mean["r1"], "seeds": seeds}
+            found[how]["intervals"] = self.intervals.some(f"{how} ", (*RECALLS, "r1_drop", "false_rate")).to_json()
         return found
 
     def report(self) -> Benchmark:
         """As one table."""
         numbers = self.to_json()
-        clean = [f"{numbers['clean'][f'r{k}']:.1f}" for k in (1, 5, 10)]
+        clean = [f"{numbers['clean'][f'r{k}']:.1f}" for k in CUTS]
         rows = [
-            (how, *clean, *(f"{numbers[how][f'r{k}']:.1f}" for k in (1, 5, 10)), percent(numbers[how]["false_rate"]))
+            (how, *clean, *(f"{numbers[how][f'r{k}']:.1f}" for k in CUTS), percent(numbers[how]["false_rate"]))
             for how in WAYS
             if how in numbers
         ]
+        shown = self.intervals.shown
+        spread = [
+            (
+                how,
+                *(shown(f"{kind} r{k}") for kind in ("clean", how) for k in CUTS),
+                shown(f"{how} false_rate", times=100.0),
+            )
+            for how in WAYS
+            if how in numbers
+        ]
+        head = ("text -> image", "R@1", "R@5", "R@10", "mixed R@1", "R@5", "R@10", "false rate")
         seeds = ", ".join(str(seed) for seed in dict.fromkeys(one.seed for one in self.results))
         return Benchmark(
             name="rococo-images",
             title="mixed pictures in the gallery; false rate: captions whose first picture is a mixed one, %",
-            tables=((("text -> image", "R@1", "R@5", "R@10", "mixed R@1", "R@5", "R@10", "false rate"), tuple(rows)),),
+            tables=((head, tuple(rows)), (("95% interval", *head[1:]), tuple(spread))),
             numbers=numbers,
             notes=(
                 f"gallery: {self.pictures:,} whole and {self.pictures:,} mixed pictures; means over the seeds {seeds}",
+                INTERVALS,
                 "pictures are mixed here, not read from RoCOCO's files: other draws, and no JPEG in between",
             ),
         )
@@ -221,7 +254,7 @@ def evaluate_mixed(scorer: ModelOnSplit, *, ways: Sequence[How] = WAYS, seeds: S
             more_above, more_level, mixed_best = _counts(scorer, sets, captions, right)
             ranks = QueryRanks(clean.greater + more_above, clean.equal + more_level, ones)
             results.append(MixResult(how, seed, ranks, mixed_best >= best))
-    return MixReport(clean, tuple(results), split.n_images, len(owner))
+    return MixReport(clean, tuple(results), split.n_images, owner)
 
 
 def _right_scores(

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from torch import Tensor
 
 from patchword.data.adjacency import compat_fold_adjacency
-from patchword.data.open import first_captions, open_split
 from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.evaluate.encoding import batch_of, encode_split
 from patchword.evaluate.model_notes import model_notes
+from patchword.evaluate.opening import open_for
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.scores_file import Provenance, save_scores, write_scores
 from patchword.evaluate.setting import Setting
-from patchword.loading import load
 from patchword.methods import METHODS
 from patchword.model import Model
 from patchword.scoring.jobs import process
 from patchword.scoring.matrix import MEMORY
-
-COCO_CAPTIONS = 5  # of an image, in all published tables
 
 
 def score_split(
@@ -83,7 +79,7 @@ def evaluate_model(
     setting = setting if setting is not None else Setting()
     batch = batch_of(model, setting.eval_batch if batch is None else batch)
     scores, encode_s, score_s = score_split(model, split, setting, batch=batch, max_words=max_words)
-    provenance, notes = provenance_of(model, split, encode_s, score_s), model_notes(model, batch)
+    provenance, notes = provenance_of(model, split, encode_s, score_s), model_notes(model, split, batch)
     result = evaluate_scores(scores, split, protocol=protocol, provenance=provenance, notes=notes)
     if save_to is not None and process()[0] == 0:
         save_scores(
@@ -127,7 +123,7 @@ def evaluate(
         protocol: named protocol, or ``auto``.
         save_to: also save the score matrix there.
         limit: only the first images.
-        how: ``mean``, ``zscore`` or ``rank``, for several runs.
+        how: ``mean``, ``zscore`` or ``rank``, for several runs alone.
         weights: one for each of several runs.
         ranks: from the whole score ``matrix``; ``streamed`` or ``certified``: the same ranks without holding one, see
             ``evaluate_streamed``.
@@ -141,29 +137,30 @@ def evaluate(
 
     Raises:
         CheckpointError, DataError, ScoreError: one line each.
-        ConfigError: something needs the score matrix that ``ranks`` does without.
+        ConfigError: ``how`` or ``weights`` for one run, or something needs the scores that ``ranks`` does without.
 
     Under torchrun, called alike on every process of a process group, all share the work and get the result.
     """
-    console = console or Console(quiet=True)
-    setting = Setting(split, name, limit, device, memory, resume, console, skip_broken, eval_batch)
-    if ranks != "matrix" and (save_to is not None or not isinstance(run, Path | str | Model)):
-        raise ConfigError(f"ranks {ranks!r} keep no score matrix, which files and ensembles of scores need.")
-    if not isinstance(run, Path | str | Model):
-        from patchword.evaluate.members import join_members, open_members
+    from patchword.evaluate.outcome import evaluate_sources
 
-        members = open_members(list(run), data, setting)
-        one = join_members(members, how, weights) if len(members) > 1 else members[0]
-        if save_to is not None and process()[0] == 0:
-            write_scores(save_to, one.saved)
-        return one.evaluate(protocol)
-    model = run if isinstance(run, Model) else load(run, device=device)
-    opened = open_with(model, data, setting)
-    if ranks != "matrix":
-        from patchword.evaluate.streamed import evaluate_streamed
-
-        return evaluate_streamed(model, opened, how=ranks, protocol=protocol, setting=setting)
-    return evaluate_model(model, opened, protocol=protocol, save_to=save_to, setting=setting)[0]
+    setting = Setting(
+        split=split,
+        name=name,
+        limit=limit,
+        device=device,
+        memory=memory,
+        resume=resume,
+        console=console or Console(quiet=True),
+        skip_broken=skip_broken,
+        eval_batch=eval_batch,
+    )
+    if ranks != "matrix" and save_to is not None:
+        raise ConfigError(f"ranks {ranks!r} keep no score matrix, which `save_to` needs. Leave one of them out.")
+    sources = [run] if isinstance(run, Path | str | Model) else list(run)
+    found = evaluate_sources(sources, data, setting, protocol=protocol, how=how, weights=weights, ranks=ranks)
+    if save_to is not None and found.one is not None and process()[0] == 0:
+        write_scores(save_to, found.one.saved)
+    return found.result
 
 
 def open_with(model: Model, data: Path | str | Split, setting: Setting) -> Split:
@@ -184,29 +181,3 @@ def open_with(model: Model, data: Path | str | Split, setting: Setting) -> Split
         else open_for(model, data, how.split, name=how.name, limit=how.limit, skip_broken=how.skip_broken)
     )
     return compat_fold_adjacency(opened) if how.compat_fold_adjacency else opened
-
-
-def open_for(
-    model: Model,
-    data: Path | str,
-    split: str,
-    *,
-    name: str | None = None,
-    limit: int | None = None,
-    skip_broken: bool = False,
-) -> Split:
-    """Open a split as a model was trained on it: its kind of images, columns, captions per image and broken pictures.
-
-    Of COCO's images the first five captions are kept, which published tables are made of, unless the model was trained
-    with another number: ten of its 5,000 test images have a sixth one. A note says how many were left out.
-    """
-    images = "features" if model.method.reads == "regions" else "pictures"
-    per_image = model.about.get("captions_per_image")
-    skips = skip_broken or bool(model.about.get("skip_broken", False))
-    how: dict[str, Any] = {"captions_per_image": per_image, "skip_broken": skips}
-    opened = None
-    if columns := model.about.get("columns"):
-        with suppress(ConfigError):  # data of another form, which has no such columns
-            opened = open_split(data, split, name=name, images=images, limit=limit, columns=columns, **how)
-    opened = opened or open_split(data, split, name=name, images=images, limit=limit, **how)
-    return first_captions(opened, COCO_CAPTIONS) if opened.dataset == "coco" and per_image is None else opened

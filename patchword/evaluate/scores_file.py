@@ -23,8 +23,8 @@ from patchword.errors import ScoreError
 from patchword.evaluate.foreign import KnownRows, assume_rows, fit_rows
 from patchword.evaluate.matrix import ScoreMatrix, as_array, check_matrix
 from patchword.evaluate.npy import read_npy
-from patchword.evaluate.ranks import as_positives
 from patchword.files import replacing, save_tensors
+from patchword.scoring.truth import RightPairs
 
 FORMAT = "patchword-scores/1"
 
@@ -83,7 +83,7 @@ class SavedScores:
     def __post_init__(self) -> None:
         n_images, n_captions = check_matrix(self.scores)
         try:
-            as_positives(self.owner, n_images, n_captions)
+            RightPairs.of(self.owner, n_images, n_captions)
         except ScoreError as error:
             raise ScoreError(f"'{self.path}': {error}") from None
         if self.image_ids is not None and len(self.image_ids) != n_images:

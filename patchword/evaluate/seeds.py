@@ -68,7 +68,8 @@ class SeedReport(Repeats):
             "rsum {:.1f} +- {:.1f}".format(*self.spread("rsum")),
         ]
         warnings = dict.fromkeys(text for one in self.each for text in one.warnings)
-        return "\n".join([*lines, *(f"warning: {w}" for w in warnings), *(f"note: {n}" for n in self.notes)])
+        notes = dict.fromkeys((*self.notes, *(text for one in self.each for text in one.notes)))
+        return "\n".join([*lines, *(f"warning: {w}" for w in warnings), *(f"note: {n}" for n in notes)])
 
 
 def evaluate_seeds(

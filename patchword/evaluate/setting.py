@@ -16,7 +16,7 @@ from patchword.scoring.matrix import MEMORY, score_matrix
 from patchword.types import Encoded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """How runs are opened and scored.
 

@@ -6,8 +6,8 @@ folds, images are drawn within their folds. The gallery stays as it is. All draw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from patchword.evaluate.queries import METRICS, Queries, check_same_queries
 ROUNDS = 1_000  # of the bootstrap
 SWAPS = 5_000  # of the permutation test
 LEVEL = 0.95
+UNIT = "image with its captions"  # what is drawn
 _AT_ONCE = 250  # rounds held in memory
 
 
@@ -45,7 +46,7 @@ class Intervals:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         numbers = {name: list(self.of(name)) for name in METRICS}
-        about = {"level": self.level, "rounds": self.rounds, "seed": self.seed, "unit": "image with its captions"}
+        about = {"level": self.level, "rounds": self.rounds, "seed": self.seed, "unit": UNIT}
         return {**numbers, **about}
 
 
@@ -93,6 +94,80 @@ def _times_drawn(draw: np.random.Generator, rounds: int, size: int) -> Float[np.
 
 
 @dataclass(frozen=True)
+class MeanIntervals:
+    """Bootstrap intervals of means over queries, for protocols with numbers of their own.
+
+    Attributes:
+        low, high: percentiles of every number, by name.
+        level: share of the rounds between them.
+        rounds, seed: how they were drawn.
+    """
+
+    low: dict[str, float]
+    high: dict[str, float]
+    level: float
+    rounds: int
+    seed: int
+
+    def shown(self, name: str, *, times: float = 1.0) -> str:
+        """One interval as a table has it; a dash where there is no such number."""
+        return f"{times * self.low[name]:.1f} to {times * self.high[name]:.1f}" if name in self.low else "-"
+
+    def some(self, prefix: str, names: Sequence[str]) -> MeanIntervals:
+        """Those of the numbers ``prefix + name``, under the names alone; numbers that are not there are left out."""
+        low, high = (
+            {name: side[prefix + name] for name in names if prefix + name in side} for side in (self.low, self.high)
+        )
+        return replace(self, low=low, high=high)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, in the units of the numbers."""
+        numbers = {name: [low, self.high[name]] for name, low in self.low.items()}
+        about = {"level": self.level, "rounds": self.rounds, "seed": self.seed, "unit": UNIT}
+        return {**numbers, **about}
+
+
+def mean_intervals(
+    values: Mapping[str, Float[np.ndarray, " Q"]],
+    images: Int[np.ndarray, " Q"],
+    *,
+    means: Mapping[str, Sequence[str]] | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> MeanIntervals:
+    """Percentile intervals of means over the queries, where an image is drawn with all its queries.
+
+    Args:
+        values: what every query adds to each number; NaN where it is no query of that number.
+        images: image of every query; images without a query are not drawn.
+        means: further numbers, each the mean of some of ``values``, on the same resamples.
+        rounds: number of resamples.
+        seed: of the draws.
+        level: share of the resamples inside.
+
+    Example:
+        >>> found = mean_intervals({"r1": np.array([0.0, 100.0, 100.0, 0.0])}, np.array([0, 0, 1, 1]))
+        >>> found.shown("r1")        # every image has one hit of two
+        '50.0 to 50.0'
+    """
+    places = np.unique(images, return_inverse=True)[1]
+    counts = np.stack([np.bincount(places, weights=~np.isnan(part)) for part in values.values()], axis=1)
+    sums = np.stack([np.bincount(places, weights=np.nan_to_num(part)) for part in values.values()], axis=1)
+    draw, drawn = np.random.default_rng(seed), []
+    for start in range(0, rounds, _AT_ONCE):
+        times = _times_drawn(draw, min(_AT_ONCE, rounds - start), len(counts))  # counts, sums: (N, numbers)
+        with np.errstate(invalid="ignore"):
+            found = times @ sums / (times @ counts)  # NaN: a round without a query of the number
+        parts = [found[:, [list(values).index(name) for name in names]] for names in (means or {}).values()]
+        drawn.append(np.concatenate([found, *(part.mean(1, keepdims=True) for part in parts)], axis=1))
+    low, high = np.nanquantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    names = (*values, *(means or {}))
+    below, above = (dict(zip(names, side.tolist(), strict=True)) for side in (low, high))
+    return MeanIntervals(below, above, level, rounds, seed)
+
+
+@dataclass(frozen=True)
 class PairedTest:
     """Whether run B differs from run A on the same queries.
 
@@ -132,7 +207,7 @@ class PairedTest:
                 "p_bootstrap": float(self.p_bootstrap[k]),
                 "p_permutation": float(self.p_permutation[k]),
             }
-        about = {"rounds": self.rounds, "swaps": self.swaps, "seed": self.seed, "unit": "image with its captions"}
+        about = {"rounds": self.rounds, "swaps": self.swaps, "seed": self.seed, "unit": UNIT}
         return {**found, **about}
 
 

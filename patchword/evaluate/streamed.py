@@ -93,7 +93,7 @@ def evaluate_streamed(
         dtype="float32",
         constant=(sum(rows for rows, _ in each), sum(columns for _, columns in each)),
         notes=(
-            *model_notes(model, batch),
+            *model_notes(model, split, batch),
             *notes_of(split),
             *screening_note([one.screened for one in found if one.screened is not None]),
         ),

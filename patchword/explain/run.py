@@ -17,7 +17,8 @@ from patchword.data.pictures import decode
 from patchword.data.table import Split
 from patchword.encoders.patches import RegionsConfig
 from patchword.errors import ConfigError, DataError
-from patchword.evaluate.run import open_for
+from patchword.evaluate.model_notes import stand_in_notes
+from patchword.evaluate.opening import open_for
 from patchword.explain.lit_words import explain_picture, light_words, lit_words
 from patchword.files import replacing
 from patchword.loading import load
@@ -38,6 +39,7 @@ class Explanation:
         image: id or file of the image.
         model: method and folder.
         picture: file to draw on, when known.
+        notes: what else a reader has to know, such as vectors that stand in for CLIP's.
     """
 
     alignment: Alignment
@@ -45,6 +47,7 @@ class Explanation:
     image: str
     model: str
     picture: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: words with their parts, the parts of all patches, boxes, score."""
@@ -63,6 +66,7 @@ class Explanation:
             "words": words,
             "boxes": None if found.boxes is None else found.boxes.tolist(),
             "parts": found.parts.tolist(),
+            "notes": list(self.notes),
         }
 
     def table(self) -> str:
@@ -70,15 +74,17 @@ class Explanation:
         words = lit_words(self.alignment)
         width = max(len(word.text) for word in words)
         lines = [f"{word.text:<{width}}  {word.part:+9.4f}  patch {word.patch}" for word in words]
-        return "\n".join([*lines, f"{'score':<{width}}  {self.alignment.score:+9.4f}"])
+        lines.append(f"{'score':<{width}}  {self.alignment.score:+9.4f}")
+        return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
 
     def facts(self) -> list[str]:
-        """What was explained, in a sentence or two."""
+        """What was explained, in a sentence or two, and the notes."""
         found = self.alignment
         known = "" if found.boxes is not None else " Where its patches are is not known."
         return [
             f"Image {self.image}, scored {found.score:.4f} by {self.model}.",
             f"{len(found.parts)} words and marks x {found.parts.shape[1]} patches.{known}",
+            *(f"{text[:1].upper()}{text[1:]}." for text in self.notes),
         ]
 
     def save(self, path: Path | str) -> Path:
@@ -162,7 +168,8 @@ def explain(
     found = light_words(model, opened, position, caption)
     if drawn is None and opened.files is not None and opened.files[position].is_file():
         drawn = opened.files[position]
-    return Explanation(found, caption, opened.image_ids[position], model.label, drawn)
+    notes = stand_in_notes(model, opened)
+    return Explanation(found, caption, opened.image_ids[position], model.label, drawn, notes)
 
 
 def _explain_file(model: Model, image: Path | str | int, caption: str, drawn: Path | None) -> Explanation:

@@ -19,7 +19,7 @@ from torch import Tensor
 from patchword.methods.base import Method
 from patchword.methods.chan import Chan, pool_codes
 from patchword.scoring.tiles import cuts_by_rows
-from patchword.types import Encoded
+from patchword.types import Encoded, real_slots
 
 PATCHES, WORDS = 288, 512  # of one product: its result (0.6 MB) stays in the cache until its maxima are taken
 ON_A_DEVICE = 32  # times as many of each on an accelerator
@@ -84,8 +84,7 @@ def best_patches(images: Encoded, captions: Encoded) -> Float[Tensor, "B T"]:
 def word_slots(captions: Encoded) -> Int[Tensor, "C L"]:
     """Position of each caption's l-th word among all words; padding repeats position 0 of the caption."""
     steps = torch.arange(captions.max_length, device=captions.lengths.device)
-    real = steps < captions.lengths[:, None]
-    return captions.offsets[:-1, None] + steps * real
+    return captions.offsets[:-1, None] + steps * real_slots(captions.lengths, len(steps))
 
 
 def chan_scores(method: Method, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"] | None:
@@ -95,5 +94,5 @@ def chan_scores(method: Method, images: Encoded, captions: Encoded) -> Float[Ten
     if config.coding != "vha" or config.score_padding == "reference":
         return None
     codes = best_patches(images, captions)[:, word_slots(captions)]  # (B, C, L)
-    real = torch.arange(codes.shape[2], device=codes.device) < captions.lengths[:, None]  # (C, L)
+    real = real_slots(captions.lengths, codes.shape[2])  # (C, L)
     return pool_codes(codes, real.expand(len(codes), -1, -1), config.pooling, config.pooling_temperature)

@@ -60,8 +60,8 @@ _CONDENSED = Forms(
     uncertified="the bound that is known leaves 69 to 95 % of the pairs of trained models open, even at its narrowest",
 )
 
-# method -> its forms; a text alone is the form of pairs
-_FAST: dict[str, str | Forms] = {
+# method -> its forms
+_FAST: dict[str, Forms] = {
     "chan": Forms(
         pairs="patchword.scoring.hard_assignment:chan_scores",
         tiles="patchword.scoring.hard_tiles:chan_tiles",
@@ -111,8 +111,7 @@ def method_of(model: Method | HasMethod) -> Method:
 
 def _form(method: Method, kind: Literal["pairs", "tiles", "screen"], *arguments: Any) -> Any:
     """What a method's fast form gives; None where it has none."""
-    entry = _FAST.get(method.name)
-    target = entry if isinstance(entry, str) and kind == "pairs" else getattr(entry, kind, None)
+    target: str | None = getattr(_FAST.get(method.name), kind, None)
     if target is None:
         return None
     module, _, name = target.partition(":")
@@ -153,8 +152,7 @@ def open_screen(method: Method, images: Encoded, captions: Encoded, judge: Judge
     found: Screen | NoScreen | str | None = _form(method, "screen", images, captions, judge)
     if isinstance(found, Screen | NoScreen):
         return found
-    entry = _FAST.get(method.name)
-    why = found or (entry if isinstance(entry, Forms) else Forms()).uncertified
+    why = found or _FAST.get(method.name, Forms()).uncertified
     raise ScoreError(f"{method.name} has no certified mode: {why}. Use precision float32 (--ranks streamed).")
 
 
@@ -213,7 +211,8 @@ def score_matrix(
         images, captions: float32 vector sets.
         tile: images and captions per tile instead of the method's own grid. This changes the rounding of a score, as
             nothing else here does.
-        precision: only ``float32``; ``certified`` decides ranks without scoring all pairs, so it has no matrix.
+        precision: taken as ``ranks`` and ``top_k`` take it, for callers that pass the same to all three. Their
+            ``certified`` leaves pairs unscored, so it has no matrix and is refused.
         memory: bytes that may be held besides the sets and the result.
         progress: called with the number of pairs scored since the last call.
         folder: keep finished rows there, and go on with those that are there.

@@ -61,7 +61,7 @@ def ranks(
     Args:
         model: a model or a method, in evaluation mode.
         images, captions: N and M float32 vector sets.
-        truth: image of each caption ``(M,)``, or right pairs as two arrays.
+        truth: image of each caption ``(M,)``, a relevance matrix ``(N, M)``, or right pairs as two arrays.
         precision: ``float32`` scores every pair. ``certified`` computes bounds of every score and scores only the
             pairs whose bounds touch a rank boundary; the result is the same, always.
         memory: bytes that may be held besides the sets; tiles of right pairs are kept within it. The certified mode

@@ -1,9 +1,9 @@
-"""Which pairs are right, for scores that are never held together."""
+"""Which pairs are right: one form for every kind of ground truth, in torch and, as a view, in NumPy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,23 +12,6 @@ from torch import Tensor
 
 from patchword.errors import ScoreError
 from patchword.scoring.bounds import BoundedPairs
-
-
-@runtime_checkable
-class PairList(Protocol):
-    """Ground truth that lists its pairs, such as ``patchword.evaluate.ranks.Positives``."""
-
-    @property
-    def images(self) -> Any:
-        """Image of each pair."""
-
-    @property
-    def captions(self) -> Any:
-        """Caption of each pair."""
-
-
-# The image of each caption, or pairs as two arrays, or an object that lists them.
-Truth = Tensor | np.ndarray | tuple[Tensor | np.ndarray, Tensor | np.ndarray] | PairList
 
 
 @dataclass(frozen=True)
@@ -47,26 +30,27 @@ class RightPairs:
 
     @classmethod
     def of(cls, truth: Truth, n_images: int, n_captions: int) -> RightPairs:
-        """Bring ground truth into this form.
+        """Bring ground truth into this form; a pair that is listed twice counts once.
 
         Raises:
-            ScoreError: a pair is out of range, or an image or a caption has no right answer.
+            ScoreError: another number of images or captions, a pair out of range, or an image or a caption without a
+                right answer.
 
         Example:
             >>> pairs = RightPairs.of(torch.tensor([1, 0, 0]), 2, 3)
             >>> pairs.images.tolist(), pairs.captions.tolist()
             ([0, 0, 1], [1, 2, 0])
         """
-        if isinstance(truth, Tensor | np.ndarray):
-            if tuple(truth.shape) != (n_captions,):
-                raise ScoreError(
-                    f"the ground truth has shape {tuple(truth.shape)} but there are {n_captions} captions. Expected "
-                    "the image of each caption, or pairs."
-                )
-            images, captions = torch.as_tensor(truth).cpu().long(), torch.arange(n_captions)
+        if not isinstance(truth, tuple):
+            _check_size(truth, n_images, n_captions)
+        if isinstance(truth, RightPairs):
+            return truth
+        if isinstance(truth, tuple):
+            images, captions = (_places(part) for part in truth)
+        elif truth.ndim == 2:
+            images, captions = torch.as_tensor(truth != 0).cpu().nonzero(as_tuple=True)
         else:
-            listed = truth if isinstance(truth, tuple) else (truth.images, truth.captions)
-            images, captions = (torch.as_tensor(part).cpu().long() for part in listed)
+            images, captions = _places(truth), torch.arange(n_captions)
         for what, found, size in (("image", images, n_images), ("caption", captions, n_captions)):
             outside = ((found < 0) | (found >= size)).nonzero()[:, 0]
             if len(outside):
@@ -82,6 +66,21 @@ class RightPairs:
                 )
         cells = torch.unique(images * n_captions + captions)
         return cls(n_images, n_captions, cells // n_captions, cells % n_captions)
+
+    @property
+    def arrays(self) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
+        """Images and captions in NumPy: the same memory."""
+        return self.images.numpy(), self.captions.numpy()
+
+    def per_image(self) -> Int[np.ndarray, " N"]:
+        """Number of right captions of each image."""
+        counts: np.ndarray = np.bincount(self.arrays[0], minlength=self.n_images)
+        return counts
+
+    def per_caption(self) -> Int[np.ndarray, " M"]:
+        """Number of right images of each caption."""
+        counts: np.ndarray = np.bincount(self.arrays[1], minlength=self.n_captions)
+        return counts
 
     def within(self, images: slice) -> slice:
         """Which pairs have one of these images."""
@@ -143,3 +142,25 @@ class Boundaries:
 
 def _largest(values: Float[Tensor, " P"], groups: Int[Tensor, " P"], size: int) -> Float[Tensor, " Q"]:
     return torch.full((size,), -torch.inf).scatter_reduce(0, groups, values, "amax")
+
+
+# The image of each caption, a relevance matrix (N, M), pairs as two arrays, or pairs in this form.
+Truth: TypeAlias = Tensor | np.ndarray | tuple[Tensor | np.ndarray, Tensor | np.ndarray] | RightPairs
+
+
+def _check_size(truth: Tensor | np.ndarray | RightPairs, n_images: int, n_captions: int) -> None:
+    """Refuse ground truth of another number of images or captions."""
+    if isinstance(truth, RightPairs):
+        found = truth.n_images, truth.n_captions
+    else:
+        found = (truth.shape[0], truth.shape[1]) if truth.ndim == 2 else (n_images, len(truth))
+    if found != (n_images, n_captions):
+        raise ScoreError(
+            f"The score matrix is {n_images} x {n_captions} but the ground truth has {found[0]} images and {found[1]} "
+            "captions. Expected one row for each image and one column for each caption of the same split."
+        )
+
+
+def _places(part: Tensor | np.ndarray) -> Int[Tensor, " P"]:
+    """Positions of images or captions, in memory of their own where they are NumPy's."""
+    return torch.from_numpy(part.astype(np.int64)) if isinstance(part, np.ndarray) else part.cpu().long()

@@ -30,7 +30,8 @@ from patchword.verbs.sizes import OptionalSize, bytes_of
 from patchword.verbs.warned import warn
 
 if TYPE_CHECKING:
-    from patchword.data.table import Split
+    from patchword.evaluate.members import Member
+    from patchword.evaluate.outcome import Outcome
     from patchword.evaluate.result import Evaluation
     from patchword.evaluate.setting import Setting
     from patchword.evaluate.slices import Slice
@@ -144,7 +145,7 @@ class Options:
             return self._seeds()
         if self.banks is not None:
             return self._banks(self.banks)
-        return self._members() if self.ranks == "matrix" else self._streamed(self.ranks)
+        return self._recall()
 
     @property
     def sources(self) -> list[Path]:
@@ -158,16 +159,16 @@ class Options:
         from patchword.scoring.matrix import MEMORY
 
         return Setting(
-            self.split,
-            self.name,
-            self.limit,
-            device_of(self.device),
-            MEMORY if self.memory is None else bytes_of(self.memory),
-            self.resume,
-            Console(stderr=True, quiet=not speaks()),
-            self.skip_broken,
-            self.eval_batch,
-            self.compat_fold_adjacency,
+            split=self.split,
+            name=self.name,
+            limit=self.limit,
+            device=device_of(self.device),
+            memory=MEMORY if self.memory is None else bytes_of(self.memory),
+            resume=self.resume,
+            console=Console(stderr=True, quiet=not speaks()),
+            skip_broken=self.skip_broken,
+            eval_batch=self.eval_batch,
+            compat_fold_adjacency=self.compat_fold_adjacency,
         )
 
     @property
@@ -191,25 +192,17 @@ class Options:
         from patchword.evaluate.benchmarks import evaluate_benchmark
         from patchword.report.write import write_benchmark
 
-        self._refuse(f"--protocol {self.protocol}", *MATRIX_OUTPUTS, "slices", "seeds", "banks", "ranks", "eval_batch")
-        setting = self.setting
+        self._refuse(f"--protocol {self.protocol}", *MATRIX_OUTPUTS, "slices", "seeds", "banks", "ranks")
         found = evaluate_benchmark(
             self.protocol,
             self.sources,
             self.data,
+            self.setting,
             annotations=self.annotations,
-            split=self.split,
-            dataset=self.name,
-            limit=self.limit,
             caption_ids=self.caption_ids,
             intra=self.intra,
             how=self.how,
             weights=list(self.weights) or None,
-            device=setting.device,
-            memory=setting.memory,
-            resume=setting.resume,
-            console=setting.console,
-            skip_broken=setting.skip_broken,
         )
         if not speaks():
             return 0
@@ -222,101 +215,84 @@ class Options:
     def _seeds(self) -> int:
         from patchword.evaluate.seeds import evaluate_seeds
 
-        self._refuse("--seeds", *MATRIX_OUTPUTS, "slices", "html", "banks", "weights", "ranks")
+        self._refuse("--seeds", *MATRIX_OUTPUTS, "slices", "html", "banks", "how", "weights", "ranks")
         report = evaluate_seeds(self.sources, self.data, self.setting, protocol=self.protocol)
         return show(report.to_json(), report.table(), json=self.json) if speaks() else 0
 
     def _banks(self, count: int) -> int:
         from patchword.evaluate.banks import evaluate_banks_of
 
-        self._refuse("--banks", *MATRIX_OUTPUTS, "slices", "html", "ranks")
+        self._refuse("--banks", *MATRIX_OUTPUTS, "slices", "html", "how", "weights", "ranks")
         run, data = self._one_run("--banks")
         spread = evaluate_banks_of(run, data, count, self.setting, protocol=self.protocol)
-        return show(spread.to_json(), spread.table(), json=self.json) if speaks() else 0
-
-    def _streamed(self, how: Literal["streamed", "certified"]) -> int:
-        from patchword.evaluate.queries import write_queries
-        from patchword.evaluate.run import open_with
-        from patchword.evaluate.streamed import evaluate_streamed
-        from patchword.loading import load
-
-        self._refuse(f"--ranks {how}", "save_scores", "html")
-        run, data = self._one_run("--ranks")
-        setting = self.setting
-        model = load(run, device=setting.device)
-        split = open_with(model, data, setting)
-        result = evaluate_streamed(model, split, how=how, protocol=self.protocol, setting=setting)
         if not speaks():
             return 0
-        if self.per_query is not None:  # without a matrix: ranks alone
-            write_queries(self.per_query, None, result.queries, image_ids=split.image_ids, captions=split.captions)
-        self._say(result, split)
-        return wrote(self.per_query)
+        warn(spread.together.warnings, json=self.json)
+        return show(spread.to_json(), spread.table(), json=self.json)
 
-    def _members(self) -> int:
+    def _recall(self) -> int:
         """One run or matrix, or the ensemble of several, under a named protocol."""
-        from patchword.evaluate.members import join_members, open_members
+        from patchword.evaluate.outcome import evaluate_sources
         from patchword.evaluate.queries import write_queries
         from patchword.evaluate.scores_file import write_scores
 
+        if self.ranks != "matrix":
+            self._refuse(f"--ranks {self.ranks}", "save_scores", "html")
+            self._one_run("--ranks")
         if self.html is not None and self.data is None:
             raise ConfigError("--html shows captions and pictures, which a score file does not hold. Add --data DIR.")
-        if self.weights and len(self.sources) < 2:
-            raise ConfigError(f"--weights {' '.join(map(str, self.weights))} for one run. Weights are for several.")
-        members = open_members(self.sources, self.data, self.setting)
-        one = members[0] if len(members) == 1 else join_members(members, self.how, list(self.weights) or None)
-        result = one.evaluate(self.protocol)
-        each = [member.evaluate(self.protocol) for member in members] if len(members) > 1 else []
+        found = evaluate_sources(
+            self.sources,
+            self.data,
+            self.setting,
+            protocol=self.protocol,
+            how=self.how,
+            weights=list(self.weights) or None,
+            ranks=self.ranks,
+        )
+        each = [(member, member.evaluate(self.protocol)) for member in found.members]
         if not speaks():
             return 0
-        if self.save_scores is not None:
-            write_scores(self.save_scores, one.saved)
-        if self.per_query is not None:
-            captions = None if one.split is None else one.split.captions
-            ids = one.saved.image_ids
-            write_queries(self.per_query, one.saved.scores, result.queries, image_ids=ids, captions=captions)
-        if self.html is not None and one.split is not None:
+        if self.save_scores is not None and found.one is not None:
+            write_scores(self.save_scores, found.one.saved)
+        if self.per_query is not None:  # ranks alone where no scores were kept
+            captions = None if found.split is None else found.split.captions
+            write_queries(
+                self.per_query, found.scores, found.result.queries, image_ids=found.image_ids, captions=captions
+            )
+        if self.html is not None and found.one is not None and found.split is not None:
             from patchword.report.rows import report_row
             from patchword.report.write import write_report
 
-            rows = [report_row(member, found) for member, found in zip(members, each, strict=False)]
-            write_report(self.html, runs=[*rows, report_row(one, result)], split=one.split)
-        names = [member.name for member in members]
-        self._say(result, one.split, list(zip(names, each, strict=False)), one.saved.image_ids)
+            rows = [report_row(member, result) for member, result in (*each, (found.one, found.result))]
+            write_report(self.html, runs=rows, split=found.split)
+        self._say(found, each)
         return wrote(self.save_scores, self.per_query, self.html)
 
-    def _say(
-        self,
-        result: Evaluation,
-        split: Split | None,
-        members: Sequence[tuple[str, Evaluation]] = (),
-        image_ids: Sequence[str] | None = None,
-    ) -> int:
+    def _say(self, found: Outcome, each: Sequence[tuple[Member, Evaluation]]) -> None:
         """Print an evaluation, with its slices and the members of an ensemble."""
-        if not speaks():
-            return 0
         from patchword.evaluate.slices import annotated_objects, objects_of, slice_queries, slices_table
 
+        result, split = found.result, found.split
         parts: tuple[Slice, ...] = ()
         if self.slices:
             captions, objects = (None, None) if split is None else (split.captions, objects_of(split))
             if self.annotations is not None:
-                objects = annotated_objects(self.annotations, image_ids if split is None else split.image_ids)
+                objects = annotated_objects(self.annotations, found.image_ids if split is None else split.image_ids)
             parts = slice_queries(result.queries, captions, objects=objects)
         warn(result.warnings, json=self.json)
         if self.json:
-            members_json = {"members": [found.to_json() for _, found in members]} if members else {}
+            members_json = {"members": [one.to_json() for _, one in each]} if each else {}
             slices_json = {"slices": [part.to_json() for part in parts]} if self.slices else {}
             say_json({**result.to_json(), **members_json, **slices_json})
-            return 0
-        for name, found in members:
-            say(f"{name}: rsum {found.headline.rsum:.1f}")
-        if members:
-            say(f"\nensemble ({self.how}) of {len(members)}:")
+            return
+        for member, one in each:
+            say(f"{member.name}: rsum {one.headline.rsum:.1f}")
+        if each:
+            say(f"\nensemble ({self.how}) of {len(each)}:")
         say(result.table())
         if self.slices:
             say(f"\n{slices_table(parts) or 'all queries are of one kind'}")
-        return 0
 
     def _refuse(self, beside: str, *options: str) -> None:
         """Refuse options that say nothing here, rather than ignore them.

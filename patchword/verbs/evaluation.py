@@ -76,7 +76,15 @@ def compare(
     def work() -> int:
         console = Console(stderr=True, quiet=not speaks())
         space = MEMORY if memory is None else bytes_of(memory)
-        setting = Setting(split, name, limit, device_of(device), space, resume, console)
+        setting = Setting(
+            split=split,
+            name=name,
+            limit=limit,
+            device=device_of(device),
+            memory=space,
+            resume=resume,
+            console=console,
+        )
         members = open_members([Path(run) for run in runs], data, setting)
         if not speaks():
             return 0

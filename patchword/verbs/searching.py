@@ -232,7 +232,7 @@ def _in_split(
     run: Path, asked: Asked, file: Path | None, where: dict[str, Any], how: dict[str, Any], json: bool
 ) -> int:
     """Search a split of a data folder. Pictures that do not decode are left out and named."""
-    from patchword.evaluate.run import open_for
+    from patchword.evaluate.opening import open_for
     from patchword.index.query_file import read_queries
     from patchword.loading import load
     from patchword.search import search as run_search

@@ -66,8 +66,8 @@ def pairs(**changes: float) -> TrainingPairs:
 def same(a: Batch, b: Batch) -> bool:
     assert a.images.lengths is not None
     assert b.images.lengths is not None
-    left = (a.images.values, a.images.lengths, a.captions.tokens, a.captions.lengths, a.image_ids, a.pairs)
-    right = (b.images.values, b.images.lengths, b.captions.tokens, b.captions.lengths, b.image_ids, b.pairs)
+    left = (a.images.values, a.images.lengths, a.captions.tokens, a.captions.lengths, a.image_rows, a.pairs)
+    right = (b.images.values, b.images.lengths, b.captions.tokens, b.captions.lengths, b.image_rows, b.pairs)
     return all(torch.equal(x, y) for x, y in zip(left, right, strict=True))
 
 
@@ -121,7 +121,7 @@ def test_an_epoch_can_be_resumed_anywhere() -> None:
 def test_reading_pads_and_names_the_pairs() -> None:
     batch = pairs().read([3, 8, 21], epoch=0)
     assert len(batch) == 3
-    assert batch.image_ids.tolist() == [1, 4, 10]
+    assert batch.image_rows.tolist() == [1, 4, 10]
     assert batch.pairs.tolist() == [3, 8, 21]
     assert batch.images.lengths is not None
     assert batch.images.lengths.tolist() == [4, 3, 5]

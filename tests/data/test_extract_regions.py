@@ -108,6 +108,31 @@ def test_a_data_folder_becomes_features_that_train(
     assert [one["computed"] for one in json.loads(said[said.index("[") :])] == [0, 0]
 
 
+def test_the_named_data_set_is_read_and_no_other(
+    folders: dict[str, Path], detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "both"
+    for name, count in (("colours", 3), ("shades", 5)):
+        write_pictures(home / f"{name}_precomp", {"train": count})
+    words: list[str | Path] = ["extract", "regions", home, "-o", tmp_path / "out", "--detector", folders["detr"]]
+    words += ["--regions", "4", "--name"]
+    assert main([str(word) for word in [*words, "shades"]]) == 0
+    assert "train: 5 images x 4 regions" in capsys.readouterr().out
+    assert open_split(tmp_path / "out", "train").image_ids == [f"train_{k}.png" for k in range(5)]
+    assert "no known data set called 'greys'" in refused([*words, "greys"], capsys, kind="DataError")
+    shutil.rmtree(home / "colours_precomp" / "images")
+    with pytest.raises(DataError, match=r"^colours/train: a detector needs pictures"):
+        extract_regions(home, tmp_path / "more", detector, name="colours")
+    with pytest.raises(ConfigError, match="is where the captions are read"):  # and would be written over
+        extract_regions(home, home / "shades_precomp", detector, name="shades")
+
+
+def test_pictures_alone_have_no_name(detector: Detector, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no known data set called 'f30k'"):
+        extract_regions(photos, tmp_path / "out", detector, name="f30k")
+    assert not (tmp_path / "out").exists()
+
+
 def test_captions_may_differ_in_number(folders: dict[str, Path], detector: Detector, tmp_path: Path) -> None:
     home = tmp_path / "mine"
     home.mkdir()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,9 +6,10 @@ import pytest
 import torch
 from small import write_precomp
 
+from patchword.data.adjacency import box_extras
 from patchword.data.batches import TrainingPairs
 from patchword.data.doctor import check_data
-from patchword.data.extras import ArrayExtra, find_extras, require_extras
+from patchword.data.extras import ArrayExtra, MemoryExtra, find_extras, require_extras, require_finite
 from patchword.data.open import open_split
 from patchword.data.table import Split
 from patchword.data.tokenizers import WordTokenizer
@@ -129,3 +131,59 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
     assert extra.read([0])["clip"].tolist() == [[1.0]]
     with pytest.raises(DataError, match="row 1 holds NaN"):
         extra.read([0, 1])
+
+
+def test_an_adjacency_of_numbers_that_are_none_is_refused(tmp_path: Path) -> None:
+    near = np.stack([np.eye(3)] * 2)
+    near[1, 0, 2] = np.nan  # is not 0, and would make a neighbour
+    np.save(tmp_path / "x.npy", near)
+    with pytest.raises(DataError, match="row 1 holds NaN"):
+        ArrayExtra("adjacency", tmp_path / "x.npy", np.arange(2)).read([0, 1])
+
+
+BROKEN = [
+    ("train_ims_clip.npy", (3, 1), "clip", ""),
+    ("train_caps_clip.npy", (17, 2), "", "clip"),
+    ("train_ims_adjacency.npy", (4, 1, 1), "adjacency", ""),
+    ("train_boxes.npy", (5, 0, 3), "adjacency_released", ""),
+    ("train_ims_bbx.npy", (2, 3, 1), "adjacency_all_sectors", ""),
+    ("train_ims_size.npy", (1, 0), "adjacency_released", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "cell", "image", "caption"), BROKEN)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_every_side_input_and_box_is_looked_at_before_it_is_used(
+    folder: Path, name: str, cell: tuple[int, ...], image: str, caption: str, value: float
+) -> None:
+    if name.endswith(("bbx.npy", "size.npy")):
+        np.save(folder / "train_ims_bbx.npy", np.random.default_rng(0).random((6, 4, 4)).astype(np.float32))
+        np.save(folder / "train_ims_size.npy", np.full((6, 2), 100.0, np.float32))
+    elif name == "train_boxes.npy":
+        np.save(folder / name, np.random.default_rng(0).random((6, 4, 4)).astype(np.float32))
+    wanted = tuple(word for word in (image,) if word), tuple(word for word in (caption,) if word)
+    require_finite(open_split(folder, "train"), *wanted)
+    array = np.load(folder / name).astype(np.float32)
+    array[cell] = value
+    np.save(folder / name, array)
+    split = open_split(folder, "train")
+    require_finite(split, (), ())  # nobody reads it
+    if name.endswith("size.npy") and value == np.inf:
+        return  # boxes without extent, but numbers
+    with pytest.raises(DataError, match=f"'.*{name}' row {cell[0]} ") as caught:
+        require_finite(split, *wanted)
+    assert "\n" not in str(caught.value)
+    assert image.startswith("adjacency_") is ("image 'train_" in str(caught.value))
+
+
+def test_side_inputs_at_hand_are_looked_at(folder: Path) -> None:
+    split = open_split(folder, "train")
+    values = torch.zeros(6, 3)
+    values[4, 2] = torch.nan
+    broken = replace(split, image_extras={"clip": MemoryExtra({"clip": values})})
+    with pytest.raises(DataError, match="row 4 of the side input `clip`"):
+        require_finite(broken, ("clip",), ())
+    bare = replace(split, images=None, boxes=np.full((6, 2, 4), np.nan, np.float32))
+    bare = replace(bare, image_extras=box_extras(bare))
+    with pytest.raises(DataError, match=r"/train: the boxes of image 'train_0' hold NaN"):
+        require_finite(bare, ("adjacency_released",), ())

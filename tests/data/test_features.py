@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchword.data.features import RegionFeatures, bad_rows, require_width, scan_rows
+from patchword.data.features import RegionFeatures, require_width, scan_rows
 from patchword.data.npy import open_array
 from patchword.data.table import Split
 from patchword.errors import DataError
@@ -83,7 +83,6 @@ def test_scan_does_not_depend_on_the_block(block: int, n: int) -> None:
         assert scan.mean == pytest.approx(float(finite.mean()), abs=1e-6)
         assert scan.std == pytest.approx(float(finite.std()), abs=1e-5)
         assert (scan.min, scan.max) == (float(finite.min()), float(finite.max()))
-    assert bad_rows(array) == (scan.broken, scan.empty)
 
 
 def test_scan_of_chosen_rows_gives_their_numbers() -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from patchword.data.find_pictures import coco_id_mapping, expected_files, index_pictures, pictures_of_ids
+from patchword.data.find_pictures import expected_files, index_pictures, pictures_of_ids
 from patchword.errors import DataError
 
 
@@ -63,20 +63,3 @@ def test_mapping_leads_to_the_picture(tmp_path: Path) -> None:
         mapping.write_text(wrong, encoding="utf-8")
         with pytest.raises(DataError, match="not an object of file names"):
             pictures_of_ids(place, ["0"])
-
-
-def test_coco_mapping_is_made_from_file_names(tmp_path: Path) -> None:
-    touch(
-        tmp_path / "val2014" / "COCO_val2014_000000391895.jpg",
-        tmp_path / "train2017" / "000000000009.jpg",
-        tmp_path / "other.jpg",
-    )
-    assert coco_id_mapping(tmp_path) == {
-        "391895": "val2014/COCO_val2014_000000391895.jpg",
-        "9": "train2017/000000000009.jpg",
-    }
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no picture named like COCO's"):
-        coco_id_mapping(tmp_path / "empty")
-    with pytest.raises(DataError, match="is missing"):
-        coco_id_mapping(tmp_path / "nowhere")

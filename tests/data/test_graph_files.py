@@ -2,7 +2,10 @@
 
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from small import refused, write_precomp
@@ -89,6 +92,59 @@ def test_a_data_folder_gets_its_graphs(tmp_path: Path, capsys: pytest.CaptureFix
         assert "graph" in open_split(data, split).caption_extras
     assert main(words) == 0
     assert re.search(r"'.*train_amr.penman': [\d,]+ captions, \d+ of them without a graph", capsys.readouterr().out)
+
+
+def test_dependencies_join_content_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_precomp(tmp_path / "data")
+    captions = open_split(data, "dev").captions
+    words = [("a", "DET", 2, "det"), ("man", "NOUN", 3, "nsubj"), ("look", "VERB", 0, "root"),
+             ("at", "ADP", 3, "prep"), ("dog", "NOUN", 4, "pobj")]  # fmt: skip
+    lines = ["\t".join([str(k), w, w, kind, "_", "_", str(head), role, "_", "_"])
+             for k, (w, kind, head, role) in enumerate(words, 1)]  # fmt: skip
+    empty = "1\tthe\tthe\tDET\t_\t_\t0\troot\t_\t_\n"  # no content word
+    (tmp_path / "parses").mkdir()
+    blocks = ["\n".join([*lines, ""]), *[empty] * (len(captions) - 1)]
+    (tmp_path / "parses" / "dev.conllu").write_text("\n".join(blocks), encoding="utf-8")
+    assert main(["prepare", "graphs", str(data), "--conllu", str(tmp_path / "parses")]) == 0
+    assert f"{len(captions) - 1} of them without a graph" in capsys.readouterr().out
+    graph, *others = PenmanFile(data / "dev_amr.penman").graphs(captions)
+    assert graph is not None
+    assert graph.top == "w2"
+    assert [concept for _, concept in graph.nodes] == ["look", "man", "dog"]
+    assert graph.edges == (("w2", ":nsubj", "w1"), ("w2", ":pobj", "w4"))  # past the preposition
+    assert others == [None] * (len(captions) - 1)
+
+
+def test_amrlib_is_asked_for_a_local_folder_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    class Loaded:
+        def parse_sents(self, sentences: list[str], add_metadata: bool = True) -> list[str | None]:
+            assert not add_metadata
+            return [f"(w / {sentence.split()[-1]})" for sentence in sentences]
+
+    def load(**options: Any) -> Loaded:
+        asked.update(options)
+        return Loaded()
+
+    module = ModuleType("amrlib")
+    module.load_stog_model = load  # type: ignore[attr-defined]
+    data, model = write_precomp(tmp_path / "data"), tmp_path / "model"
+    model.mkdir()
+    (model / "amrlib_meta.json").write_text("{}", encoding="utf-8")
+    words = ["prepare", "graphs", str(data), "--amrlib", str(model)]
+    monkeypatch.setitem(sys.modules, "amrlib", None)
+    said = refused(words, capsys, kind="ConfigError")
+    assert re.search(r"amrlib can not be imported .* pip install --no-deps amrlib", said)
+    monkeypatch.setitem(sys.modules, "amrlib", module)
+    assert main(words) == 0
+    captions = open_split(data, "dev").captions
+    graph = PenmanFile(data / "dev_amr.penman").graphs(captions)[0]
+    assert graph is not None
+    assert graph.nodes == (("w", captions[0].split()[-1]),)
+    assert asked == {"model_dir": str(model), "tok_name_or_path": str(model), "device": "cpu", "num_beams": 1}
 
 
 def test_a_parser_writes_the_same_way(tmp_path: Path) -> None:

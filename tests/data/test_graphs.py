@@ -1,31 +1,23 @@
 from __future__ import annotations
 
 import re
-import sys
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from patchword.data.dependency_graphs import Dependencies
 from patchword.data.graph_words import (
     GraphTexts,
-    align,
     bind_tokens,
     find_graphs,
     graph_words,
     node_words,
-    word_neighbours,
 )
-from patchword.data.graphs import Parser, PenmanFile, TextFile, amrlib_parser, hanlp_parser
+from patchword.data.graphs import Parser, PenmanFile, TextFile
 from patchword.data.penman import Graph, parse_graphs, read_graphs
 from patchword.data.tokenizers import WordTokenizer
 from patchword.data.vocab import Vocabulary
-from patchword.errors import ConfigError, DataError
+from patchword.errors import DataError
 
 TEXT = """# ::id 1
 # ::snt a dog runs
@@ -143,95 +135,7 @@ def test_a_parser_that_fails_gives_no_graph() -> None:
     assert [None if graph is None else graph.top for graph in found] == ["d", None, None, None, "c"]
 
 
-def test_amrlib_is_asked_for_a_local_folder_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-
-    class Loaded:
-        def parse_sents(self, sentences: list[str], add_metadata: bool = True) -> list[str | None]:
-            assert not add_metadata
-            return [f"(d / {sentence.split()[-1]})" for sentence in sentences]
-
-    def load(**options: Any) -> Loaded:
-        asked.update(options)
-        return Loaded()
-
-    module = ModuleType("amrlib")
-    module.load_stog_model = load  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "amrlib", module)
-    with pytest.raises(ConfigError, match=r"no amrlib model. Expected a folder with amrlib_meta.json"):
-        amrlib_parser(tmp_path)
-    write(tmp_path / "amrlib_meta.json", "{}")
-    (graph,) = amrlib_parser(tmp_path, beams=4).graphs(["a dog"])
-    assert graph is not None
-    assert graph.nodes == (("d", "dog"),)
-    assert asked == {
-        "model_dir": str(tmp_path), "tok_name_or_path": str(tmp_path), "device": "cpu", "num_beams": 4
-    }  # fmt: skip
-
-
-def test_parsers_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("amrlib", "hanlp"):
-        monkeypatch.setitem(sys.modules, name, None)
-    write(tmp_path / "amrlib_meta.json", "{}")
-    with pytest.raises(ConfigError, match=r"amrlib can not be imported .* pip install --no-deps amrlib"):
-        amrlib_parser(tmp_path)
-    with pytest.raises(ConfigError, match=r"hanlp can not be imported"):
-        hanlp_parser(tmp_path)
-    with pytest.raises(ConfigError, match="missing"):
-        hanlp_parser(tmp_path / "none")
-
-
-@dataclass
-class Word:
-    """A token with the attributes of spaCy's."""
-
-    i: int
-    lemma_: str
-    pos_: str
-    dep_: str
-    head: Word | None = None
-    text: str = ""
-
-
-def spacy_document(rows: list[tuple[str, str, str, int]]) -> list[Word]:
-    words = [Word(k, lemma, pos, dep) for k, (lemma, pos, dep, _) in enumerate(rows)]
-    for word, row in zip(words, rows, strict=True):
-        word.head = words[row[3]]
-    return words
-
-
-ROWS = [
-    ("a", "DET", "det", 1),
-    ("man", "NOUN", "nsubj", 2),
-    ("look", "VERB", "ROOT", 2),
-    ("at", "ADP", "prep", 2),
-    ("dog", "NOUN", "pobj", 3),
-]
-
-
-def test_dependencies_join_content_words() -> None:
-    (graph, empty) = Dependencies(lambda text: spacy_document(ROWS if text else [])).graphs(["x", ""])
-    assert graph is not None
-    assert graph.top == "w2"
-    assert [concept for _, concept in graph.nodes] == ["look", "man", "dog"]
-    assert graph.edges == (("w2", ":nsubj", "w1"), ("w2", ":pobj", "w4"))  # past the preposition
-    assert graph.metadata == {"kind": "dependencies"}
-    assert empty is None
-
-
-def test_stanza_documents_are_read_too() -> None:
-    words = [
-        SimpleNamespace(lemma=lemma, text=lemma, upos=pos, head=0 if head == k else head + 1, deprel=dep)
-        for k, (lemma, pos, dep, head) in enumerate(ROWS)
-    ]
-    twice = SimpleNamespace(sentences=[SimpleNamespace(words=words), SimpleNamespace(words=words)])
-    (graph,) = Dependencies(lambda text: twice).graphs(["x"])
-    assert graph is not None
-    assert len(graph.nodes) == 6
-    assert ("w7", ":nsubj", "w6") in graph.edges
-
-
-# ------------------------------------------------------------------ words and neighbours
+# ------------------------------------------------------------------ words
 
 
 def test_words_of_a_graph() -> None:
@@ -240,31 +144,6 @@ def test_words_of_a_graph() -> None:
     assert graph_words(None) == graph_words(Graph(None)) == []
     assert node_words("multi-sentence") == ["multi", "sentence"]
     assert node_words("have-rel-role-91") == ["have", "rel", "role"]
-
-
-def rows_of(graph: Graph | None, words: list[str]) -> list[list[int]]:
-    starts, places = word_neighbours(graph, words)
-    assert starts.dtype == places.dtype == np.int64
-    return [places[a:b].tolist() for a, b in pairwise(starts)]
-
-
-def test_neighbours_of_words() -> None:
-    (graph,) = parse_graphs("(w / wear-01 :ARG0 (m / man) :ARG1 (h / hat :mod (r / red-02)))")
-    words = ["the", "man", "wearing", "a", "red", "hat"]
-    assert align(graph, words) == {"w": 2, "m": 1, "h": 5, "r": 4}
-    assert rows_of(graph, words) == [[0], [1, 2], [1, 2, 5], [3], [4, 5], [2, 4, 5]]
-    assert rows_of(None, ["a", "b"]) == [[0], [1]]
-    assert rows_of(None, []) == []
-
-
-def test_nodes_without_a_word_are_passed_through() -> None:
-    (graph,) = parse_graphs("(p / possible-01 :ARG1 (t / thing :mod (x / xylem :part (d / dog) :part (c / cat))))")
-    assert rows_of(graph, ["dog", "and", "cat"]) == [[0, 2], [1], [0, 2]]
-
-
-def test_a_word_takes_one_node_and_the_better_one() -> None:
-    (graph,) = parse_graphs("(a / runner :mod (b / run-02) :op1 (c / run-02))")
-    assert align(graph, ["run", "runners"]) == {"b": 0, "a": 1}
 
 
 # ------------------------------------------------------------------ side inputs

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchword.data.open import find_layout, open_split, splits_of
+from patchword.data.open import find_places, open_split, splits_of
 from patchword.data.pictures import PictureFiles, VitTransform
 from patchword.errors import DataError
 
@@ -37,9 +37,7 @@ def test_split_column_wins_over_the_name_of_the_table(tmp_path: Path) -> None:
         "img_id": ["7", "8", "9"],
     }
     datasets.DatasetDict({"test": with_images(rows)}).save_to_disk(tmp_path / "flickr30k")
-    layout = find_layout(tmp_path / "flickr30k")
-    assert layout is not None
-    assert layout.name == "hf"
+    assert find_places(tmp_path / "flickr30k")[0].layout.name == "hf"
     assert splits_of(tmp_path / "flickr30k") == ["train", "test"]
     split = open_split(tmp_path / "flickr30k", "train")
     assert (split.dataset, split.image_ids) == ("f30k", ["7", "9"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchword.data.features import RegionFeatures
-from patchword.data.open import LAYOUTS, find_layout, first_captions, guess_name, open_split, splits_of
+from patchword.data.open import LAYOUTS, find_places, first_captions, guess_name, open_split, splits_of
 from patchword.data.pictures import PictureFiles
 from patchword.data.split_names import splits_meant
 from patchword.data.table import Split
@@ -39,9 +39,7 @@ def test_every_layout_offers_what_the_table_says() -> None:
 
 def test_features_come_with_their_pictures(tmp_path: Path) -> None:
     root = scenes(tmp_path)
-    layout = find_layout(root)
-    assert layout is not None
-    assert layout.name == "precomp"
+    assert find_places(root)[0].layout.name == "precomp"
     assert splits_of(root) == ["train", "dev"]
     split = open_split(root, "train")
     assert split.dataset == "scenes"
@@ -112,7 +110,7 @@ def test_unknown_folder_says_what_is_there_and_what_to_do(tmp_path: Path) -> Non
         open_split(root / "0.jpg", "train")
     (root / "my_captions.csv").rename(root / "captions.csv")
     assert open_split(root, "all").captions == ["a dog"]
-    assert find_layout(tmp_path) is None
+    assert find_places(tmp_path) == []
     with pytest.raises(DataError, match="is missing"):
         open_split(tmp_path / "nowhere", "train")
 

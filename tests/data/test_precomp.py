@@ -199,6 +199,10 @@ def test_pixel_boxes_are_divided_by_the_sizes(tmp_path: Path) -> None:
     for wrong, text in ((np.ones((3, 2)), "3 rows for 2 images"), (np.ones((10, 3)), r"Expected (rows, 2)")):
         np.save(folder / "dev_ims_size.npy", wrong)
         assert any(text in note for note in read_precomp(folder, "dev", dataset="x").notes)
+    np.save(folder / "dev_ims_size.npy", np.asarray([[100, 200], [np.inf, 200]]))
+    found = read_precomp(folder, "dev", dataset="x").boxes
+    assert found is not None
+    assert np.isnan(found).any((1, 2)).tolist() == [False, True]  # no box of a picture without a size
     np.save(folder / "dev_ims_size.npy", np.asarray([{"image_w": 100}] * 10, dtype=object), allow_pickle=True)
     split = read_precomp(folder, "dev", dataset="x")
     assert split.boxes is None

@@ -77,6 +77,23 @@ def test_mean_and_deviation(report: BankReport) -> None:
     assert "3 banks (seeds 0, 3, 5)" in report.table()
 
 
+def test_a_model_that_was_trained_on_the_split_is_warned_about(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = model(data)
+    made.about = {"trained_on": "dev", "selected_on": "train"}
+    made.save(tmp_path / "run")
+    words = ["evaluate", str(tmp_path / "run"), "--data", str(data), "--split", "dev", "--banks", "2"]
+    assert main(words) == 0
+    assert "warning: the model was trained on this split" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    said, warned = capsys.readouterr()
+    assert "warning: the model was trained on this split" in warned
+    together = json.loads(said)["together"]
+    assert (together["trained_on"], together["selected_on"]) == ("dev", "train")
+    assert together["checkpoint"] == str(tmp_path / "run")
+
+
 def test_the_stored_bank_is_back_afterwards(data: Path, split: Split) -> None:
     made = model(data)
     assert isinstance(made.method, Scta)

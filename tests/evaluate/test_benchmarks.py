@@ -1,13 +1,18 @@
 """Benchmarks by name, from Python and from the command line, on a model and on saved scores."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from evaluate_toys import saved_scores, toy_model, toy_split
+from held import Rows
 from small import refused
 from test_choices import write_sugarcrepe
 from test_cxc import CAPTIONS, IMAGES, write_cxc
@@ -18,7 +23,9 @@ from patchword.cli import main
 from patchword.errors import ConfigError, DataError, ScoreError
 from patchword.evaluate.benchmarks import BENCHMARKS, evaluate_benchmark
 from patchword.evaluate.scores_file import write_scores
+from patchword.evaluate.setting import Setting
 from patchword.methods.chan import Chan
+from patchword.types import Images
 
 SPLIT = toy_split(IMAGES)
 
@@ -99,6 +106,41 @@ def test_eccv_and_pmrp_together(tmp_path: Path) -> None:
     assert "zeta 2" in found.table()
     alone = evaluate_benchmark("pmrp", saved_scores(split), annotations=folder)
     assert alone.numbers == found.numbers["pmrp"]
+
+
+class Counted(Rows):
+    """Regions that remember how many images were read at a time."""
+
+    def __init__(self, regions: torch.Tensor, sizes: list[int]) -> None:
+        super().__init__(regions)
+        self.sizes = sizes
+
+    def read(self, images: Sequence[int]) -> Images:
+        """A batch."""
+        self.sizes.append(len(images))
+        return super().read(images)
+
+    def select(self, images: Sequence[int]) -> Rows:
+        """Some of them."""
+        return Counted(self.values[list(images)], self.sizes)
+
+
+@pytest.mark.parametrize("name", ["cxc", "eccv", "sugarcrepe", "rococo"])
+def test_benchmarks_encode_as_many_items_at_a_time_as_asked(tmp_path: Path, name: str) -> None:
+    ids = {"cxc": IMAGES, "eccv": [str(10 + k) for k in range(8)]}.get(name, [str(k) for k in range(1, 7)])
+    split, sizes = toy_split(ids, each=3 if name == "eccv" else 2), list[int]()
+    assert isinstance(split.images, Rows)
+    split = replace(split, images=Counted(split.images.values, sizes))
+    if name == "rococo":
+        place = write_attack(tmp_path / "danger.json", [1, 2, 3, 4, 5])
+    else:
+        place = {"cxc": write_cxc, "eccv": write_eccv, "sugarcrepe": write_sugarcrepe}[name](tmp_path)
+    named = {"cxc": CAPTIONS, "eccv": [str(500 + k) for k in range(24)]}.get(name)
+    for batch, largest in ((4, 4), (None, len(ids) if name != "rococo" else 5)):
+        sizes.clear()
+        setting = Setting(eval_batch=batch)
+        evaluate_benchmark(name, toy_model(), split, setting, annotations=place, caption_ids=named)
+        assert max(sizes) == largest
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
@@ -212,6 +254,9 @@ def test_one_run_makes_a_report_with_lit_words(place: Path, tmp_path: Path, caps
         (["{a}", "{b}", "--data", "{d}", "--banks", "3"], "--banks needs one run"),
         (["{a}", "--data", "{d}", "--banks", "3"], "hold nothing random"),
         (["{a}", "--data", "{d}", "--weights", "2"], "Weights are for several"),
+        (["{a}", "--data", "{d}", "--how", "rank"], "how 'rank' for one run"),
+        (["{a}", "--data", "{d}", "--ranks", "streamed", "--weights", "2"], "Weights are for several"),
+        (["{a}", "{b}", "--data", "{d}", "--seeds", "--how", "rank"], "--how does not go with --seeds"),
         (["{a}", "{b}", "--data", "{d}", "--how", "median"], "--how"),
     ],
 )

@@ -67,6 +67,15 @@ def test_sugarcrepe_is_scored_and_missing_images_are_named(tmp_path: Path) -> No
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert (content["items"], content["missing_images"]) == (21, ["6"])
     assert set(content["groups"]) == set(SUGARCREPE)
+    rows = {row[0]: row[1] for row in report.tables[1][1]}
+    assert set(rows) == {*SUGARCREPE, "all items", "mean of the groups"}
+    for shown, numbers in (("all items", content["all"]), ("mean of the groups", content["mean_of_groups"])):
+        low, high = numbers["intervals"]["text"]
+        assert 0 <= low < numbers["text"] < high <= 1
+        assert rows[shown] == f"{100 * low:.1f} to {100 * high:.1f}"
+    for numbers in content["groups"].values():
+        low, high = numbers["intervals"]["text"]
+        assert low <= numbers["text"] <= high
 
 
 def choice(images: int, captions: int) -> Choice:
@@ -115,6 +124,7 @@ def test_a_file_of_choices(tmp_path: Path) -> None:
     assert "right caption" in table
     assert "everything right" in table
     assert "mean of the groups" in table
+    assert "1,000 resamples (seed 0) of the images, each with all its items" in table
     for bad in ({"images": ["1"], "captions": ["a"]}, {"images": ["1", "2", "3"], "captions": ["a", "b"]}):
         path.write_text(json.dumps({"items": [bad]}), encoding="utf-8")
         with pytest.raises(DataError, match=r"item 0 has \d images and \d captions"):

@@ -1,14 +1,16 @@
-"""Comparing runs that take long: memory, and parts that survive a kill."""
+"""``patchword compare``: memory, parts that survive a kill, and what is said of the runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluate_toys import WIDTH, toy_model, toy_split, write_lines
+from evaluate_toys import WIDTH, saved_scores, toy_model, toy_split, write_lines
 from small import refused
 
 from patchword.cli import main
+from patchword.evaluate.scores_file import write_scores
 from patchword.scoring.jobs import Job
 
 
@@ -57,3 +59,19 @@ def test_wrong_amounts_and_saved_scores(place: Path, capsys: pytest.CaptureFixtu
     for option in (["--memory", "1GiB"], ["--resume", "kept"]):
         said = refused(["compare", "a.npy", "b.safetensors", *option], capsys, kind="ConfigError")
         assert f"{option[0]} does not go with saved scores: nothing is scored" in said
+
+
+def test_the_table_has_the_notes_and_warnings_of_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was chosen or trained on these rows, and what stands in for an input, is read in the text too."""
+    plain = replace(saved_scores(toy_split(["1", "2", "3"])), notes=("both know this",))
+    where = replace(plain.provenance, selected_on="test", trained_on="train + test")
+    other = replace(plain, provenance=where, notes=("both know this", "a stand-in took the place of an input"))
+    files = [str(write_scores(tmp_path / f"{name}.safetensors", one)) for name, one in (("a", plain), ("b", other))]
+    assert main(["compare", *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count("note: both know this") == 1
+    assert "note: b: a stand-in took the place of an input" in lines
+    assert sum(line.startswith("warning: b: the checkpoint was chosen on this split") for line in lines) == 1
+    assert sum(line.startswith("warning: b: the model was trained on this split") for line in lines) == 1
+    assert main(["compare", *files, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][1]["notes"][-1] == "a stand-in took the place of an input"

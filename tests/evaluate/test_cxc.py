@@ -146,7 +146,16 @@ def test_retrieval_and_correlation_equal_a_plain_computation(tmp_path: Path) -> 
     assert "the same, 1 without an answer missed" in report.table()
     content = json.loads(json.dumps(report.to_json()))
     assert content["retrieval"]["t2i"]["queries"] == 11
-    assert content["retrieval"]["t2i"]["unanswered_as_misses"]["queries"] == 12
+    missed = content["retrieval"]["t2i"]["unanswered_as_misses"]
+    assert missed["queries"] == 12
+    for way, numbers in (*content["retrieval"].items(), ("t2i missed", missed)):
+        for k in (1, 5, 10):
+            low, high = numbers["intervals"][f"r{k}"]
+            assert 0 <= low <= numbers[f"r{k}"] <= high <= 100
+            assert f"{low:.1f} to {high:.1f}" in report.table(), way
+    answered = content["retrieval"]["t2i"]["intervals"]
+    assert missed["intervals"]["r10"][0] < answered["r10"][0] == 100  # caption 5 has no answer, its image is drawn
+    assert "95% intervals over queries: 1,000 resamples (seed 0)" in report.notes[-1]
 
 
 def test_a_score_matrix_alone_gives_what_it_can(tmp_path: Path) -> None:

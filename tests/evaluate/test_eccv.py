@@ -83,6 +83,16 @@ def test_what_is_printed(tmp_path: Path) -> None:
     assert content["eccv"]["i2t"]["unreachable"] == 1
     assert content["eccv"]["i2t"]["queries"] == 4
     assert content["cxc"]["t2i"]["queries"] == 24
+    for name in ("eccv", "cxc"):
+        for way in ("i2t", "t2i"):
+            numbers = content[name][way]
+            intervals = {key: value for key, value in numbers["intervals"].items() if isinstance(value, list)}
+            assert set(intervals) == {"r1", "r5", "r10", *(("map_at_r", "r_precision") if name == "eccv" else ())}
+            for key, (low, high) in intervals.items():
+                assert low <= numbers[key] <= high
+                times = 1 if key.startswith("r") and key[1:].isdecimal() else 100
+                assert f"{times * low:.1f} to {times * high:.1f}" in report.table()
+    assert content["eccv"]["t2i"]["intervals"]["map_at_r"][0] < content["eccv"]["t2i"]["intervals"]["map_at_r"][1]
 
 
 def test_queries_outside_the_gallery_are_counted_and_named(tmp_path: Path) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from cefg_models import cefg_model
 from evaluate_toys import toy_model, toy_split
+from small import REGIONS, refused, write_precomp
 
+from patchword.cli import main
+from patchword.data.open import open_split
 from patchword.evaluate import encoding
 from patchword.evaluate.encoding import encode_split
 from patchword.model import Model
@@ -75,3 +81,21 @@ def test_the_batches_and_the_sets_are_those_of_one_process(
             assert torch.equal(ours.lengths, theirs.lengths)
             assert ours.vectors.numpy().tobytes() == theirs.vectors.numpy().tobytes()
     assert Counter(batches) == alone
+
+
+def test_boxes_that_are_no_numbers_are_refused_before_anything_is_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_precomp(tmp_path / "toy", {"test": 4})
+    corners = np.random.default_rng(0).random((4, REGIONS, 2)) * 0.5
+    boxes = np.concatenate([corners, corners + 0.3], axis=2).astype(np.float32)
+    np.save(data / "test_boxes.npy", boxes)
+    cefg_model([*open_split(data, "test").captions]).save(tmp_path / "run")
+    words = ["evaluate", str(tmp_path / "run"), "--data", str(data)]
+    assert main(words) == 0
+    boxes[2, 1, 0] = np.nan
+    np.save(data / "test_boxes.npy", boxes)
+    for more in ([], ["--ranks", "streamed"]):
+        line = refused([*words, *more], capsys, kind="DataError")
+        assert f"'{data / 'test_boxes.npy'}' row 2 holds NaN" in line
+        assert "image 'test_2'" in line

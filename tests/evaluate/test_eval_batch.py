@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 from evaluate_toys import toy_model
 from small import WIDTH, recipe, refused, write_precomp
+from test_rococo import write_attack
 
 from patchword.cli import main
 from patchword.errors import ConfigError
 from patchword.evaluate.banks import evaluate_banks_of
+from patchword.evaluate.benchmarks import evaluate_benchmark
 from patchword.evaluate.encoding import BATCH, batch_of
 from patchword.evaluate.members import join_members, open_members
 from patchword.evaluate.run import evaluate
@@ -53,7 +56,7 @@ def logged(run: Path) -> float:
 
 def matrix(run: Path, data: Path, **how: Any) -> torch.Tensor:
     """Scores of the dev split."""
-    scores = open_members([run], data, Setting("dev", **how))[0].saved.scores
+    scores = open_members([run], data, Setting(split="dev", **how))[0].saved.scores
     assert isinstance(scores, torch.Tensor)
     return scores
 
@@ -85,7 +88,7 @@ def test_where_it_does_not_matter_nothing_is_said(data: Path, tmp_path: Path) ->
 def test_the_note_goes_with_saved_scores_and_ensembles(run: Path, data: Path, tmp_path: Path) -> None:
     evaluate(run, data, split="dev", save_to=tmp_path / "scores.safetensors")
     for sources in ([tmp_path / "scores.safetensors"], [tmp_path / "scores.safetensors", run]):
-        members = open_members(sources, data, Setting("dev"))
+        members = open_members(sources, data, Setting(split="dev"))
         one = members[0] if len(members) == 1 else join_members(members)
         assert any("encoded 3 at a time" in note for note in one.evaluate().notes)
 
@@ -111,4 +114,44 @@ def test_it_is_refused_where_nothing_is_encoded(
     line = refused(["evaluate", run, "--data", data, "--eval-batch", "0"], capsys, kind="ConfigError")
     assert "`eval_batch` is 0" in line
     with pytest.raises(ConfigError, match="hold nothing random"):
-        evaluate_banks_of(run, data, 2, Setting("dev", eval_batch=4))
+        evaluate_banks_of(run, data, 2, Setting(split="dev", eval_batch=4))
+
+
+# ------------------------------------------------------------------ benchmarks
+
+
+@pytest.fixture(scope="module")
+def rated(data: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The run on data whose dev images have COCO numbers, and the files of two benchmarks."""
+    folder = tmp_path_factory.mktemp("rated") / "coco_precomp"
+    shutil.copytree(data, folder)
+    (folder / "dev_ids.txt").write_text("".join(f"{100 + k}\n" for k in range(12)))
+    rows = [{"image_id": 100 + k, "category_id": 1 + k % 3} for k in range(12)]
+    (folder / "instances_val2014.json").write_text(json.dumps({"annotations": rows}))
+    write_attack(folder / "danger.json", [100 + k for k in range(12)])
+    return ["evaluate", str(run), "--data", str(folder), "--split", "dev", "--json"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "file"), [("pmrp", "instances_val2014.json"), ("rococo", "danger.json"), ("choices", "own.json")]
+)
+def test_benchmarks_encode_in_the_batches_of_the_training_or_as_asked(
+    protocol: str, file: str, rated: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(rated[3])
+    items = [{"images": [str(100 + k)], "captions": [f"a dog and a {w}" for w in ("cat", "hat")]} for k in range(12)]
+    (folder / "own.json").write_text(json.dumps({"name": "own", "items": items}))
+    words = [*rated, "--protocol", protocol, "--annotations", str(folder / file)]
+    for more, batch in (([], 3), (["--eval-batch", "60"], 60)):
+        assert main([*words, *more]) == 0
+        assert any(f"encoded {batch} at a time" in note for note in json.loads(capsys.readouterr().out)["notes"])
+    assert "`eval_batch` is 0" in refused([*words, "--eval-batch", "0"], capsys, kind="ConfigError")
+
+
+def test_a_benchmark_of_saved_scores_encodes_nothing(rated: list[str]) -> None:
+    run, data = rated[1], Path(rated[3])
+    own = evaluate_benchmark("pmrp", run, data, Setting(split="dev"), annotations=data)
+    saved = open_members([run], data, Setting(split="dev"))[0].saved
+    assert evaluate_benchmark("pmrp", saved, annotations=data).numbers == own.numbers
+    with pytest.raises(ConfigError, match="`eval_batch` is 3, and nothing is encoded"):
+        evaluate_benchmark("pmrp", saved, None, Setting(eval_batch=3), annotations=data)

@@ -15,6 +15,7 @@ import patchword
 from patchword.cli import main
 from patchword.errors import ConfigError, ScoreError
 from patchword.evaluate.banks import evaluate_banks_of
+from patchword.evaluate.benchmarks import evaluate_benchmark
 from patchword.evaluate.compare import compare, holm
 from patchword.evaluate.ensemble import ensemble
 from patchword.evaluate.members import join_members, open_member, open_members, short_names
@@ -49,6 +50,24 @@ def test_several_runs_in_one_call_are_their_mean() -> None:
     assert one.recall == evaluate(models[0], SPLIT).recall
     weighted = evaluate(models, SPLIT, how="rank", weights=[3.0, 1.0])
     assert "ensemble (rank, weights 3, 1)" in weighted.notes[0]
+
+
+@pytest.mark.parametrize(("how", "weights"), [("nonsense", None), ("zscore", None), ("mean", [1.0, 2.0, 3.0])])
+def test_one_run_is_not_fused(how: str, weights: list[float] | None) -> None:
+    model = toy_model()
+    for runs in (model, [model]):
+        with pytest.raises(ConfigError, match=r"for one run\. .*add runs\.$"):
+            evaluate(runs, SPLIT, how=how, weights=weights)
+    with pytest.raises(ConfigError, match="for one run"):
+        evaluate(model, SPLIT, how=how, weights=weights, ranks="streamed")
+    with pytest.raises(ConfigError, match="for one run"):
+        evaluate_benchmark("eccv", model, SPLIT, how=how, weights=weights)
+
+
+def test_a_setting_is_made_by_name(files: list[Path]) -> None:
+    with pytest.raises(TypeError):
+        Setting("dev")  # type: ignore[misc]
+    assert evaluate(files[0], SPLIT).recall == evaluate([files[0]], SPLIT).recall  # a score file alone, too
 
 
 def test_a_saved_ensemble_evaluates_to_the_same(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from small import recipe, write_pictures
 
 from patchword.cli import main
 from patchword.errors import DataError
-from patchword.evaluate.run import evaluate, open_for
+from patchword.evaluate.opening import open_for
+from patchword.evaluate.run import evaluate
 from patchword.loading import load
 from patchword.train.run import train
 

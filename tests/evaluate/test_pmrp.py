@@ -45,6 +45,11 @@ def test_equals_a_plain_computation(instances: Instances) -> None:
     assert found.queries == {"i2t": 5, "t2i": 10}
     assert found.without == ("6",)
     report = found.report()
+    for way in ("i2t", "t2i"):
+        for name, row in {**{str(zeta): found.r_precision[zeta] for zeta in (0, 1, 2)}, "mean": found.mean}.items():
+            low, high = report.numbers["intervals"][way][name]
+            assert low < row[way] < high
+            assert f"{100 * low:.1f} to {100 * high:.1f}" in report.table()
     assert report.name == "pmrp (partial)"
     assert "1 images without any annotated object ('6')" in report.table()
     json.dumps(report.to_json(), allow_nan=False)

@@ -6,7 +6,8 @@ import torch
 
 from patchword.errors import ScoreError
 from patchword.evaluate.matrix import find_non_finite, refuse_non_finite
-from patchword.evaluate.ranks import Positives, Ranks, as_positives, rank_scores
+from patchword.evaluate.ranks import Ranks, rank_scores
+from patchword.scoring.truth import RightPairs
 
 
 def by_loop(scores: np.ndarray, relevance: np.ndarray) -> list[tuple[int, int, int]]:
@@ -39,7 +40,7 @@ def uneven_owner(rng: np.random.Generator, n_images: int, n_captions: int) -> np
 def test_equals_the_definition(dtype: type, levels: int, chunk_cells: int) -> None:
     rng = np.random.default_rng(levels)
     scores = (rng.integers(0, levels, (17, 60)) / 8).astype(dtype)
-    relevance = Positives.from_owner(uneven_owner(rng, 17, 60), 17).dense()
+    relevance = uneven_owner(rng, 17, 60) == np.arange(17)[:, None]
     relevance |= rng.random(relevance.shape) < 0.05
     found = triples(rank_scores(scores, relevance, chunk_cells=chunk_cells))
     assert found == (by_loop(scores, relevance), by_loop(scores.T, relevance.T))
@@ -99,9 +100,11 @@ def test_doubling_the_scores_changes_nothing() -> None:
 
 
 def test_pairs_in_any_order_with_repetitions() -> None:
-    listed = Positives.from_pairs(np.array([1, 0, 1, 1]), np.array([2, 0, 1, 2]), 2, 3)
-    assert listed.images.tolist() == [0, 1, 1]
-    assert listed.captions.tolist() == [0, 1, 2]
+    listed = RightPairs.of((np.array([1, 0, 1, 1]), np.array([2, 0, 1, 2])), 2, 3)
+    images, captions = listed.arrays
+    assert images.tolist() == listed.images.tolist() == [0, 1, 1]
+    assert captions.tolist() == listed.captions.tolist() == [0, 1, 2]
+    assert np.shares_memory(images, listed.images.numpy())
     assert listed.per_image().tolist() == [1, 2]
     assert listed.per_caption().tolist() == [1, 1, 1]
 
@@ -158,9 +161,9 @@ def test_ground_truth_that_does_not_fit() -> None:
     with pytest.raises(ScoreError, match="3 x 4 but the ground truth has 3 images and 5 captions"):
         rank_scores(scores, np.array([0, 1, 2, 0, 0]))
     with pytest.raises(ScoreError, match="1 of 4 captions have no right answer, the first is caption 3"):
-        as_positives(np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], dtype=bool), 3, 4)
+        RightPairs.of(np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], dtype=bool), 3, 4)
     with pytest.raises(ScoreError, match="ground truth has 2 images"):
-        rank_scores(scores, Positives.from_owner(np.array([0, 1, 1, 1]), 2))
+        rank_scores(scores, RightPairs.of(np.array([0, 1, 1, 1]), 2, 4))
 
 
 def test_not_a_matrix_of_numbers() -> None:

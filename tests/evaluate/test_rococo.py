@@ -45,6 +45,15 @@ def test_equals_a_plain_computation(tmp_path: Path) -> None:
     numbers = result.to_json()
     assert numbers["gallery"] == {"original": len(attack.captions) - 20, "altered": 20}
     assert numbers["r1_drop"] == numbers["clean"]["r1"] - numbers["attacked"]["r1"]
+    both = zip(result.clean.pessimistic < 1, result.attacked.pessimistic < 1, result.fooled, strict=True)
+    each = np.array([(100.0 * a, 100.0 * b, 100.0 * (a - b), c) for a, b, c in np.array(list(both), dtype=float)])
+    drawn = each[np.random.default_rng(0).integers(0, 4, (250, 4))].mean(1)  # the first rounds
+    for k, name in enumerate(("clean r1", "attacked r1", "r1_drop", "false_rate")):
+        low, high = numbers["intervals"][name]
+        assert drawn[:, k].min() <= low <= each[:, k].mean() <= high <= drawn[:, k].max()
+    spread = rococo_report([result]).tables[1]
+    assert spread[0][0] == "95% interval"
+    assert spread[1][0][-1] == result.intervals.shown("false_rate", times=100.0)
 
 
 def test_missing_images_leave_with_their_captions_and_are_named(tmp_path: Path) -> None:

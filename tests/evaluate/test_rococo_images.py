@@ -18,7 +18,7 @@ from patchword.errors import ConfigError
 from patchword.evaluate.benchmarks import evaluate_benchmark
 from patchword.evaluate.on_split import ModelOnSplit
 from patchword.evaluate.rococo_images import GROUP, SIDE, MixedPictures, draw_mixtures, evaluate_mixed
-from patchword.evaluate.run import open_for
+from patchword.evaluate.opening import open_for
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.model import Model
 
@@ -96,6 +96,11 @@ def test_equals_a_plain_computation(model: Model, tmp_path: Path) -> None:
     numbers = found.to_json()
     rates = [numbers["mix"]["seeds"][seed]["false_rate"] for seed in ("1", "10")]
     assert numbers["mix"]["false_rate"] == pytest.approx(np.mean(rates))
+    for part, names in (("clean", ("r1", "r5")), ("mix", ("r1", "false_rate")), ("patch", ("r1_drop", "false_rate"))):
+        for name in names:
+            low, high = numbers[part]["intervals"][name]
+            assert low - 1e-9 <= numbers[part][name] <= high + 1e-9
+    assert [row[0] for row in found.report().tables[1][1]] == ["mix", "patch"]
     assert "6 whole and 6 mixed pictures; means over the seeds 1, 10" in found.report().table()
 
 

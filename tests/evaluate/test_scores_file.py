@@ -190,6 +190,20 @@ def test_the_authors_result_file(tmp_path: Path, npts: int) -> None:
     assert "the authors' result file" in saved.notes[0]
 
 
+def test_the_authors_files_of_both_conventions(tmp_path: Path) -> None:
+    """npts may count images or captions, and every image may have a row for each caption."""
+    plain = scores(np.float64)
+    n, m = plain.shape
+    repeated = np.repeat(plain, m // n, axis=0)
+    for number, (npts, sims) in enumerate(((n, plain), (m, plain), (n, repeated), (m, repeated))):
+        path = tmp_path / f"{number}.npy"
+        np.save(path, {"npts": npts, "sims": sims}, allow_pickle=True)  # type: ignore[arg-type]
+        saved = load_scores(path)
+        np.testing.assert_array_equal(saved.scores, plain)
+        assert saved.owner.tolist() == (np.arange(m) // (m // n)).tolist()
+        assert any(f"equal in runs of {m // n}" in note for note in saved.notes) is (sims is repeated)
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_both_names_of_the_numpy_core(tmp_path: Path, protocol: int) -> None:
     content = np.array({"npts": 2, "sims": scores()}, dtype=object)
@@ -240,8 +254,11 @@ def test_the_allowed_names_can_not_be_misused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"npts": 3, "sims": np.zeros((2, 4))}, "`npts` is 3 but `sims` has 2 rows"),
-        ({"npts": np.zeros(2), "sims": np.zeros((2, 4))}, "but `sims` has 2 rows"),
+        ({"npts": 3, "sims": np.zeros((2, 4))}, "`npts` is 3 but `sims` is 2 x 4"),
+        ({"npts": 20, "sims": np.zeros((2, 4))}, "the number of images, one row each or every row several times"),
+        ({"npts": np.zeros(2), "sims": np.zeros((2, 4))}, "but `sims` is 2 x 4"),
+        ({"npts": 0, "sims": np.zeros((2, 4))}, "`npts` is 0"),
+        ({"npts": 2, "sims": np.arange(16.0).reshape(4, 4)}, "2 rows an image; rows 0 and 1 differ"),
         ({"sims": np.zeros((2, 4))}, "another kind"),
         ({"npts": 2, "sims": [1, 2]}, "another kind"),
         ([1, 2], "another kind"),

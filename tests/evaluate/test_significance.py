@@ -11,7 +11,7 @@ from scipy.stats import bootstrap
 from patchword.errors import ScoreError
 from patchword.evaluate.compare import holm
 from patchword.evaluate.queries import METRICS, Queries
-from patchword.evaluate.significance import bootstrap_intervals, paired_test, resampled
+from patchword.evaluate.significance import bootstrap_intervals, mean_intervals, paired_test, resampled
 from patchword.scoring.query_ranks import QueryRanks
 
 OWNER = np.repeat(np.arange(60), 5)
@@ -160,3 +160,39 @@ def test_false_alarms_come_as_often_as_they_should() -> None:
 def test_other_queries_are_refused() -> None:
     with pytest.raises(ScoreError, match="in other places"):
         paired_test(run(0.5, 1), run(0.5, 1, np.repeat(np.arange(30), 5)))
+
+
+def test_intervals_of_means_are_those_of_the_same_draws() -> None:
+    """The numbers of a plain evaluation, by the function for protocols with numbers of their own."""
+    owner = np.repeat(np.arange(40), [1, 4] * 20)
+    queries = run(0.6, 16, owner)
+    whole = bootstrap_intervals(queries)
+    hits = {way: 100.0 * (getattr(queries, way).pessimistic < 1) for way in ("i2t", "t2i")}
+    i2t = mean_intervals({"r1": hits["i2t"]}, np.arange(40))
+    t2i = mean_intervals({"r1": hits["t2i"], "half": hits["t2i"] / 2}, owner)
+    assert i2t.to_json()["r1"] == pytest.approx(whole.of("i2t_r1"))
+    assert t2i.to_json()["r1"] == pytest.approx(whole.of("t2i_r1"))
+    assert t2i.to_json()["half"] == pytest.approx(np.array(whole.of("t2i_r1")) / 2)
+    assert t2i.to_json()["unit"] == whole.to_json()["unit"]
+
+
+def test_images_without_a_query_are_not_drawn() -> None:
+    values = np.array([100.0, 0.0, 100.0])
+    few, all_of_them = (mean_intervals({"r1": values}, images) for images in (np.array([7, 90, 5]), np.arange(3)))
+    assert few.low["r1"] == all_of_them.low["r1"] == 0.0
+    assert mean_intervals({"r1": values}, np.zeros(3, dtype=int)).shown("r1") == "66.7 to 66.7"
+    assert few.shown("map_at_r") == "-"
+
+
+def test_numbers_of_some_queries_and_their_mean() -> None:
+    """NaN is no query of a number; the mean of two numbers is that of the same resamples."""
+    images, a, b = np.arange(60) // 2, np.tile([0.0, 100.0, 100.0, 100.0], 15), np.tile([100.0, 0.0], 30)
+    here = np.arange(60) < 40
+    parts = {"a": np.where(here, a, np.nan), "b": np.where(here, np.nan, b)}
+    found = mean_intervals(parts, images, means={"mean": ["a", "b"]})
+    assert found.low["a"] < 75.0 < found.high["a"]
+    assert found.shown("b") == "50.0 to 50.0"  # every image has one hit of two
+    assert found.low["mean"] == pytest.approx((found.low["a"] + 50.0) / 2)
+    assert found.some("me", ("an", "at")).low == {"an": found.low["mean"]}
+    one = mean_intervals({"all": a, "one": np.where(images == 0, a, np.nan)}, images)
+    assert one.shown("one") == "50.0 to 50.0"  # most rounds lack the image
