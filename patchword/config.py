@@ -48,7 +48,7 @@ class DataConfig(Config):
         captions_per_image: keep the first k captions of each image; None keeps all.
         vocabulary: path of a SCAN vocabulary JSON; None builds one from train + dev (BiGRU only).
         min_word_count: words seen less often become unknown when a vocabulary is built (4 in SCAN).
-        max_words: cut captions to this many words (BERT: word pieces); None never cuts.
+        max_words: cut captions to this many words (BERT: words, each with all its pieces); None never cuts.
         region_drop: training: probability of dropping a region (size augmentation of images); 0 is off.
         word_drop: training: probability of masking, replacing or deleting a word; 0 is off.
         skip_broken: leave out pictures that do not decode, listing them, instead of stopping.
@@ -85,7 +85,9 @@ class TrainConfig(Config):
         micro_batch: pairs encoded at a time; smaller than the batch saves memory and gives the same loss and gradients
             (the score matrix is always that of the whole batch). None encodes the whole batch at once.
         lr: base learning rate of AdamW.
-        lr_factors: factor for parameter groups: ``text``, ``text_backbone``, ``image``, ``image_backbone``.
+        lr_factors: factor for parameter groups, 1 where nothing is said: ``text``, ``text_backbone``, ``image``,
+            ``image_backbone``, and ``matching``, what belongs to neither tower (the similarity of CEFG and ESL, the
+            condensers of SCTA and LAPS, the graphs over a batch of HREM and AAHR).
         lr_steps: epochs at whose start all rates are multiplied by ``lr_gamma``.
         warmup_steps: optimiser steps of linear learning-rate warm-up (0 in all published recipes).
         weight_decay: of AdamW, on all parameters.

@@ -175,7 +175,7 @@ class Model:
         return score_matrix(self.method, images.to(self.device), captions.to(self.device), progress=progress)
 
     def search(self, query: str | Path, split: Split, k: int = 10) -> list[Any]:
-        """Best images of a split for a sentence, or best captions for a picture file; see ``patchword.search``."""
+        """Best images of a split for a sentence, or best captions for a picture file (``patchword.search``)."""
         from patchword.search import search_split
 
         return search_split(self, query, split, k)
@@ -187,7 +187,7 @@ class Model:
 
 def text_limit(method: Method) -> int | None:
     """Longest caption, in tokens, that the text tower can read; None without a limit."""
-    return getattr(getattr(method, "text", None), "max_words", None)
+    return getattr(getattr(method, "text", None), "max_tokens", None)
 
 
 def check_extras(needed: Sequence[str], extras: Mapping[str, Extra] | None, what: str) -> None:

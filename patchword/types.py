@@ -16,9 +16,9 @@ from torch import Tensor
 from patchword.errors import ShapeError
 
 
-def real_slots(lengths: Int[Tensor, " N"], size: int) -> Bool[Tensor, "N K"]:
+def real_slots(lengths: Int[Tensor, " N"], size: int) -> Bool[Tensor, "N S"]:
     """True at the real slots of sets that are padded to ``size``."""
-    mask: Bool[Tensor, "N K"] = torch.arange(size, device=lengths.device) < lengths[:, None]
+    mask: Bool[Tensor, "N S"] = torch.arange(size, device=lengths.device) < lengths[:, None]
     return mask
 
 

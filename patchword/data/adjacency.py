@@ -21,6 +21,7 @@ from torch import Tensor
 from patchword.data.features import RegionFeatures
 from patchword.data.table import Extra, Split
 from patchword.errors import DataError
+from patchword.types import real_slots
 
 Sectors = Literal["left", "all"]
 NEAREST = 2  # neighbours of a region in one direction
@@ -62,7 +63,7 @@ def box_adjacency(
     itself = torch.eye(boxes.shape[1], dtype=torch.bool)
     usable, present = ~itself.expand_as(distance), itself.expand_as(distance)
     if regions is not None:
-        real = torch.arange(boxes.shape[1]) < regions[:, None]  # (N, R)
+        real = real_slots(regions, boxes.shape[1])  # (N, R)
         pairs = real[:, None] & real[..., None]
         usable, present = usable & pairs, present & pairs
     cones = [(angle >= BORDERS[-1]) | (angle < BORDERS[0])]

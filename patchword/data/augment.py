@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from patchword.types import real_slots
+
 DROP_RATE = 0.2
 
 
@@ -51,7 +53,7 @@ def keep_cells_mask(
 
 def keep_rows(
     values: Float[Tensor, "B R F"], keep: Bool[Tensor, "B R"]
-) -> tuple[Float[Tensor, "B K F"], Int[Tensor, " B"]]:
+) -> tuple[Float[Tensor, "B S F"], Int[Tensor, " B"]]:
     """The kept rows of each image in order, zero-padded to the longest; and how many there are. Differentiable.
 
     Example:
@@ -62,5 +64,4 @@ def keep_rows(
     lengths = keep.sum(1)
     order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)[:, : int(lengths.max())]  # kept rows first
     kept = values.gather(1, order[..., None].expand(-1, -1, values.shape[2]))
-    real = torch.arange(kept.shape[1], device=values.device) < lengths[:, None]
-    return kept * real[..., None], lengths
+    return kept * real_slots(lengths, kept.shape[1])[..., None], lengths

@@ -35,13 +35,13 @@ class Batch:
 
     Attributes:
         images, captions: inputs of the encoders.
-        image_ids: position of each pair's image in the split.
+        image_rows: position of each pair's image in the split.
         pairs: position of each pair's caption in the split.
     """
 
     images: Images
     captions: Captions
-    image_ids: Int[Tensor, " B"]
+    image_rows: Int[Tensor, " B"]
     pairs: Int[Tensor, " B"]
 
     def __len__(self) -> int:
@@ -140,10 +140,10 @@ class TrainingPairs:
 
     def read(self, pairs: Sequence[int], epoch: int) -> Batch:
         """The batch of some pairs as epoch ``epoch`` sees them."""
-        image_ids = self.owner[np.asarray(pairs)]
+        image_rows = self.owner[np.asarray(pairs)]
         generators = [pair_generator(self.seed, epoch, pair) for pair in pairs]
         if isinstance(self.source, PictureFiles):
-            images = self.source.read(image_ids.tolist(), generators)
+            images = self.source.read(image_rows.tolist(), generators)
             if self.grid_cells is not None and self.region_drop:
                 draws = (
                     np.stack([g.random(self.grid_cells) for g in generators]),
@@ -151,7 +151,7 @@ class TrainingPairs:
                 )
                 images = Images(images.values, None, keep_cells_mask(*draws, rate=self.region_drop))
         else:
-            images = self.source.read(image_ids.tolist())
+            images = self.source.read(image_rows.tolist())
             if self.region_drop and images.lengths is not None:
                 images = drop_regions(images, self.region_drop, generators)
         captions = pad_captions(
@@ -162,9 +162,9 @@ class TrainingPairs:
                 for p in pairs
             ]
         )
-        images = replace(images, extra=read_extras(self.image_extras, list(self.image_extras), image_ids.tolist()))
+        images = replace(images, extra=read_extras(self.image_extras, list(self.image_extras), image_rows.tolist()))
         captions = replace(captions, extra=read_extras(self.caption_extras, list(self.caption_extras), pairs))
-        return Batch(images, captions, torch.from_numpy(image_ids), torch.tensor(list(pairs)))
+        return Batch(images, captions, torch.from_numpy(image_rows), torch.tensor(list(pairs)))
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
         """A whole batch at once, as torch's loader asks for it: (epoch, pair) tuples of one epoch."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from patchword.data.penman import Graph
 from patchword.data.text_files import read_text
@@ -61,42 +61,6 @@ def graph_of(tokens: Sequence[Token]) -> Graph | None:
             waiting += reversed(children[name])
     order += [name for name in lemmas if name not in order]
     return Graph(top, tuple((name, lemmas[name]) for name in order), tuple(edges), metadata={"kind": "dependencies"})
-
-
-@dataclass(frozen=True)
-class Dependencies:
-    """Graphs from a loaded spaCy or Stanza pipeline.
-
-    Attributes:
-        pipeline: called with a sentence; gives tokens with part of speech, lemma, head and relation.
-    """
-
-    pipeline: Callable[[str], Any]
-
-    def graphs(self, captions: Sequence[str]) -> list[Graph | None]:
-        """Graphs in caption order; None for a sentence without content words."""
-        return [graph_of(_tokens(self.pipeline(caption))) for caption in captions]
-
-
-def _tokens(parsed: Any) -> list[Token]:
-    """The words of a spaCy or Stanza document."""
-    if hasattr(parsed, "sentences"):  # Stanza: heads count from 1 within a sentence, 0 is the root
-        found: list[Token] = []
-        for sentence in parsed.sentences:
-            start = len(found)
-            for word in sentence.words:
-                head = start + word.head - 1 if word.head else -1
-                found.append(Token((word.lemma or word.text).lower(), word.upos, head, word.deprel))
-        return found
-    return [
-        Token(
-            (token.lemma_ or token.text).lower(),
-            token.pos_,
-            -1 if token.head.i == token.i else token.head.i,
-            token.dep_,
-        )
-        for token in parsed
-    ]
 
 
 @dataclass(frozen=True)

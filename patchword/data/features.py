@@ -196,9 +196,3 @@ def scan_rows(array: NDArray[np.generic], rows: NDArray[np.int64] | None = None,
         return FeatureScan(broken, empty, math.nan, math.nan, math.nan, math.nan)
     mean = total / count
     return FeatureScan(broken, empty, mean, math.sqrt(max(0.0, squares / count - mean * mean)), low, high)
-
-
-def bad_rows(array: NDArray[np.generic], *, block: int = 256) -> tuple[list[int], list[int]]:
-    """Rows with a NaN or infinity, and rows that are all zero, reading ``block`` rows at a time."""
-    scan = scan_rows(array, block=block)
-    return scan.broken, scan.empty

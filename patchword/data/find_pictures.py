@@ -150,25 +150,3 @@ def pictures_of_ids(place: Path, image_ids: Sequence[str]) -> tuple[list[Path] |
             f"Its {len(mapping):,} keys belong to other ids; use the mapping of this data set."
         )
     return expected_files([mapping[image] for image in image_ids], folders)
-
-
-def coco_id_mapping(folder: Path) -> dict[str, str]:
-    """COCO's ``id_mapping.json`` made from file names: image id to path below the picture folder.
-
-    Understands ``{train,val}2014/COCO_*_<12 digits>.jpg``, ``{train,val}2017/<12 digits>.jpg`` and flat folders.
-
-    Raises:
-        DataError: the folder is missing or holds no picture named like COCO's.
-    """
-    if not folder.is_dir():
-        raise DataError(f"'{folder}' is missing. Expected the folder that holds COCO's pictures.")
-    mapping: dict[str, str] = {}
-    for below in pictures_in(folder):
-        image = canonical_id(below)
-        if image.isdigit():
-            mapping.setdefault(image, below)
-    if not mapping:
-        raise DataError(
-            f"'{folder}' holds no picture named like COCO's. Expected val2014/COCO_val2014_000000391895.jpg."
-        )
-    return mapping

@@ -1,4 +1,4 @@
-"""What is made of the graphs of captions: word lists, neighbours of words, and token ids as a side input."""
+"""What is made of the graphs of captions: word lists, and token ids as a side input."""
 
 from __future__ import annotations
 
@@ -51,77 +51,6 @@ def graph_words(graph: Graph | None) -> list[str]:
         words += constants.get(variable, []) if variable not in seen else []
         seen.add(variable)
     return words
-
-
-def word_neighbours(graph: Graph | None, words: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which words of a caption are neighbours in its graph, as compressed rows.
-
-    Every node goes to the word that it shares most letters with from the start (all of the shorter one but its last
-    letter, at least three); a word takes one node. Nodes without a word are passed through: their neighbours become
-    neighbours of each other. The result is symmetric, and every word is its own neighbour.
-
-    Returns:
-        ``starts`` (one more than there are words) and ``places``: the neighbours of word w are
-        ``places[starts[w]:starts[w + 1]]``, ascending.
-
-    Example:
-        >>> from patchword.data.penman import parse_graphs
-        >>> (graph,) = parse_graphs("(s / shear-01 :ARG0 (p / person :mod (w / woman)) :ARG1 (l / lamb))")
-        >>> starts, places = word_neighbours(graph, ["a", "woman", "shears", "a", "lamb"])
-        >>> starts.tolist(), places.tolist()
-        ([0, 1, 3, 6, 7, 9], [0, 1, 2, 1, 2, 4, 3, 2, 4])
-    """
-    near: list[set[int]] = [{k} for k in range(len(words))]
-    if graph is not None:
-        word_of = align(graph, words)
-        links: dict[str, set[str]] = {variable: set() for variable, _ in graph.nodes}
-        for source, _, target in graph.edges:
-            links.setdefault(source, set()).add(target)
-            links.setdefault(target, set()).add(source)
-        for variable in list(links):
-            if variable in word_of:
-                continue
-            around = links.pop(variable) - {variable}
-            for other in around:
-                links[other] = (links[other] | around) - {other, variable}
-        for variable, others in links.items():
-            near[word_of[variable]] |= {word_of[other] for other in others}
-    rows = [sorted(row) for row in near]
-    starts = np.cumsum([0, *map(len, rows)])
-    return starts.astype(np.int64), np.asarray([place for row in rows for place in row], dtype=np.int64)
-
-
-def align(graph: Graph, words: Sequence[str]) -> dict[str, int]:
-    """The word of each node that has one; the best pairs first, then the order of nodes and of words."""
-    texts: dict[str, list[str]] = {}
-    for variable, concept in graph.nodes:
-        texts.setdefault(variable, []).extend(node_words(concept))
-    for variable, _, value in graph.attributes:
-        texts.setdefault(variable, []).extend(node_words(value))
-    pairs = []
-    for n, (variable, parts) in enumerate(texts.items()):
-        for w, word in enumerate(words):
-            shared = max((_shared(part, word.lower()) for part in parts), default=0.0)
-            if shared:
-                pairs.append((-shared, n, w, variable))
-    found: dict[str, int] = {}
-    taken: set[int] = set()
-    for _, _, w, variable in sorted(pairs):
-        if variable not in found and w not in taken:
-            found[variable] = w
-            taken.add(w)
-    return found
-
-
-def _shared(part: str, word: str) -> float:
-    """How well two words agree: 1 when equal, less when only their beginnings do, 0 when they do not."""
-    if part == word:
-        return 1.0
-    common = 0
-    while common < min(len(part), len(word)) and part[common] == word[common]:
-        common += 1
-    enough = common >= 3 and common >= min(len(part), len(word)) - 1
-    return common / (max(len(part), len(word)) + 1) if enough else 0.0
 
 
 @dataclass(frozen=True)

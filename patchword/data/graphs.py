@@ -1,7 +1,7 @@
 """Where the graphs of captions come from: a PENMAN or text file, or a parser (`dependency_graphs`: a dependency parse).
 
-No parser is part of this library. The main path is a PENMAN file that was made elsewhere; amrlib and HanLP are imported
-only when they are used, with models that lie in a local folder.
+No parser is part of this library. The main path is a PENMAN file that was made elsewhere; amrlib is imported only when
+it is used, with a model that lies in a local folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -136,30 +137,13 @@ def amrlib_parser(model: Path, tokenizer: Path | None = None, *, device: str = "
     """
     if not (model / "amrlib_meta.json").is_file():
         raise ConfigError(f"'{model}' is no amrlib model. Expected a folder with amrlib_meta.json.")
-    amrlib: Any = _imported("amrlib", "pip install --no-deps amrlib penman smatch unidecode")
+    try:
+        amrlib: Any = import_module("amrlib")
+    except ImportError as error:
+        raise ConfigError(
+            f"amrlib can not be imported ({error}). Install it: pip install --no-deps amrlib penman smatch unidecode."
+        ) from None
     loaded = amrlib.load_stog_model(
         model_dir=str(model), tok_name_or_path=str(tokenizer or model), device=device, num_beams=beams
     )
     return Parser(lambda sentences: loaded.parse_sents(sentences, add_metadata=False))
-
-
-def hanlp_parser(model: Path) -> Parser:
-    """A HanLP parser of a local folder, as the authors of CEFG used one; sentence by sentence. Not run by us.
-
-    Raises:
-        ConfigError: HanLP is not installed, or the folder is missing.
-    """
-    if not model.is_dir():
-        raise ConfigError(f"'{model}' is missing. Expected the folder of a HanLP model.")
-    hanlp: Any = _imported("hanlp", "pip install 'hanlp[amr]' in an environment of its own")
-    loaded = hanlp.load(str(model))
-    return Parser(lambda sentences: [str(loaded(sentence)) for sentence in sentences])
-
-
-def _imported(name: str, how: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ConfigError(f"{name} can not be imported ({error}). Install it: {how}.") from None

@@ -50,7 +50,7 @@ class Bert(nn.Module):
             self.bert.requires_grad_(False)
 
     @property
-    def max_words(self) -> int:
+    def max_tokens(self) -> int:
         """Longest caption, in word pieces, that the position table can hold."""
         return int(self.bert.config.max_position_embeddings)
 
@@ -71,9 +71,9 @@ class Bert(nn.Module):
         Raises:
             ShapeError: a text is longer than the position table.
         """
-        if tokens.shape[1] > self.max_words:
+        if tokens.shape[1] > self.max_tokens:
             raise ShapeError(
-                f"a text has {tokens.shape[1]} word pieces, but the text tower reads at most {self.max_words}."
+                f"a text has {tokens.shape[1]} word pieces, but the text tower reads at most {self.max_tokens}."
             )
         mask = (tokens != 0).to(self.linear.weight.dtype)
         hidden = self.bert(input_ids=tokens, attention_mask=mask).last_hidden_state  # (C, L, hidden)

@@ -18,7 +18,7 @@ from patchword.data.clip_files import FAMILIES, Parts
 from patchword.data.clip_pixels import ClipTransform, grid, split_shapes
 from patchword.data.hf_tokenizer import HfTokenizer
 from patchword.errors import ConfigError, ShapeError
-from patchword.types import Images
+from patchword.types import Images, real_slots
 
 FamilyName = Literal["clip", "siglip", "siglip2"]
 
@@ -127,7 +127,7 @@ class ImageTower(nn.Module):
             shapes = torch.full((images.values.shape[0], 2), self.side, device=images.values.device)
             return self.backbone(pixel_values=images.values), shapes
         patches, shapes = split_shapes(images.values)
-        mask = torch.arange(patches.shape[1], device=patches.device) < shapes.prod(1, keepdim=True)
+        mask = real_slots(shapes.prod(1), patches.shape[1])
         found = self.backbone(pixel_values=patches, pixel_attention_mask=mask.long(), spatial_shapes=shapes)
         return found, shapes
 

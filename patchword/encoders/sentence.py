@@ -34,7 +34,7 @@ class SentenceEncoder:
         self.tokenizer = PieceTokenizer(WordPieces.read(folder))
         tower = Bert(BertConfig(arch=read_arch("bert", folder)), joint_dim=1)
         tower.load_pretrained(folder)
-        self.longest = tower.max_words
+        self.longest = tower.max_tokens
         self.bert = tower.bert.eval().to(device)
 
     @property

@@ -14,7 +14,7 @@ from patchword.encoders.patches import pixel_transform
 from patchword.export.sets import Block, caption_sets, image_sets
 from patchword.methods.base import Method
 from patchword.model import word_rows
-from patchword.types import Captions, Images
+from patchword.types import Captions, Images, real_slots
 
 Shape = tuple[int | str, ...]
 
@@ -105,7 +105,7 @@ class ImageGraph(nn.Module):
             else:
                 found.append(torch.randn(*shape, generator=draw))
         if self.is_regions:
-            found[0] = found[0] * (torch.arange(size) < found[1][:, None])[..., None]
+            found[0] = found[0] * real_slots(found[1], size)[..., None]
         return found
 
 
@@ -122,7 +122,7 @@ class CaptionGraph(nn.Module):
     def most(self) -> int | None:
         """Most tokens of a caption; None without a limit."""
         text: Any = self.method.text
-        found: int | None = getattr(text, "max_words", None) or getattr(text, "context", None)
+        found: int | None = getattr(text, "max_tokens", None) or getattr(text, "context", None)
         return found
 
     @property
@@ -151,7 +151,7 @@ class CaptionGraph(nn.Module):
         count, size = len(lengths), max(lengths)
         rows = word_rows(self.method) or int(self.method.config.text.arch["vocab_size"])
         sizes: Int[Tensor, " N"] = torch.tensor(lengths)
-        tokens = torch.randint(1, rows, (count, size), generator=draw) * (torch.arange(size) < sizes[:, None])
+        tokens = torch.randint(1, rows, (count, size), generator=draw) * real_slots(sizes, size)
         extra: list[Float[Tensor, "N F"]] = [
             torch.randn(count, int(port.shape[1]), generator=draw) for port in self.inputs[2:]
         ]

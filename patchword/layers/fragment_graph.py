@@ -37,7 +37,7 @@ def counted_largest(lengths: Int[Tensor, " N"], k: int, short_sets: ShortSets = 
 
 
 def mean_of_largest(
-    vectors: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"], k: int = 2, short_sets: ShortSets = "reference"
+    vectors: Float[Tensor, "N S D"], lengths: Int[Tensor, " N"], k: int = 2, short_sets: ShortSets = "reference"
 ) -> Float[Tensor, "N D"]:
     """Mean of the ``k`` largest values of every dimension over the real vectors of a set ("max-k pooling").
 
@@ -64,7 +64,7 @@ def shares_of_largest(vectors: Float[Tensor, "n D"], k: int = 2) -> Float[Tensor
     return torch.zeros_like(vectors).scatter_(0, places, values / k)
 
 
-def mean_of_real(vectors: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+def mean_of_real(vectors: Float[Tensor, "N S D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
     """Mean over the real vectors of a set."""
     mask = real_slots(lengths, vectors.shape[1])[..., None]
     return vectors.masked_fill(~mask, 0.0).sum(1) / lengths[:, None]
@@ -81,7 +81,7 @@ class FragmentGraph(nn.Module):
         # Sequence first, as in the authors' code: with batch_first torch takes another path in evaluation.
         self.layer = nn.TransformerEncoderLayer(width, heads, dim_feedforward=width, dropout=dropout)
 
-    def forward(self, vectors: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
+    def forward(self, vectors: Float[Tensor, "N S D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N S D"]:
         """Mix the fragments of each item."""
         padding = ~real_slots(lengths, vectors.shape[1])
         mixed: Tensor = self.layer(vectors.transpose(0, 1), src_key_padding_mask=padding)
@@ -103,8 +103,8 @@ class GuidedPooling(nn.Module):
         self.query, self.key, self.value = (nn.Linear(width, heads * width) for _ in range(3))
 
     def weights(
-        self, guide: Float[Tensor, "N D"], vectors: Float[Tensor, "N K D"], counted: Bool[Tensor, "N K"] | None
-    ) -> Float[Tensor, "N H K"]:
+        self, guide: Float[Tensor, "N D"], vectors: Float[Tensor, "N S D"], counted: Bool[Tensor, "N S"] | None
+    ) -> Float[Tensor, "N H S"]:
         """Attention of every head over the slots.
 
         Args:
@@ -130,7 +130,7 @@ class GuidedPooling(nn.Module):
         return torch.einsum("nhd,hed->nhe", pooled, weight) + bias
 
     def forward(
-        self, guide: Float[Tensor, "N D"], vectors: Float[Tensor, "N K D"], counted: Bool[Tensor, "N K"] | None
+        self, guide: Float[Tensor, "N D"], vectors: Float[Tensor, "N S D"], counted: Bool[Tensor, "N S"] | None
     ) -> Float[Tensor, "N D"]:
         """Pool every set; the arguments are those of ``weights``."""
         pooled = torch.einsum("nhk,nkd->nhd", self.weights(guide, vectors, counted), vectors)

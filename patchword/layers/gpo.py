@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from patchword.precision import in_float32
+from patchword.types import real_slots
 
 
 def positional_encoding(count: int, width: int, like: Tensor) -> Float[Tensor, "count width"]:
@@ -47,27 +48,27 @@ class Gpo(nn.Module):
         self.gru = nn.GRU(width, width, num_layers=1, batch_first=True, bidirectional=True)
         self.linear = nn.Linear(width, 1, bias=False)
 
-    def weights(self, lengths: Int[Tensor, " N"], size: int | None = None) -> Float[Tensor, "N K"]:
+    def weights(self, lengths: Int[Tensor, " N"], size: int | None = None) -> Float[Tensor, "N S"]:
         """Position weights for sets of the given sizes, zero beyond each size.
 
         Args:
             lengths: sizes of the sets, at least 1 each.
-            size: K, the padded size; the largest length by default.
+            size: S, the padded size; the largest length by default.
         """
         distinct, which = torch.unique(lengths, return_inverse=True)  # the GRU runs once per distinct size
         longest = int(distinct[-1])
         size = longest if size is None else size
-        mask = torch.arange(longest, device=lengths.device) < distinct[:, None]  # (U, K)
-        positions = positional_encoding(longest, self.width, self.linear.weight) * mask[..., None]  # (U, K, 32)
+        mask = real_slots(distinct, longest)  # (U, S)
+        positions = positional_encoding(longest, self.width, self.linear.weight) * mask[..., None]  # (U, S, 32)
         packed = nn.utils.rnn.pack_padded_sequence(positions, distinct.cpu(), batch_first=True, enforce_sorted=False)
         with in_float32(positions):
             states, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=longest)
         hidden = (states[..., : self.width] + states[..., self.width :]) / 2  # mean of the two directions
-        logits = self.linear(hidden)[..., 0].masked_fill(~mask, -torch.inf)  # (U, K)
+        logits = self.linear(hidden)[..., 0].masked_fill(~mask, -torch.inf)  # (U, S)
         weights = torch.softmax(logits / self.temperature, dim=1)
         return nn.functional.pad(weights, (0, size - longest))[which]
 
-    def forward(self, vectors: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+    def forward(self, vectors: Float[Tensor, "N S D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
         """Pool each set of the padded block ``vectors`` to one vector.
 
         Args:
@@ -75,13 +76,12 @@ class Gpo(nn.Module):
             lengths: number of real vectors of each set, at least 1.
         """
         size = vectors.shape[1]
-        mask: Bool[Tensor, "N K"] = torch.arange(size, device=vectors.device) < lengths[:, None]
-        ordered = sort_descending(vectors, mask)
+        ordered = sort_descending(vectors, real_slots(lengths, size))
         return torch.einsum("nk,nkd->nd", self.weights(lengths, size), ordered)
 
 
-def sort_descending(vectors: Float[Tensor, "N K D"], mask: Bool[Tensor, "N K"]) -> Float[Tensor, "N K D"]:
+def sort_descending(vectors: Float[Tensor, "N S D"], mask: Bool[Tensor, "N S"]) -> Float[Tensor, "N S D"]:
     """Sort every dimension of every set on its own, largest first; padding ends up as zeros at the end."""
     filled = vectors.masked_fill(~mask[..., None], -torch.inf)
-    ordered = filled.transpose(1, 2).sort(dim=2, descending=True).values.transpose(1, 2)  # (N, K, D)
+    ordered = filled.transpose(1, 2).sort(dim=2, descending=True).values.transpose(1, 2)  # (N, S, D)
     return ordered.masked_fill(~mask[..., None], 0.0)

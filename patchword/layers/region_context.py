@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from patchword.errors import ShapeError
 from patchword.layers.normalise import GlobalBatchNorm, sum_over_processes, unit
 from patchword.precision import in_float32
+from patchword.types import real_slots
 
 SLOPE = 0.1  # of every leaky ReLU in this system
 
@@ -168,7 +169,7 @@ class RegionContext(nn.Module):
             lengths: real regions of each image; what lies in the other rows does not matter.
             adjacency: row i marks the neighbours of region i; padded regions are ignored.
         """
-        real = torch.arange(regions.shape[1], device=regions.device) < lengths[:, None]  # (B, R)
+        real = real_slots(lengths, regions.shape[1])  # (B, R)
         regions = regions * real[..., None]
         mean = regions.sum(1) / lengths[:, None]
         local = self.dropout(torch.tanh(self.local_norm(self.local(regions), real)))

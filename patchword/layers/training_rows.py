@@ -28,11 +28,11 @@ class Rows:
 
     heads: list[Float[Tensor, "N D"]]
     counts: Int[Tensor, " N"]
-    fragments: Float[Tensor, "N K D"]
+    fragments: Float[Tensor, "N S D"]
 
 
 def pack(
-    heads: Sequence[Float[Tensor, "N D"]], counts: Int[Tensor, " N"], fragments: Float[Tensor, "N K D"]
+    heads: Sequence[Float[Tensor, "N D"]], counts: Int[Tensor, " N"], fragments: Float[Tensor, "N S D"]
 ) -> Encoded:
     """Vector sets of a training batch: the heads, a row filled with the number of real fragments, all fragments.
 

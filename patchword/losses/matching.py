@@ -99,12 +99,12 @@ class Matching:
         return total + self(kind, a @ b.T)
 
 
-def same_image(image_ids: Int[Tensor, " B"] | None, batch: int, device: torch.device) -> Bool[Tensor, "B B"]:
-    """Which pairs of a batch are of the same image; without ids every item has its own.
+def same_image(image_rows: Int[Tensor, " B"] | None, batch: int, device: torch.device) -> Bool[Tensor, "B B"]:
+    """Which pairs of a batch are of the same image; without rows every item has its own.
 
     Example:
         >>> same_image(torch.tensor([7, 8, 7]), 3, torch.device("cpu")).int().tolist()
         [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
     """
-    ids = image_ids if image_ids is not None else torch.arange(batch, device=device)
-    return ids[:, None] == ids[None, :]
+    rows = image_rows if image_rows is not None else torch.arange(batch, device=device)
+    return rows[:, None] == rows[None, :]

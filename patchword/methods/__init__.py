@@ -28,11 +28,19 @@ def method_class(name: str) -> type[Method]:
     """The class of a method.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method, or the table names a file or class that is not there.
     """
     known = {**METHODS, **READY_MADE}
     if name not in known:
         raise ConfigError(f"unknown method {name!r}. Methods: {', '.join(known)}.")
     module, _, attribute = known[name].partition(":")
-    found: type[Method] = getattr(import_module(module), attribute)
+    place = f"{module.replace('.', '/')}.py"
+    try:
+        found: type[Method] | None = getattr(import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise  # something else that the method needs
+        raise ConfigError(f"the method {name!r} is in METHODS as {known[name]!r}, but there is no {place}.") from None
+    if found is None:
+        raise ConfigError(f"the method {name!r} is in METHODS as {known[name]!r}, but {place} defines no {attribute}.")
     return found

@@ -127,7 +127,7 @@ class GuidedHead(nn.Module):
         return functional.linear(guide, self.guide_a.weight + self.guide_b.weight, bias)
 
     def forward(
-        self, fragments: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"], clip: Float[Tensor, "N F"] | None
+        self, fragments: Float[Tensor, "N S D"], lengths: Int[Tensor, " N"], clip: Float[Tensor, "N F"] | None
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
         """The vector e, and the local one v, not normalised."""
         config = self.config
@@ -139,7 +139,7 @@ class GuidedHead(nn.Module):
         fused: Tensor = self.gate(unit(local), unit(guide)) if self.is_unit else self.gate(local, guide)
         return fused, local
 
-    def largest(self, fragments: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+    def largest(self, fragments: Float[Tensor, "N S D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
         """The mean of the largest values of every set."""
         return mean_of_largest(fragments, lengths, short_sets=self.config.short_sets)
 
@@ -348,7 +348,7 @@ class Aahr(Method):
         loss = self.loss
         a, b = unpack(images, self.heads), unpack(captions, self.heads)
         (fused_a, local_a), (fused_b, local_b) = a.heads[:2], b.heads[:2]
-        same = same_image(step.image_ids, len(scores), scores.device)
+        same = same_image(step.image_rows, len(scores), scores.device)
         matching = Matching(loss, step.epoch, same, draws)
         base = matching(loss.base, scores)
         parts, total, graph = {"base": base}, base, None

@@ -1,4 +1,4 @@
-"""The contract of a method: four verbs and a loss. The trainer, evaluator and search know nothing else."""
+"""The contract of a method: four verbs, a loss, and what it says about itself. Its callers know nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from patchword.config import Config as BaseConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.losses.contrastive import info_nce
 from patchword.losses.triplet import hinge
-from patchword.methods.formula import DOT, WEIGHTS, Formula
+from patchword.methods.formula import DOT, Formula
 from patchword.types import Alignment, Captions, Encoded, Images
 
 Pooling = Literal["mean", "max", "sum", "lse", "softmax"]  # of one number for each word to a score
@@ -60,13 +60,13 @@ class Step:
         iteration: within the epoch, from 0.
         iterations: of this epoch.
         step: optimiser steps taken before this one, over the whole run.
-        image_ids: ``(B,)`` position of each pair's image in the data set, to tell captions of the same image.
+        image_rows: ``(B,)`` position of each pair's image in the data set, to tell captions of the same image.
     """
 
     epoch: int = 0
     iteration: int = 0
     iterations: int = 1
-    image_ids: Int[Tensor, " B"] | None = None
+    image_rows: Int[Tensor, " B"] | None = None
     step: int = 0
 
     @property
@@ -78,41 +78,70 @@ class Step:
 class Method(nn.Module, ABC):
     """A system that scores images against captions.
 
-    Subclasses define ``Config`` (defaults = the published setting), ``encode_images``, ``encode_captions``, ``score``
-    and ``explain``. What only training needs stays inside the method: in training mode a vector set may hold more rows
-    than scoring needs (a key for a queue, the vectors before pooling), and the same method's ``score`` knows them.
+    A subclass must define
+
+    * ``name``, and ``Config`` with the fields ``image`` and ``text`` (defaults = the published setting);
+    * ``self.image`` with its ``patches`` (``build_patches``), and ``self.text`` (``build_text``): pretrained towers,
+      vocabularies and word vectors find their place there;
+    * ``encode_images``, ``encode_captions``, ``score`` and ``explain``.
+
+    All else has a default. What only training needs stays inside the method: in training mode a vector set may hold
+    more rows than scoring needs (a key for a queue, the vectors before pooling), and the same method's ``score`` knows
+    them.
 
     Attributes:
         name: as recipes and checkpoints call it.
         title: as papers call it.
+        Config, Loss: classes of its settings, and of those of its loss.
         training_only: prefixes of the state that nothing but training needs (queues, key encoders, a graph over the
             batch). It is kept for resuming and left out of checkpoints.
+        matching: prefixes of parameters that belong to neither tower although their names begin with ``image`` or
+            ``text`` (``parameter_groups``).
         intra_modal: ``score``: two images, or two captions, may be compared by the method's own score; empty when
             they may not.
-        shortlist: which vector per item finds the candidates of a search (``index/pooled.py``). ``own``: items have
+        shortlist: which vector per item finds the candidates of a search (``shortlist/pooled.py``). ``own``: items have
             one vector, and the score is their inner product; ``anchors``: both sides lie in one space, and the score
             rests on each word's best patch; ``mean``: neither.
         shortlist_sample: images whose exact scores teach a query its vector for the shortlist.
     """
 
     name: ClassVar[str]
+    Config: ClassVar[type[BaseConfig]]
+    Loss: ClassVar[type[BaseConfig]] = LossConfig
     title: ClassVar[str] = ""
     training_only: ClassVar[tuple[str, ...]] = ()
+    matching: ClassVar[tuple[str, ...]] = ()
     intra_modal: ClassVar[str] = ""
     shortlist: Literal["own", "anchors", "mean"] = "mean"
     shortlist_sample: ClassVar[int] = 512
-    Config: ClassVar[type[BaseConfig]]
-    Loss: ClassVar[type[BaseConfig]] = LossConfig
 
     def __init__(self, config: Any, loss: Any = None) -> None:
         super().__init__()
         self.config = config
         self.loss = loss if loss is not None else self.default_loss()
 
-    @classmethod
-    def default_loss(cls) -> Any:
-        """The published loss setting of this method."""
-        return cls.Loss()
+    # Required.
+
+    @abstractmethod
+    def encode_images(self, images: Images) -> Encoded:
+        """Turn a batch of images into vector sets."""
+
+    @abstractmethod
+    def encode_captions(self, captions: Captions) -> Encoded:
+        """Turn a batch of captions into vector sets."""
+
+    @abstractmethod
+    def score(self, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
+        """Score every image against every caption: the readable formula, the oracle of ``scoring/``."""
+
+    @abstractmethod
+    def explain(self, images: Images, captions: Captions) -> Alignment:
+        """Split the score of one pair (a batch of one each) into word x patch parts that add up to it.
+
+        It takes the inputs, not their encodings, because a pooled vector no longer knows its patches.
+        """
+
+    # What it reads, and what it is called.
 
     @property
     def label(self) -> str:
@@ -135,11 +164,6 @@ class Method(nn.Module, ABC):
         return ()
 
     @property
-    def mixes_batch(self) -> bool:
-        """Whether the images of a batch see each other's vectors, so that a part of a batch gives other numbers."""
-        return False
-
-    @property
     def reads_padding(self) -> bool:
         """Whether an encoding in evaluation depends on how far its batch is padded, as some authors' code does.
 
@@ -147,29 +171,12 @@ class Method(nn.Module, ABC):
         """
         return False
 
-    @property
-    def has_batch_statistics(self) -> bool:
-        """Whether an encoding depends on the other items of its batch in training (batch normalisation)."""
-        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.modules())
+    # Training.
 
-    @abstractmethod
-    def encode_images(self, images: Images) -> Encoded:
-        """Turn a batch of images into vector sets."""
-
-    @abstractmethod
-    def encode_captions(self, captions: Captions) -> Encoded:
-        """Turn a batch of captions into vector sets."""
-
-    @abstractmethod
-    def score(self, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
-        """Score every image against every caption: the readable formula, the oracle of ``scoring/``."""
-
-    @abstractmethod
-    def explain(self, images: Images, captions: Captions) -> Alignment:
-        """Split the score of one pair (a batch of one each) into word x patch parts that add up to it.
-
-        It takes the inputs, not their encodings, because a pooled vector no longer knows its patches.
-        """
+    @classmethod
+    def default_loss(cls) -> Any:
+        """The published loss setting of this method."""
+        return cls.Loss()
 
     def losses(
         self, scores: Float[Tensor, "B B"], images: Encoded, captions: Encoded, step: Step
@@ -192,26 +199,53 @@ class Method(nn.Module, ABC):
             return None
         return self.loss.margin if counted_negatives(self.loss, step, batch) == 1 else None
 
-    def match_probability(self, scores: Float[Tensor, "*n"]) -> Float[Tensor, "*n"] | None:
-        """Probability that a pair of such a score matches, where the model was trained to say it; else None."""
-        return None
+    @property
+    def mixes_batch(self) -> bool:
+        """Whether the images of a batch see each other's vectors, so that a part of a batch gives other numbers."""
+        return False
 
     @property
-    def best_patch_pooling(self) -> tuple[Pooling, float] | None:
-        """How the best cosine of each word becomes the score, with its temperature; None for any other score.
+    def has_batch_statistics(self) -> bool:
+        """Whether an encoding depends on the other items of its batch in training (batch normalisation)."""
+        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.modules())
 
-        A search of few words uses it to score many images faster (``index/rescore.py``).
-        """
-        return None
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by role, for learning-rate factors and freezing; together they are all parameters."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            group = "matching" if name.startswith(self.matching) else group_of(name)
+            groups.setdefault(group, []).append(parameter)
+        return groups
+
+    def freeze_blocks(self, blocks: int) -> None:
+        """Freeze the first ``blocks`` stages of a raw-image backbone (4 = all of it); nothing to do without one."""
+        tower: Any = self.image
+        tower.patches.freeze_blocks(blocks)
+
+    # Scoring and search.
 
     def pair_bytes(self, images: Encoded, captions: Encoded) -> int:
         """Temporary memory of ``score`` for one pair, in bytes: what the size of a tile is chosen by."""
         return 4 * max(1, images.max_length) * max(1, captions.max_length)
 
     @property
+    def best_patch_pooling(self) -> tuple[Pooling, float] | None:
+        """How the best cosine of each word becomes the score, with its temperature; None for any other score.
+
+        A search of few words uses it to score many images faster (``retrieve/rescore.py``).
+        """
+        return None
+
+    def match_probability(self, scores: Float[Tensor, "*n"]) -> Float[Tensor, "*n"] | None:
+        """Probability that a pair of such a score matches, where the model was trained to say it; else None."""
+        return None
+
+    # Export.
+
+    @property
     def formula(self) -> Formula:
-        """How a score is made of the vectors, for ``export``; by default a dot product for ``own``, else unknown."""
-        return Formula(DOT) if self.shortlist == "own" else Formula(weights=WEIGHTS.get(self.name, ""))
+        """How a score is made of the vectors, for ``export``; a dot product for ``own``, else unknown."""
+        return Formula(DOT) if self.shortlist == "own" else Formula()
 
     @property
     def export_notes(self) -> tuple[str, ...]:
@@ -235,35 +269,28 @@ class Method(nn.Module, ABC):
         """As for images."""
         return None
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by role, for learning-rate factors and freezing; together they are all parameters."""
-        groups: dict[str, list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            groups.setdefault(group_of(name), []).append(parameter)
-        return groups
 
-    def freeze_blocks(self, blocks: int) -> None:
-        """Freeze the first ``blocks`` stages of a raw-image backbone (4 = all of it); nothing to do without one."""
-        tower: Any = self.image
-        tower.patches.freeze_blocks(blocks)
+GROUPS = ("text", "text_backbone", "image", "image_backbone", "matching")
 
 
 def group_of(parameter_name: str) -> str:
-    """Role of a parameter: ``image``, ``image_backbone``, ``text`` or ``text_backbone``.
+    """Role of a parameter, one of ``GROUPS``: the tower that its name begins with, or ``matching`` for neither.
 
     Example:
-        >>> group_of("text.bert.encoder.layer.0.output.dense.weight"), group_of("image.fc.bias")
-        ('text_backbone', 'image')
+        >>> group_of("text.bert.encoder.layer.0.output.dense.weight"), group_of("image.fc.bias"), group_of("forms.p")
+        ('text_backbone', 'image', 'matching')
     """
-    tower = "text" if parameter_name.startswith("text") else "image"
+    tower = next((tower for tower in ("text", "image") if parameter_name.startswith(tower)), None)
+    if tower is None:
+        return "matching"
     return f"{tower}_backbone" if ".backbone." in parameter_name or ".bert." in parameter_name else tower
 
 
 def ranking_loss(config: LossConfig, scores: Float[Tensor, "B B"], step: Step) -> Float[Tensor, ""]:
     """The loss that ``config`` describes, at this point of training."""
     ignore: Bool[Tensor, "B B"] | None = None
-    if config.same_image == "ignored" and step.image_ids is not None:
-        ignore = step.image_ids[:, None] == step.image_ids[None, :]
+    if config.same_image == "ignored" and step.image_rows is not None:
+        ignore = step.image_rows[:, None] == step.image_rows[None, :]
     if config.kind == "info_nce":
         loss = info_nce(scores, config.temperature, config.margin, ignore=ignore)
     else:

@@ -263,7 +263,7 @@ class Cefg(Method):
         lengths = captions.extra.get("graph_lengths", (tokens != 0).sum(1)).long()
         tokens = tokens[:, : max(1, int(lengths.max()))]
         if isinstance(self.text, Bert) and not self.training:
-            tokens, lengths = cut_texts(tokens, lengths, self.text.max_words)
+            tokens, lengths = cut_texts(tokens, lengths, self.text.max_tokens)
         graphs = self.words(tokens, lengths)
         pairs = zip(words.vectors.split(words.lengths.tolist()), graphs.vectors.split(lengths.tolist()), strict=True)
         if self.text_gate is not None:

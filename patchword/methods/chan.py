@@ -27,7 +27,7 @@ from patchword.layers.linear import xavier
 from patchword.layers.normalise import unit
 from patchword.methods.base import LossConfig, Method, Pooling
 from patchword.methods.formula import COSINES, Formula
-from patchword.types import Alignment, Captions, Encoded, Images
+from patchword.types import Alignment, Captions, Encoded, Images, real_slots
 
 Coding = Literal["vha", "tha", "vsa"]
 
@@ -145,7 +145,7 @@ class ImageTower(nn.Module):
         patches, lengths = self.patches(images)
         projected = self.fc(patches)
         if self.context is not None:
-            padding = torch.arange(projected.shape[1], device=projected.device) >= lengths[:, None]
+            padding = ~real_slots(lengths, projected.shape[1])
             projected = self.context(projected, padding if self.padding == "masked" else None)
         return projected, lengths
 

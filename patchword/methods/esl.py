@@ -106,6 +106,7 @@ class Esl(Method):
 
     name = "esl"
     shortlist_sample = 384
+    matching = ("image_pyramid.", "text_pyramid.")  # as in the authors' groups
     title = "ESL"
     Config = EslConfig
     config: EslConfig

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 DOT = "score[i, j] = dot product of vector 0 of image i and vector 0 of caption j"
 COSINES = "s[r, l] = dot product of vector r of the image and vector l of the caption"
-# What has weights in the scores of methods that do not say it themselves.
-WEIGHTS = {"scta": "the condensers of patches and words", "laps": "the condenser of patches"}
 
 
 @dataclass(frozen=True)

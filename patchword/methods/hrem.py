@@ -125,7 +125,7 @@ class FragmentPool(nn.Module):
         self.share, self.short_sets = config.residual_weight, config.short_sets
         self.graph = FragmentGraph(config.joint_dim, config.heads, config.dropout)
 
-    def forward(self, fragments: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+    def forward(self, fragments: Float[Tensor, "N S D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
         """Pool every set to one vector, not normalised."""
         largest = mean_of_largest(fragments, lengths, short_sets=self.short_sets)
         enhanced: Tensor = self.graph(fragments, lengths)
@@ -231,7 +231,7 @@ class Hrem(Method):
         return self._encoded(pooled, self.config.unit_captions, captions.lengths, words)
 
     def _encoded(
-        self, pooled: Float[Tensor, "N D"], is_unit: bool, lengths: Int[Tensor, " N"], fragments: Float[Tensor, "N K D"]
+        self, pooled: Float[Tensor, "N D"], is_unit: bool, lengths: Int[Tensor, " N"], fragments: Float[Tensor, "N S D"]
     ) -> Encoded:
         vectors = unit(pooled) if is_unit else pooled
         return pack([vectors, pooled], lengths, fragments) if self.training else Encoded(vectors, lengths_of(vectors))
@@ -255,7 +255,7 @@ class Hrem(Method):
         draws: Draws | None = None,
     ) -> tuple[dict[str, Float[Tensor, ""]], GraphOutput | None, Matching]:
         """The losses, what the graph made, and the draws' weights; ``draws`` replaces the random negatives."""
-        same = same_image(step.image_ids, len(scores), scores.device)
+        same = same_image(step.image_rows, len(scores), scores.device)
         matching = Matching(self.loss, step.epoch, same, draws)
         base = matching(self.loss.base, scores)
         parts = {"total": base, "base": base.detach()}

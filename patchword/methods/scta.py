@@ -45,7 +45,8 @@ from patchword.layers.condense import (
     word_counts,
 )
 from patchword.methods.base import LossConfig, Method, Step, ranking_loss
-from patchword.types import Alignment, Captions, Encoded, Images
+from patchword.methods.formula import Formula
+from patchword.types import Alignment, Captions, Encoded, Images, real_slots
 
 SLOPE = 0.1  # of the leaky ReLU over cosines
 SHARD = 256  # images that the authors' evaluation scores with one draw of the random layer
@@ -157,6 +158,12 @@ class Scta(Method):
         """What to call this model in a table: the learned bank makes it another one."""
         is_trained = self.config.word_condenser == "random" and self.config.word_head == "trained"
         return f"{self.name} with a trained word head" if is_trained else self.name
+
+    @property
+    def formula(self) -> Formula:
+        """None: the score has weights."""
+        is_both = self.config.word_condenser == "random"
+        return Formula(weights="the condensers of patches and words" if is_both else "the condenser of patches")
 
     def encode_images(self, images: Images) -> Encoded:
         """One vector per token, as projected: neither condensed nor normalised, since both depend on the caption."""
@@ -348,7 +355,7 @@ def score_captions(
     cosines = words.tokens @ mixed.transpose(1, 2) / lengths[:, None]  # (C, J, A + 1)
     if has_class_token:
         cosines = torch.cat([(words.tokens @ normalize(rows[0], dim=0))[..., None], cosines], dim=2)
-    real = torch.arange(cosines.shape[1], device=rows.device) < words.counts[:, None]  # (C, J)
+    real = real_slots(words.counts, cosines.shape[1])  # (C, J)
     by_word = leaky_relu(cosines.amax(2), SLOPE).masked_fill(~real, 0.0).sum(1) / words.counts
     by_patch = leaky_relu(cosines.masked_fill(~real[..., None], -torch.inf).amax(1), SLOPE).mean(1)
     return by_word + by_patch

@@ -24,7 +24,7 @@ from patchword.encoders.text import TextConfig, build_text
 from patchword.layers.gpo import Gpo, sort_descending
 from patchword.layers.normalise import unit
 from patchword.methods.base import LossConfig, Method, lengths_of
-from patchword.types import Alignment, Captions, Encoded, Images
+from patchword.types import Alignment, Captions, Encoded, Images, real_slots
 
 
 class VseInfinityConfig(Config):
@@ -110,16 +110,16 @@ class VseInfinity(Method):
         return Alignment(parts, float(parts.sum()))
 
 
-def pool(gpo: nn.Module | None, vectors: Float[Tensor, "N K D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+def pool(gpo: nn.Module | None, vectors: Float[Tensor, "N S D"], lengths: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
     """Pool padded sets by GPO, or by their mean when ``gpo`` is None."""
     if gpo is not None:
         pooled: Tensor = gpo(vectors, lengths)
         return pooled
-    mask = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None]
+    mask = real_slots(lengths, vectors.shape[1])
     return (vectors * mask[..., None]).sum(1) / lengths[:, None]
 
 
-def shares(gpo: Gpo | None, vectors: Float[Tensor, "1 K D"], lengths: Int[Tensor, " 1"]) -> Float[Tensor, "n D"]:
+def shares(gpo: Gpo | None, vectors: Float[Tensor, "1 S D"], lengths: Int[Tensor, " 1"]) -> Float[Tensor, "n D"]:
     """What each real vector of one set contributes to the pooled vector; the shares add up to it."""
     real = vectors[0, : int(lengths[0])]  # (n, D)
     if gpo is None:

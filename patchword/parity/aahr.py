@@ -36,7 +36,6 @@ from patchword.types import Captions, Images, real_slots
 
 KEYS = {"momentum_img.": "img_enc.", "momentum_txt.": "txt_enc."}  # key encoders and what they follow
 QUEUES = {"image_queue": "images", "text_queue": "captions"}
-PARTS = {"base": "base", "gnn": "graph", "reg": "regulariser", "swav": "swav", "moco": "moco"}
 SHORT = {"txt_enc.bert.q": "txt_enc.bert.encoder.layer.0.attention.self.query.weight"}  # a name of the cases
 
 
@@ -140,7 +139,7 @@ def _compare_steps(ledger: Ledger, method: Aahr) -> None:
     count = 0
     while f"in{count + 1}.images" in ledger.case.tensors:
         images, captions, ids = read_batch(ledger, f"in{count + 1}.", clip=True)
-        step = Step(epoch=epoch_of(config, method.loss.warmup_epochs), image_ids=ids, step=count)
+        step = Step(epoch=epoch_of(config, method.loss.warmup_epochs), image_rows=ids, step=count)
         count += 1
         optimizer.zero_grad()
         method.begin_step(step)
@@ -167,8 +166,8 @@ def _compare_step(
     a, b = method.encode_images(images), method.encode_captions(captions)
     scores = method.score(a, b)
     parts, graph, matching = method.criterion(scores, a, b, step, draws_of(ledger, prefix))
-    assert step.image_ids is not None
-    compare_draws(ledger, prefix, matching.weights, step.image_ids)
+    assert step.image_rows is not None
+    compare_draws(ledger, prefix, matching.weights, step.image_rows)
     rows_a, rows_b = unpack(a, method.heads), unpack(b, method.heads)
     for side, rows in (("image", rows_a), ("text", rows_b)):
         for name, found in zip(("emb", "local", "key"), rows.heads, strict=False):

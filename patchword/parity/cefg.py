@@ -20,7 +20,7 @@ from patchword.methods.cefg import Cefg
 from patchword.parity.cases import Case, Ledger
 from patchword.scoring.matrix import pair_scores
 from patchword.train.optimizer import build_optimizer, clip_gradients
-from patchword.types import Captions, Encoded, Images
+from patchword.types import Captions, Encoded, Images, real_slots
 
 STATE = "state."
 
@@ -148,7 +148,7 @@ class Comparison:
         """
         if name not in self.tensors:
             return
-        real = torch.arange(tokens.shape[1]) < lengths[:, None]
+        real = real_slots(lengths, tokens.shape[1])
         found, expected = self.method.words(tokens, lengths).padded()[0], self.tensors[name][:, : tokens.shape[1]]
         found = nn.functional.pad(found, (0, 0, 0, tokens.shape[1] - found.shape[1]))
         if "text.embed.weight" in self.method.state_dict():

@@ -218,10 +218,10 @@ def _compare_losses(ledger: Ledger, method: Hrem, a: Encoded, b: Encoded, ids: T
     scores = method.score(a, b)
     draws = draws_of(ledger, "train.")
     epoch = epoch_of(case.config, method.loss.warmup_epochs)
-    before = Step(epoch=epoch, image_ids=ids, step=method.loss.graph_from_step - 1)
+    before = Step(epoch=epoch, image_rows=ids, step=method.loss.graph_from_step - 1)
     parts, _, first = method.criterion(scores, a, b, before, draws)
     near(ledger, "train.loss_before_warmup", parts["total"], tensors["train.loss_before_warmup"])
-    step = Step(epoch=epoch, image_ids=ids, step=method.loss.graph_from_step)
+    step = Step(epoch=epoch, image_rows=ids, step=method.loss.graph_from_step)
     parts, graph, second = method.criterion(scores, a, b, step, draws)
     assert graph is not None
     rows_a, rows_b = unpack(a, 2), unpack(b, 2)

@@ -259,7 +259,7 @@ def _compare_run(ledger: Ledger, method: Scta, state: dict[str, Tensor], k: int)
     alpha = Fraction(run["warmup_alpha"]).limit_denominator(10**6)
     loss = method.loss.model_copy(update={"warmup_epochs": 0 if run["max_violation"] else 1})
     ids = ledger.input("img_ids").long()
-    step = Step(epoch=0, iteration=alpha.numerator, iterations=alpha.denominator, image_ids=ids)
+    step = Step(epoch=0, iteration=alpha.numerator, iterations=alpha.denominator, image_rows=ids)
     parameters = dict(method.named_parameters())
     for form, pairs in FORMS.items():
         method.train()

@@ -182,7 +182,7 @@ def compare_buffers(ledger: Ledger, method: Method, runner: Runner, *, forwards:
         ledger.close(BUFFERS + key, found, expected, atol=atol, rtol=RTOL_LARGE, note=f"after {forwards} forward(s)")
 
 
-def train_config(config: dict[str, Any], method: Method) -> TrainConfig:
+def train_config(config: dict[str, Any]) -> TrainConfig:
     """The optimiser settings of the authors' code for this configuration (their parameter groups and decay)."""
     single_group = config.get("text_enc_type") == "bigru" and config.get("precomp_enc_type") != "backbone"
     return TrainConfig(
@@ -198,7 +198,7 @@ def compare_trajectory(
 ) -> None:
     """Optimiser steps on one batch: step 0 with all negatives, later ones with the hardest."""
     case = ledger.case
-    settings = train_config(case.config, method)
+    settings = train_config(case.config)
     twin = deepcopy(method).double()
     take_steps(case, twin, settings, replace(images, values=images.values.double()), captions)
     losses, norms = take_steps(case, method, settings, images, captions)

@@ -201,7 +201,7 @@ def _take(stepper: Stepper, batch: Batch, size: int, *, repeat: bool) -> StepMem
 def _first(batch: Batch, size: int) -> Batch:
     """The first pairs of a batch."""
     part = slice(size)
-    return Batch(batch.images[part], batch.captions[part], batch.image_ids[part], batch.pairs[part])
+    return Batch(batch.images[part], batch.captions[part], batch.image_rows[part], batch.pairs[part])
 
 
 def _memory(device: torch.device) -> int:

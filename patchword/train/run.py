@@ -22,7 +22,7 @@ from patchword.model import Model
 from patchword.precision import forbid_tf32
 from patchword.recipe import Recipe, load_recipe
 from patchword.train.loop import Trainer
-from patchword.train.optimizer import build_optimizer
+from patchword.train.optimizer import build_optimizer, restore
 from patchword.train.setup import Parts, prepare, training_pairs
 from patchword.train.state import Position, RunFolder
 from patchword.train.words import report_words
@@ -150,7 +150,7 @@ def _fit(
     if parts.select is not None:  # a caption too long for the encoder must not stop the run at its first evaluation
         model.tokenize(parts.select.captions, where=f"{parts.select.dataset}/{parts.select.name}")
     optimizer = build_optimizer(method, recipe.train)
-    position = _resume(run, model, optimizer, console, is_main=accelerator.is_main_process)
+    position = _resume(run, model, optimizer, is_main=accelerator.is_main_process)
     if position.step:
         _say_position(console, run.path, position, recipe)
     pairs, workers = training_pairs(recipe, parts), recipe.data.workers
@@ -159,9 +159,7 @@ def _fit(
     return trainer.fit(position)
 
 
-def _resume(
-    run: RunFolder, model: Model, optimizer: torch.optim.Optimizer, console: Console, *, is_main: bool
-) -> Position:
+def _resume(run: RunFolder, model: Model, optimizer: torch.optim.Optimizer, *, is_main: bool) -> Position:
     """Continue from ``last/`` when there is one.
 
     Raises:
@@ -183,7 +181,7 @@ def _resume(
             "Use the same data and vocabulary to go on with it, or another folder with --out DIR."
         )
     try:
-        optimizer.load_state_dict(state)
+        restore(optimizer, model.method, state)
     except ValueError as error:
         raise CheckpointError(
             f"the optimiser state in '{run.last}' does not fit the model: {error}. Remove '{run.last}' to start again."

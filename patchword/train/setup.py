@@ -10,6 +10,7 @@ import torch
 
 from patchword.config import DataConfig
 from patchword.data.batches import TrainingPairs
+from patchword.data.extras import require_extras, require_finite
 from patchword.data.features import RegionFeatures
 from patchword.data.open import open_split
 from patchword.data.table import Split
@@ -84,8 +85,6 @@ def prepare(recipe: Recipe) -> Parts:
         if split is not None:
             split.require_images()
             check_width(split, config.image)
-    if select is not None:  # the training rows are looked at as they are read, these only after a whole epoch
-        check_finite(select)
     if train.n_captions < recipe.train.batch_size and recipe.train.drop_last:
         raise ConfigError(
             f"{train.dataset}/{train.name} has {train.n_captions} captions, "
@@ -100,6 +99,8 @@ def prepare(recipe: Recipe) -> Parts:
         image = continued(config.image, start, "image")
     torch.manual_seed(recipe.train.seed)
     method: Method = method_class(recipe.method)(config.model_copy(update={"text": text, "image": image}), recipe.loss)
+    if select is not None:  # the training rows are looked at as they are read, these only after a whole epoch
+        check_finite(select, method)
     if start is None:
         load_starting_weights(method, tokenizer)
     else:
@@ -148,12 +149,15 @@ def check_width(split: Split, image: Any) -> None:
         )
 
 
-def check_finite(split: Split) -> None:
-    """Refuse features with NaN or infinity, looking at every row of the split once (seconds for 5,000 images).
+def check_finite(split: Split, method: Method) -> None:
+    """Refuse features and side inputs with NaN or infinity, looking at every row once (seconds for 5,000 images).
 
     Raises:
-        DataError: naming the first such row and its image, and how many there are.
+        DataError: naming the first such row, with the image and how many there are for features; or a side input that
+            the method reads is not there.
     """
+    require_extras(split, method.image_extras, method.caption_extras)
+    require_finite(split, method.image_extras, method.caption_extras)
     source = split.images
     if not isinstance(source, RegionFeatures):
         return

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -25,8 +28,13 @@ _FILES = ("pretrained", "vectors", "weights")  # of a tower: replaced by the che
 
 
 def load_starting_weights(method: Method, tokenizer: Tokenizer) -> None:
-    """Pretrained towers and word vectors, where the configuration names local files."""
+    """Pretrained towers and word vectors, where the configuration names local files.
+
+    Raises:
+        ConfigError: the method lacks the names under which its towers are found.
+    """
     config: Any = method.config
+    require_towers(method)
     text, patches = method.text, method.image.patches  # type: ignore[union-attr]
     if isinstance(text, Bert) and config.text.pretrained is not None:
         text.load_pretrained(config.text.pretrained)
@@ -39,12 +47,31 @@ def load_starting_weights(method: Method, tokenizer: Tokenizer) -> None:
         patches.backbone.load_weights(config.image.weights)  # type: ignore[union-attr, operator]
 
 
+def require_towers(method: Method) -> None:
+    """Refuse a method whose towers are not where weights and vocabularies are put.
+
+    Raises:
+        ConfigError: naming what is missing and the line that makes it.
+    """
+    for tower, name, make in (
+        (method, "text", "self.text = build_text(config.text, width)"),
+        (method, "image", "self.image = a module with `patches`"),
+        (getattr(method, "image", None), "patches", "self.patches = build_patches(config.image), in its image tower"),
+    ):
+        if not hasattr(tower, name):
+            where = "" if tower is method else "image."
+            raise ConfigError(
+                f"{type(method).__name__} (method {method.name}) has no `self.{where}{name}`, where its tower is "
+                f"looked for. Add to its __init__: {make}."
+            )
+
+
 def open_start(recipe: Recipe) -> Model:
     """The checkpoint that ``train.start_from`` names.
 
     Raises:
         CheckpointError: it is missing, damaged, or of another method.
-        ConfigError: the recipe names a vocabulary of its own.
+        ConfigError: the recipe names a vocabulary of its own, or towers of another kind.
     """
     assert recipe.train.start_from is not None
     if recipe.data.vocabulary is not None:
@@ -52,7 +79,54 @@ def open_start(recipe: Recipe) -> Model:
             f"`data.vocabulary` is '{recipe.data.vocabulary}', and `train.start_from` brings the vocabulary of "
             f"'{recipe.train.start_from}'. Leave one of them out."
         )
-    return load(recipe.train.start_from, method=recipe.method)
+    start = load(recipe.train.start_from, method=recipe.method)
+    if any(type(getattr(start.method.config, name)) is not type(getattr(recipe.model, name)) for name in TOWERS):
+        raise other_settings(recipe.model, start)
+    return start
+
+
+TOWERS = ("image", "text")
+
+
+def other_settings(config: Any, start: Model, odd: Sequence[str] = ()) -> ConfigError:
+    """The error for a checkpoint whose tensors are not those of a recipe: every setting of ``model`` that differs.
+
+    Args:
+        config: ``model`` of the recipe.
+        start: the checkpoint.
+        odd: tensors that differ; the first is named where all settings are equal.
+    """
+    ours, theirs = (dict(_flat(one)) for one in (config, start.method.config))
+    differ = [key for key in theirs if ours.get(key, _ABSENT) != theirs[key]]
+    if not differ:
+        return ConfigError(
+            f"`train.start_from`: {len(odd)} tensors of '{start.path}' are not those of {start.method.name}, the first "
+            f"is `{odd[0]}`, with the same settings under `model`. Was the method changed since?"
+        )
+    shown = ", ".join(f"{key} {_shown(theirs[key])} (recipe: {_shown(ours.get(key))})" for key in differ)
+    options = " ".join(f"--{key} {shlex.quote(_shown(theirs[key]))}" for key in differ)
+    return ConfigError(
+        f"`train.start_from`: the model in '{start.path}' has other settings than the recipe: {shown}. "
+        f"To train on from it, add: {options}"
+    )
+
+
+_ABSENT = object()
+
+
+def _flat(config: Config, at: str = "model.") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a configuration, without what a checkpoint or a recipe alone knows."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            yield from _flat(value, f"{at}{name}.")
+        elif name not in (*_FROM_CHECKPOINT, *_FILES):
+            yield f"{at}{name}", value
+
+
+def _shown(value: Any) -> str:
+    """A value as a dotted option takes it; what a recipe does not have is null as well."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def continued(tower: Config, start: Model, name: str) -> Any:
@@ -61,17 +135,9 @@ def continued(tower: Config, start: Model, name: str) -> Any:
     Args:
         tower: of the recipe.
         start: the checkpoint.
-        name: ``image`` or ``text``.
-
-    Raises:
-        ConfigError: the checkpoint has another kind of tower.
+        name: ``image`` or ``text``; both have a tower of the same kind there (``open_start``).
     """
     theirs: Config = getattr(start.method.config, name)
-    if type(theirs) is not type(tower):
-        raise ConfigError(
-            f"`model.{name}.kind` is {getattr(tower, 'kind', None)!r}, and the checkpoint of `train.start_from` has "
-            f"{getattr(theirs, 'kind', None)!r}. Use the recipe that '{start.path}' was trained with."
-        )
     known = type(tower).model_fields
     found = {key: getattr(theirs, key) for key in _FROM_CHECKPOINT if key in known}
     return tower.model_copy(update={**found, **{key: None for key in _FILES if key in known}})
@@ -84,11 +150,11 @@ def copy_weights(method: Method, start: Model) -> None:
         ConfigError: their tensors differ in names or shapes.
     """
     wanted, found = inference_state(method), inference_state(start.method)
-    for key in sorted(set(wanted) | set(found)):
-        sizes = [tuple(state[key].shape) if key in state else "nothing" for state in (wanted, found)]
-        if sizes[0] != sizes[1]:
-            raise ConfigError(
-                f"`train.start_from`: tensor `{key}` is {sizes[0]} by the recipe and {sizes[1]} in '{start.path}'. "
-                "Use the settings under `model` that it was trained with (its config.json)."
-            )
+    odd = sorted(key for key in {*wanted, *found} if _shape(wanted, key) != _shape(found, key))
+    if odd:
+        raise other_settings(method.config, start, odd)
     method.load_state_dict(found, strict=False)  # the rest is not in a checkpoint
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(state[key].shape) if key in state else None

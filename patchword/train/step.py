@@ -84,9 +84,9 @@ class Stepper:
         config, device = self.config, self.accelerator.device
         rate = set_rates(self.optimizer, config, position.epoch, position.step)
         images, captions = pad_alike(batch.images.to(device), batch.captions.to(device))
-        batch = Batch(images, captions, batch.image_ids, batch.pairs)
-        image_ids = gather_ids(batch.image_ids.to(device))
-        step = Step(position.epoch, position.iteration, iterations, image_ids, position.step)
+        batch = Batch(images, captions, batch.image_rows, batch.pairs)
+        image_rows = gather_ids(batch.image_rows.to(device))
+        step = Step(position.epoch, position.iteration, iterations, image_rows, position.step)
         self.optimizer.zero_grad(set_to_none=True)
         self.method.begin_step(step)
         whole = config.micro_batch is None or config.micro_batch >= len(batch)

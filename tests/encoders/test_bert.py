@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_there_is_no_pooler(bert: Bert) -> None:
     assert not [name for name, _ in bert.named_parameters() if "pooler" in name]
-    assert bert.max_words == 12
+    assert bert.max_tokens == 12
 
 
 def test_padding_changes_nothing(bert: Bert) -> None:

@@ -75,7 +75,7 @@ def same(found: Tensor, wanted: Tensor) -> None:
 
 
 def step(number: int = 0, *, epoch: int = 0) -> Step:
-    return Step(epoch=epoch, image_ids=IDS, step=number)
+    return Step(epoch=epoch, image_rows=IDS, step=number)
 
 
 def plain_head(head: GuidedHead, fragments: Tensor, guide: Tensor | None) -> Tensor:

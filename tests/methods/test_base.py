@@ -77,15 +77,15 @@ def test_same_image_can_be_ignored() -> None:
     images = torch.tensor([7, 3, 7, 1, 3, 9])
     same = images[:, None] == images[None, :]
     for config in (LossConfig(same_image="ignored"), LossConfig(kind="info_nce", same_image="ignored")):
-        found = ranking_loss(config, scores(), Step(image_ids=images))
+        found = ranking_loss(config, scores(), Step(image_rows=images))
         if config.kind == "hinge":
             assert torch.equal(found, hinge(scores(), config.margin, ignore=same))
         else:
             assert torch.equal(found, info_nce(scores(), config.temperature, config.margin, ignore=same))
         counted = config.model_copy(update={"same_image": "negative"})
-        assert found < ranking_loss(counted, scores(), Step(image_ids=images))
-        distinct = ranking_loss(config, scores(), Step(image_ids=torch.arange(6)))
-        assert torch.equal(distinct, ranking_loss(counted, scores(), Step(image_ids=images)))
+        assert found < ranking_loss(counted, scores(), Step(image_rows=images))
+        distinct = ranking_loss(config, scores(), Step(image_rows=torch.arange(6)))
+        assert torch.equal(distinct, ranking_loss(counted, scores(), Step(image_rows=images)))
 
 
 def test_the_ramp_multiplies_one_epoch() -> None:

@@ -217,7 +217,7 @@ def test_a_small_batch_trains(method: Clip, batch: int) -> None:
     method.train()
     images, captions = images_of(method, batch), captions_of(method, (4, 2, 3)[:batch])
     a, b = method.encode_images(images), method.encode_captions(captions)
-    losses = method.losses(pair_scores(method, a, b), a, b, Step(image_ids=torch.arange(batch)))
+    losses = method.losses(pair_scores(method, a, b), a, b, Step(image_rows=torch.arange(batch)))
     torch.autograd.backward(losses["total"])
     grads = [p.grad for p in method.parameters() if p.grad is not None]
     assert all(torch.isfinite(g).all() for g in grads)

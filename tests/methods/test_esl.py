@@ -244,7 +244,7 @@ def test_grids_are_masked_and_their_gradient_is_finite() -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
     method.freeze_blocks(4)
     assert not any(p.requires_grad for n, p in method.named_parameters() if ".backbone." in n)
-    assert {"image", "image_backbone", "text"} == set(method.parameter_groups())
+    assert {"image", "image_backbone", "text", "matching"} == set(method.parameter_groups())
 
 
 @pytest.mark.parametrize("kind", KINDS)

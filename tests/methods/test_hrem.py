@@ -69,7 +69,7 @@ def same(found: Tensor, wanted: Tensor) -> None:
 
 
 def step(number: int = 0, *, epoch: int = 0) -> Step:
-    return Step(epoch=epoch, image_ids=IDS, step=number)
+    return Step(epoch=epoch, image_rows=IDS, step=number)
 
 
 def plain_pool(fragments: Tensor, enhanced: Tensor) -> list[float]:
@@ -252,7 +252,7 @@ def test_only_the_graph_is_left_out_of_checkpoints() -> None:
 def test_groups_follow_the_towers() -> None:
     groups = hrem(text=BERT).parameter_groups()
     names = {id(p): name for name, p in hrem(text=BERT).named_parameters()}
-    assert set(groups) == {"image", "text", "text_backbone"}
+    assert set(groups) == {"image", "text", "text_backbone", "matching"}
     assert sum(map(len, groups.values())) == len(names)
 
 

@@ -182,7 +182,7 @@ def test_scores_tell_captions_apart(name: str) -> None:
 @pytest.mark.parametrize("batch", [2, 3])
 def test_a_small_batch_trains(name: str, batch: int) -> None:
     method = small(name).train()
-    step = Step(epoch=3, iteration=1, iterations=2, image_ids=torch.arange(batch), step=50_000)
+    step = Step(epoch=3, iteration=1, iterations=2, image_rows=torch.arange(batch), step=50_000)
     method.begin_step(step)
     counts = region_counts(method)[:batch]
     images, captions = (

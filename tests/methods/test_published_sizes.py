@@ -22,6 +22,8 @@ from patchword.scoring.matrix import pair_scores, score_matrix
 from patchword.train.optimizer import build_optimizer, clip_gradients
 from patchword.types import Captions, Images
 
+pytestmark = pytest.mark.integration
+
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 WORDS = 8481  # of SCAN's Flickr30K vocabulary
 B, R, L = 3, 36, 12
@@ -85,7 +87,7 @@ def test_a_model_of_published_size_trains_and_survives_saving(name: str, tmp_pat
     images, captions = inputs(method)
 
     optimizer = build_optimizer(method.train(), TrainConfig(lr=recipe.train.lr, lr_factors=recipe.train.lr_factors))
-    step = Step(epoch=1, iteration=5, iterations=10, image_ids=torch.tensor([0, 1, 1])[: len(images)], step=20_000)
+    step = Step(epoch=1, iteration=5, iterations=10, image_rows=torch.tensor([0, 1, 1])[: len(images)], step=20_000)
     method.begin_step(step)
     a, b = method.encode_images(images), method.encode_captions(captions)
     total = method.losses(pair_scores(method, a, b), a, b, step)["total"]

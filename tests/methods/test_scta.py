@@ -195,6 +195,12 @@ def test_resample_draws_in_evaluation_too_and_trained_never_draws() -> None:
     assert (trained.label, method.label, made("laps").label) == ("scta with a trained word head", "scta", "laps")
 
 
+def test_the_weights_of_a_score_are_those_of_its_condensers() -> None:
+    kinds = (made("scta"), made("scta", word_condenser="none"), made("laps"))
+    both, one = "the condensers of patches and words", "the condenser of patches"
+    assert [(method.formula.how, method.formula.weights) for method in kinds] == [("", both), ("", one), ("", one)]
+
+
 def test_the_bank_is_stored_and_never_trained() -> None:
     method = Scta(SctaConfig(joint_dim=20, image=RegionsConfig(width=5), text=BigruConfig(vocab_size=9), bank_seed=4))
     assert "bank" in method.state_dict()
@@ -293,15 +299,15 @@ def test_the_first_epoch_counts_all_negatives_under_a_ramp() -> None:
     plain = method.loss.model_copy(update={"ramp_epoch": None})
 
     def total(**where: Any) -> float:
-        return method.losses(scores, a, b, Step(image_ids=ids, **where))["base"].item()
+        return method.losses(scores, a, b, Step(image_rows=ids, **where))["base"].item()
 
-    every = ranking_loss(plain, scores, Step(epoch=0, image_ids=ids)).item()
-    hardest = ranking_loss(plain, scores, Step(epoch=1, image_ids=ids)).item()
+    every = ranking_loss(plain, scores, Step(epoch=0, image_rows=ids)).item()
+    hardest = ranking_loss(plain, scores, Step(epoch=1, image_rows=ids)).item()
     assert 0 < hardest < every
     assert total(epoch=0, iteration=0, iterations=8) == 0
     assert total(epoch=0, iteration=6, iterations=8) == pytest.approx(0.75 * every)
     assert total(epoch=1, iteration=0, iterations=8) == pytest.approx(hardest)
-    others = Step(epoch=1, image_ids=torch.arange(4))
+    others = Step(epoch=1, image_rows=torch.arange(4))
     assert ranking_loss(plain, scores, others).item() > hardest  # another caption of the image is no negative
 
 

@@ -20,6 +20,8 @@ from patchword.parity import evaluation_lists
 from patchword.parity.cases import Case, Ledger, leaves, read_case
 from patchword.parity.evaluation import compare, compare_protocol
 
+pytestmark = pytest.mark.integration
+
 GOLDEN = Path(__file__).parent.parent / "golden"
 EVALUATION = sorted((GOLDEN / "evaluation").glob("case[1-8]*.json"))
 INPUTS = ("sims", "relevance", "caption_owner", "image_embeddings", "caption_embeddings", "model", "human", "picks")

@@ -62,7 +62,7 @@ def test_the_second_pass_repeats_the_dropout_of_the_first(tmp_path: Path) -> Non
     found = {name: gradient.clone() for name, gradient in gradients(trainer).items()}
 
     plain = make_trainer(tmp_path, None, bert=bert)  # one graph over the same parts, with the same seeds
-    step = Step(0, 0, len(plain.plan), batch.image_ids)
+    step = Step(0, 0, len(plain.plan), batch.image_rows)
     encoded = []
     for k, start in enumerate(range(0, len(batch), 7)):
         plain.stepper.seed(step, k)

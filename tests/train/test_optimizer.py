@@ -1,17 +1,22 @@
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small import recipe, training_state, weights, write_bert, write_pictures, write_precomp
+from small import recipe, same_tensors, training_state, weights, write_bert, write_pictures, write_precomp
 
 from patchword.config import TrainConfig
+from patchword.encoders.bigru import BigruConfig
+from patchword.encoders.patches import RegionsConfig
 from patchword.errors import CollapseError, ConfigError
+from patchword.methods import method_class
 from patchword.methods.base import Method
 from patchword.methods.chan import Chan
+from patchword.recipe import load_recipe
 from patchword.train.loop import Trainer
-from patchword.train.optimizer import build_optimizer, clip_gradients, set_rates
+from patchword.train.optimizer import build_optimizer, clip_gradients, restore, set_rates
 from patchword.train.run import train
 from patchword.train.setup import prepare
 from patchword.train.step import Stepper
@@ -20,6 +25,15 @@ from patchword.train.step import Stepper
 def bert_method(folder: Path) -> Method:
     data, bert = write_precomp(folder / "data", {"train": 8, "dev": 4}), write_bert(folder / "bert")
     return prepare(recipe("chan", data, bert=bert)).method
+
+
+def narrow(stem: str) -> Method:
+    """The model of a recipe with region features and a BiGRU, narrow; its weights are always the same."""
+    made = load_recipe(stem)
+    changes = {"joint_dim": 16, "image": RegionsConfig(width=5), "text": BigruConfig(vocab_size=12, word_dim=4)}
+    torch.manual_seed(1)
+    method: Method = method_class(made.method)(made.model.model_copy(update=changes), made.loss)
+    return method
 
 
 def test_every_parameter_is_in_exactly_one_group(tmp_path: Path) -> None:
@@ -40,8 +54,81 @@ def test_factors_change_the_rate_of_their_group_only(tmp_path: Path) -> None:
 
 
 def test_an_unknown_group_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="names 'txt'"):
+    with pytest.raises(ConfigError, match=r"names 'txt'.*image_backbone, matching"):
         build_optimizer(bert_method(tmp_path), TrainConfig(lr_factors={"txt": 1.0}))
+
+
+def test_a_factor_of_a_group_that_is_not_there_changes_nothing(tmp_path: Path) -> None:
+    method = prepare(recipe("chan", write_precomp(tmp_path, {"train": 8, "dev": 4}))).method  # a BiGRU
+    config = TrainConfig(lr=0.5, lr_factors={"text_backbone": 0.1, "matching": 0.1})
+    assert {group["name"]: group["lr"] for group in build_optimizer(method, config).param_groups} == {
+        "image": 0.5,
+        "text": 0.5,
+    }
+
+
+def grouped_by_towers(method: Method) -> torch.optim.AdamW:
+    """The optimiser of before there was the group ``matching``."""
+    groups: dict[str, list[torch.nn.Parameter]] = {"image": [], "text": []}
+    optimised = {id(parameter) for group in method.parameter_groups().values() for parameter in group}
+    for name, parameter in method.named_parameters():
+        if id(parameter) in optimised:
+            groups["text" if name.startswith("text") else "image"].append(parameter)
+    listed = [{"params": found, "name": name} for name, found in sorted(groups.items())]
+    return torch.optim.AdamW(listed, lr=1e-3, weight_decay=1e-2)
+
+
+def take_steps(method: Method, optimizer: torch.optim.Optimizer, numbers: range) -> None:
+    """Steps along random gradients that are a function of their number; every ninth parameter gets none."""
+    for number in numbers:
+        draw = torch.Generator().manual_seed(number)
+        for k, parameter in enumerate(method.parameters()):
+            gradient = torch.randn(parameter.shape, generator=draw)
+            parameter.grad = None if k % 9 == 0 else gradient
+        optimizer.step()
+
+
+@pytest.mark.parametrize("stem", ["esl_a_scenes", "scta_scenes", "cefg_sgr_scenes", "aahr_scenes"])
+def test_matching_has_a_rate_of_its_own_and_changes_no_number(stem: str) -> None:
+    methods: list[Method] = [narrow(stem) for _ in range(3)]
+    config = TrainConfig(lr=1e-3, weight_decay=1e-2)
+    old, new, again = grouped_by_towers(methods[0]), build_optimizer(methods[1], config), methods[2]
+    assert {group["name"] for group in new.param_groups} == {"image", "matching", "text"}
+    take_steps(methods[0], old, range(3))
+    take_steps(methods[1], new, range(3))
+    assert same_tensors(methods[0].state_dict(), methods[1].state_dict())
+    again.load_state_dict(methods[0].state_dict())
+    resumed = build_optimizer(again, config)
+    restore(resumed, again, deepcopy(old.state_dict()))  # of a run that began before
+    take_steps(methods[0], old, range(3, 5))
+    take_steps(again, resumed, range(3, 5))
+    assert same_tensors(methods[0].state_dict(), again.state_dict())
+
+
+def test_a_state_of_another_model_is_refused() -> None:
+    method = narrow("esl_h_scenes")
+    with pytest.raises(ValueError, match="group"):
+        restore(
+            build_optimizer(method, TrainConfig()), method, grouped_by_towers(narrow("cefg_saf_scenes")).state_dict()
+        )
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("esl_h_scenes", {"forms", "image_pyramid", "log_temperature", "text_pyramid"}),
+        ("scta_scenes", {"patch_condenser", "word_condenser"}),
+        ("laps_scenes", {"patch_condenser"}),
+        ("cefg_sgr_scenes", {"similarity"}),
+        ("hrem_scenes", {"graph"}),
+        ("aahr_scenes", {"graph", "prototypes"}),
+        ("chan_scenes", set()),
+    ],
+)
+def test_matching_is_what_belongs_to_neither_tower(stem: str, expected: set[str]) -> None:
+    method = narrow(stem)
+    found = {id(parameter) for parameter in method.parameter_groups().get("matching", [])}
+    assert {key.partition(".")[0] for key, p in method.named_parameters() if id(p) in found} == expected
 
 
 @pytest.mark.parametrize(

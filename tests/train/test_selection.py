@@ -3,12 +3,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from small import recipe, same_tensors, weights, write_precomp
+from small import recipe, same_tensors, weights, write_precomp, write_recipe
 
-from patchword.errors import ConfigError
+from patchword.cli import main
+from patchword.errors import ConfigError, DataError
 from patchword.evaluate.result import evaluate_scores
 from patchword.evaluate.run import evaluate
 from patchword.evaluate.scores_file import load_scores
@@ -129,6 +131,27 @@ def test_a_batch_that_is_never_full_is_refused_before_training(tmp_path: Path) -
     assert train(recipe("chan", data, changes), tmp_path / "run").position.step == 1
 
 
+@pytest.mark.parametrize("side", ["ims", "caps"])
+def test_side_inputs_of_dev_are_looked_at_before_training(side: str, tmp_path: Path) -> None:
+    sizes = {"train": 8, "dev": 4}
+    data = write_precomp(tmp_path / "data", sizes)
+    for split, count in sizes.items():
+        np.save(data / f"{split}_ims_clip.npy", np.ones((count, 6), np.float32))
+        np.save(data / f"{split}_caps_clip.npy", np.ones((5 * count, 6), np.float32))
+    small = {"guide": "clip", "clip_dim": 6, "heads": 2, "guide_heads": 2, "top_k": 3, "prototypes": 5, "queue": 40}
+    wanted = recipe("aahr", data, {"model": small, "train": {"epochs": 1}})
+    path = data / f"dev_{side}_clip.npy"
+    broken = np.load(path)
+    broken[3, 1] = np.nan
+    np.save(path, broken)
+    with pytest.raises(DataError, match=rf"dev_{side}_clip.npy' row 3 holds NaN or infinite"):
+        train(wanted, tmp_path / "run")
+    path.unlink()
+    with pytest.raises(DataError, match=rf"reads `clip` .* Expected 'dev_{side}_clip.npy'"):
+        train(wanted, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_the_same_recipe_gives_the_same_weights_whatever_was_drawn_before(tmp_path: Path) -> None:
     data = write_precomp(tmp_path / "data")
     for name in ("a", "b"):
@@ -137,3 +160,13 @@ def test_the_same_recipe_gives_the_same_weights_whatever_was_drawn_before(tmp_pa
     assert same_tensors(weights(tmp_path / "a" / "last"), weights(tmp_path / "b" / "last"))
     train(recipe("chan", data, {"train": {"epochs": 1, "seed": 2}}), tmp_path / "c")
     assert not same_tensors(weights(tmp_path / "a" / "last"), weights(tmp_path / "c" / "last"))
+
+
+def test_the_next_command_names_a_split_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_precomp(tmp_path / "data", {"all": 12})
+    changes = {"data": {"train": "all"}, "train": {"select_on": "none", "epochs": 1}}
+    file = write_recipe(tmp_path / "tiny.yaml", "chan", tmp_path / "data", changes)
+    assert main(["train", str(file), "--out", str(tmp_path / "run")]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].partition("Next: patchword ")[2].split()
+    assert command[-2:] == ["--split", "all"]
+    assert main(command) == 0

@@ -10,8 +10,12 @@ import torch
 from small import recipe, weights, write_bert, write_precomp
 
 import patchword
+from patchword.encoders.bigru import BigruConfig
+from patchword.encoders.patches import RegionsConfig
 from patchword.errors import CheckpointError, ConfigError
+from patchword.methods.chan import Chan, ChanConfig
 from patchword.train.run import train
+from patchword.train.start import require_towers
 
 WORDS = "a dog and a new word"
 STILL = {"train": {"lr": 1e-12, "weight_decay": 0.0, "epochs": 1, "select_on": "none"}}
@@ -59,8 +63,8 @@ def test_queues_and_key_encoders_start_anew(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "changes", "kind", "said"),
     [
-        ("chan", {"model": {"joint_dim": 8}}, ConfigError, "tensor `.*` is .24,. by the recipe and .48,. in '"),
-        ("chan", {"model": {"context": "none"}}, ConfigError, "tensor `.*` is nothing by the recipe"),
+        ("chan", {"model": {"joint_dim": 8}}, ConfigError, r"model\.joint_dim 16 \(recipe: 8\)\. .*add"),
+        ("chan", {"model": {"context": "none"}}, ConfigError, "model.context .*add: --model.context "),
         ("chan", {"data": {"vocabulary": "words.json"}}, ConfigError, "Leave one of them out"),
         ("vse_inf", {}, CheckpointError, "is a checkpoint of 'chan'. Expected one of 'vse_inf'"),
         ("chan", {"train": {"start_from": "nowhere"}}, CheckpointError, "'nowhere' does not exist"),
@@ -83,3 +87,34 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = recipe("chan", write_precomp(folder / "data", {"train": 12, "dev": 8}), STILL)
     train(made, folder / "run")
     return folder / "run"
+
+
+def test_every_setting_that_differs_is_named(data: Path, first: Path, tmp_path: Path) -> None:
+    both: dict[str, Any] = {"joint_dim": 8, "text": {"word_dim": 6}}
+    for model, bert, said in (
+        (both, None, "--model.joint_dim 16 --model.text.word_dim 12"),
+        ({"joint_dim": 8}, write_bert(tmp_path / "bert"), "--model.text.kind bigru"),
+    ):
+        made = recipe("chan", data, {**from_run(first), "model": model}, bert=bert)
+        with pytest.raises(ConfigError, match=r"other settings than the recipe: model\.joint_dim 16 ") as found:
+            train(made, tmp_path / "second")
+        assert said in str(found.value)
+
+
+def test_a_method_without_its_towers_is_one_clear_line() -> None:
+    class Bare(Chan):
+        """A method whose text tower has another name."""
+
+        name = "bare"
+
+        def __init__(self, config: ChanConfig) -> None:
+            super().__init__(config)
+            del self.text
+
+    config = ChanConfig(joint_dim=8, image=RegionsConfig(width=5), text=BigruConfig(vocab_size=5, word_dim=3))
+    with pytest.raises(ConfigError, match=r"^Bare \(method bare\) has no `self\.text`, .* self\.text = build_text\("):
+        require_towers(Bare(config))
+    del (made := Chan(config)).image.patches
+    with pytest.raises(ConfigError, match=r"has no `self\.image\.patches`"):
+        require_towers(made)
+    require_towers(Chan(config))

@@ -111,7 +111,7 @@ def test_raw_pictures_with_a_vision_transformer_and_bert(tmp_path: Path) -> None
     assert isinstance(model.method, Scta)
     groups = model.method.parameter_groups()
     sizes = {name: sum(p.numel() for p in found) for name, found in groups.items()}
-    assert set(sizes) == {"image", "image_backbone", "text", "text_backbone"}
+    assert set(sizes) == {"image", "image_backbone", "text", "text_backbone", "matching"}
     assert sizes["text"] == 12 * 17  # the projection of BERT
     split = open_split(data, "dev", images="pictures")
     found = light_words(model, split, 1, "a red wall")

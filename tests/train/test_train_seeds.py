@@ -67,6 +67,9 @@ def test_the_command_reports_the_spread_and_what_comes_next(
     assert command == ["evaluate", str(out / "seed_5"), str(out / "seed_6"), "--data", str(data), "--seeds"]
     assert main(command) == 0
     assert "2 runs of one recipe" in capsys.readouterr().out
+    said = refused(["evaluate", out, "--data", data], capsys, kind="CheckpointError")
+    assert "holds the runs of 2 seeds: seed_5, seed_6. Name one of them" in said
+    assert f"patchword evaluate {out}/seed_* --seeds" in said
 
 
 def test_one_seed_is_no_spread_and_a_run_folder_no_place_for_several(
