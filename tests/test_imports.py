@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import patchword
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "patchword"
@@ -30,13 +35,16 @@ FLOORS = (
     ("loading",),
     ("importers", "evaluate"),
     ("train", "search", "explain", "export"),
+    ("store",),
+    ("shortlist",),
     ("index", "report"),
+    ("retrieve",),
     ("parity", "bench", "demo"),
     ("cli", "verbs", "web", "__main__"),
 )
 FLOOR_OF = {name: k for k, names in enumerate(FLOORS) for name in names}
-# Short cuts to functions that stand above, imported when they are called: ``Model.search``.
-SHORT_CUTS = {("model", "search")}
+# Short cuts to what stands above, imported on first use: ``Model.search``, ``patchword.index.Index``.
+SHORT_CUTS = {("model", "search"), ("index", "retrieve")}
 
 
 def part_of(module: Path) -> str:
@@ -91,6 +99,35 @@ def test_public_names_stay_callable() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_told_without_being_imported() -> None:
+    code = (
+        "import re, sys, patchword\n"
+        "listed = re.findall(r'^\\* ``(\\w+)', patchword.__doc__, re.M)\n"
+        "assert listed == patchword.__all__, listed\n"
+        "assert set(patchword.__all__) <= set(dir(patchword))\n"
+        "import patchword.train\n"
+        "assert 'torch' not in sys.modules\n"
+        "for name in patchword.__all__: getattr(patchword, name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["search", "index"])
+def test_public_modules_need_no_import_of_their_own(name: str) -> None:
+    code = f"import patchword; print(patchword.{name}.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == f"patchword.{name}\n"
+
+
+@pytest.mark.parametrize("name", ["evaluate", "explain", "export", "train"])
+def test_a_callable_package_shows_its_function(name: str) -> None:
+    package, function = getattr(patchword, name), getattr(import_module(f"patchword.{name}.run"), name)
+    assert isinstance(package, ModuleType)
+    assert inspect.signature(package) == inspect.signature(function)
+    assert inspect.getdoc(package) == inspect.getdoc(function)
 
 
 def test_every_part_has_a_floor() -> None:

@@ -11,37 +11,37 @@ if TYPE_CHECKING:
     from patchword.index.about import info
     from patchword.index.building import build
     from patchword.index.captions import add_captions
-    from patchword.index.catalog import CaptionItem, Catalog, Item, generation
-    from patchword.index.changing import change_backend
+    from patchword.index.changing_backend import change_backend
     from patchword.index.compacting import compact
-    from patchword.index.engine import Index
     from patchword.index.exporting import export
-    from patchword.index.query import Part, Query
     from patchword.index.removing import remove
-    from patchword.index.snapshot import Snapshot, open_snapshot
     from patchword.index.syncing import add, sync
     from patchword.index.verifying import verify
+    from patchword.retrieve.engine import Index
+    from patchword.retrieve.query import Part, Query
+    from patchword.store.catalog import CaptionItem, Catalog, Item, generation
+    from patchword.store.snapshot import Snapshot, open_snapshot
 
 _HOME = {
-    "build": "building",
-    "add": "syncing",
-    "sync": "syncing",
-    "remove": "removing",
-    "compact": "compacting",
-    "verify": "verifying",
-    "info": "about",
-    "export": "exporting",
-    "add_captions": "captions",
-    "change_backend": "changing",
-    "Catalog": "catalog",
-    "Item": "catalog",
-    "CaptionItem": "catalog",
-    "generation": "catalog",
-    "Snapshot": "snapshot",
-    "open_snapshot": "snapshot",
-    "Index": "engine",
-    "Part": "query",
-    "Query": "query",
+    "build": "index.building",
+    "add": "index.syncing",
+    "sync": "index.syncing",
+    "remove": "index.removing",
+    "compact": "index.compacting",
+    "verify": "index.verifying",
+    "info": "index.about",
+    "export": "index.exporting",
+    "add_captions": "index.captions",
+    "change_backend": "index.changing_backend",
+    "Catalog": "store.catalog",
+    "Item": "store.catalog",
+    "CaptionItem": "store.catalog",
+    "generation": "store.catalog",
+    "Snapshot": "store.snapshot",
+    "open_snapshot": "store.snapshot",
+    "Index": "retrieve.engine",
+    "Part": "retrieve.query",
+    "Query": "retrieve.query",
 }
 __all__ = [
     "CaptionItem",
@@ -68,5 +68,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f"patchword.index.{_HOME[name]}"), name)
+        return getattr(import_module(f"patchword.{_HOME[name]}"), name)
     raise AttributeError(f"module 'patchword.index' has no attribute {name!r}; it has {', '.join(__all__)}")

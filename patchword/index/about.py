@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patchword.index.catalog import Catalog
-from patchword.index.layout import IndexFolder, open_folder
-from patchword.index.manifest import read_manifest
 from patchword.index.results import FolderInfo
-from patchword.index.schema import connect_to_read, generation, one_view
+from patchword.store.catalog import Catalog
+from patchword.store.layout import IndexFolder, open_folder
+from patchword.store.manifest import read_manifest
+from patchword.store.schema import connect_to_read, generation, one_view
 
 
 def info(index: Path | str | IndexFolder) -> FolderInfo:

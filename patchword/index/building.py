@@ -19,26 +19,24 @@ from patchword.files import sync_folder
 from patchword.index.column_files import follow_columns, next_id, set_columns
 from patchword.index.columns import read_columns
 from patchword.index.encode import pixel_transform_of
-from patchword.index.estimate import bytes_per_image, require_space, size_text
 from patchword.index.features import FeatureFolder, Spot, feature_source
-from patchword.index.layout import IndexFolder, is_index
-from patchword.index.lock import writer_lock
-from patchword.index.manifest import BackendChoice, FeatureSource, Manifest, PoolKind, write_manifest
-from patchword.index.model_hash import open_model, stamp_of
 from patchword.index.model_place import follow_model
 from patchword.index.options import THREADS, EncodeOptions
-from patchword.index.pooled import pool_kind
 from patchword.index.results import Changes
 from patchword.index.roots import locate, root_for
-from patchword.index.scan import scan_folder
-from patchword.index.schema import connect_to_write, count_items, create
-from patchword.index.shortlist import backend_class
-from patchword.index.shortlist.build import check_backend
 from patchword.index.syncing import sync_locked
 from patchword.index.writer import Writer, write_locked
 from patchword.loading import load
 from patchword.methods.clip import Interaction
 from patchword.model import Model
+from patchword.shortlist import backend_class
+from patchword.shortlist.build import check_backend
+from patchword.shortlist.pooled import pool_kind
+from patchword.store.layout import IndexFolder, is_index
+from patchword.store.lock import writer_lock
+from patchword.store.manifest import BackendChoice, FeatureSource, Manifest, PoolKind, write_manifest
+from patchword.store.model_hash import open_model, stamp_of
+from patchword.store.schema import connect_to_write, create
 from patchword.types import Encoded, Images
 
 
@@ -121,9 +119,8 @@ def build(
             manifest = _make_manifest(loaded, source, shard_mb, pooled, choice)
             check_backend(choice, manifest.pooled.width)
             writer = _create(stack, place, manifest, folder, follow=follow_links)
-        _say_size(writer, folder, console, follow=follow_links)
         moved_to, first = follow_model(writer, loaded), next_id(writer)
-        changes = sync_locked(writer, None, replace(options, model=loaded), allow_empty=True)
+        changes = sync_locked(writer, None, replace(options, model=loaded), allow_empty=True, says_size=True)
         changes = follow_columns(writer, first, replace(changes, model_place=moved_to), besides=table)
         return set_columns(writer, table, changes)
 
@@ -253,19 +250,3 @@ def _create(
         raise ConfigError(f"'{place.path}' was taken by another process meanwhile. Choose another name.") from None
     sync_folder(place.path.parent)
     return stack.enter_context(write_locked(place))
-
-
-def _say_size(writer: Writer, folder: Path | str | None, console: Console | None, *, follow: bool) -> None:
-    """Say how large the index will be, and refuse what the disk can not hold."""
-    if folder is None:
-        return
-    files = scan_folder(0, locate(Path(folder)), follow=follow).files
-    there = count_items(writer.connection)
-    manifest, needed = writer.manifest, max(0, len(files) - there) * bytes_per_image(writer.manifest)
-    require_space(writer.folder.path, needed)
-    if console is not None:
-        console.print(
-            f"{len(files):,} pictures, {there:,} of them indexed; {manifest.set_size} vectors of {manifest.width} "
-            f"each: about {size_text(needed)} to come",
-            highlight=False,
-        )

@@ -20,19 +20,19 @@ from patchword.errors import ConfigError, DataError
 from patchword.index.compacting import join_small
 from patchword.index.damage import lost_ids, runs
 from patchword.index.encode import Encoder, to_rows
-from patchword.index.estimate import require_space, set_bytes
-from patchword.index.model_hash import ModelGiven
 from patchword.index.model_place import follow_model
 from patchword.index.options import EncodeOptions
 from patchword.index.pending import Pending
 from patchword.index.records import NewCaption
 from patchword.index.restoring import NOT_FINITE
 from patchword.index.results import CaptionChanges
-from patchword.index.schema import generation
 from patchword.index.sources import open_encoder
 from patchword.index.update import SAVE_EVERY_S
 from patchword.index.writer import Writer, open_writer
 from patchword.model import Model
+from patchword.store.estimate import require_space, set_bytes
+from patchword.store.model_hash import ModelGiven
+from patchword.store.schema import generation
 
 BLOCK = 2048
 

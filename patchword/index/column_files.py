@@ -14,8 +14,8 @@ from pathlib import Path
 from patchword.errors import DataError
 from patchword.index.columns import Stamp, Table, apply_columns, hash_of, read_columns, stamp_of
 from patchword.index.results import Changes
-from patchword.index.schema import generation, meta, transaction
 from patchword.index.writer import Writer
+from patchword.store.schema import generation, meta, transaction
 
 
 def set_columns(writer: Writer, table: Table | None, changes: Changes) -> Changes:
@@ -67,9 +67,19 @@ def follow_columns(writer: Writer, first: int, changes: Changes, *, besides: Tab
         applied = apply_columns(writer, table)
         if is_changed:
             _renew(writer, path, table.stamp, table.hash)
-            vain = f"; {len(applied.unknown):,} rows name no image" if applied.unknown else ""
+            vain = f"; {in_vain(len(applied.unknown))}" if applied.unknown else ""
             said.append(f"'{path}' has changed: columns of {applied.items:,} images were set anew{vain}")
     return replace(changes, column_files=tuple(said), generation=generation(writer.connection))
+
+
+def in_vain(rows: int, of: str = "") -> str:
+    """How many rows of a table name no image.
+
+    Example:
+        >>> in_vain(1, " of --columns"), in_vain(2)
+        ('1 row of --columns names no image', '2 rows name no image')
+    """
+    return f"1 row{of} names no image" if rows == 1 else f"{rows:,} rows{of} name no image"
 
 
 def _look(writer: Writer, besides: Path | None) -> dict[Path, bool]:

@@ -11,11 +11,11 @@ from typing import Any
 
 from patchword.errors import DataError
 from patchword.index.file_bytes import hash_bytes
-from patchword.index.filters import BUILT_IN, INTEGER, REAL, TEXT
 from patchword.index.records import RACY_NS
-from patchword.index.schema import bump_generation, transaction
 from patchword.index.tables import JSON_LINES, read_by_path
 from patchword.index.writer import Writer
+from patchword.store.filters import BUILT_IN, INTEGER, REAL, TEXT
+from patchword.store.schema import bump_generation, transaction
 
 Value = str | int | float | None
 Stamp = tuple[int, int]  # size, and time of change in ns; 0 where the file may have changed again unseen

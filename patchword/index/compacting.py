@@ -12,13 +12,13 @@ from rich.console import Console
 
 from patchword.console import ProgressBar
 from patchword.index.damage import lost_ids
-from patchword.index.estimate import require_space
-from patchword.index.given_up import clear_given_up
-from patchword.index.live import live_places
+from patchword.index.quarantine import clear_given_up
 from patchword.index.results import Compacted
-from patchword.index.schema import KINDS, bump_generation, generation, meta, register_shard, set_meta, transaction
-from patchword.index.shards import Array, Shard, write_shard
 from patchword.index.writer import Writer, open_writer, whole_shard
+from patchword.store.estimate import require_space
+from patchword.store.live import live_places
+from patchword.store.schema import KINDS, bump_generation, generation, meta, register_shard, set_meta, transaction
+from patchword.store.shards import Array, Shard, write_shard
 
 MANY = 8  # small shards from which on they are joined after a change
 SMALL = 0.25  # of the size at which a shard is closed

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from patchword.errors import DataError
-from patchword.index.live import live_places
-from patchword.index.schema import KINDS
-from patchword.index.shards import hash_file, open_shard
 from patchword.index.writer import Writer
+from patchword.store.live import live_places
+from patchword.store.schema import KINDS
+from patchword.store.shards import hash_file, open_shard
 
 TABLES = {"image": "items", "caption": "captions"}
 MISSING = "the file is missing."

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from patchword.data.pictures import PictureFiles, Transform
 from patchword.errors import ConfigError
-from patchword.index.manifest import Manifest
-from patchword.index.model_hash import ModelGiven, open_model
 from patchword.index.pending import Rows
-from patchword.index.pooled import PoolSpec
 from patchword.model import Model, prepare_source
+from patchword.shortlist.pooled import PoolSpec
+from patchword.store.manifest import Manifest
+from patchword.store.model_hash import ModelGiven, open_model
 from patchword.types import Encoded, Images
 
 

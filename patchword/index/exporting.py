@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import ConfigError
-from patchword.index.catalog import Catalog
-from patchword.index.estimate import require_space
 from patchword.index.results import Exported
-from patchword.index.shards import Array, Spec, write_tensors
-from patchword.index.snapshot import Snapshot, open_snapshot
+from patchword.store.catalog import Catalog
+from patchword.store.estimate import require_space
+from patchword.store.shards import Array, Spec, write_tensors
+from patchword.store.snapshot import Snapshot, open_snapshot
 
 SUFFIXES = (".npz", ".safetensors")
 BLOCK = 2048

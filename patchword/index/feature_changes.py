@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from patchword.data.text_files import PICTURE_SUFFIXES
-from patchword.index.manifest import FeatureSource, Manifest
 from patchword.index.records import RACY_NS
 from patchword.index.scan import ending
-from patchword.index.schema import transaction
 from patchword.index.writer import Writer
+from patchword.store.manifest import FeatureSource, Manifest
+from patchword.store.schema import transaction
 
 if TYPE_CHECKING:
     from patchword.index.features import FeatureFolder

@@ -16,10 +16,10 @@ from patchword.data.open import open_split, splits_of
 from patchword.data.table import Split
 from patchword.data.text_files import canonical_id, strip_suffix
 from patchword.errors import ConfigError, DataError
-from patchword.index.manifest import FeatureSource
 from patchword.index.scan import Seen
 from patchword.index.tables import read_by_path
 from patchword.model import Model
+from patchword.store.manifest import FeatureSource
 from patchword.types import Images
 
 

@@ -49,7 +49,7 @@ def hash_bytes(raw: bytes) -> str:
     return blake2b(raw, digest_size=16).hexdigest()
 
 
-def hash_file(root: Path, seen: Seen, *, follow: bool = False) -> tuple[str, Seen, int] | None:
+def hash_seen(root: Path, seen: Seen, *, follow: bool = False) -> tuple[str, Seen, int] | None:
     """Hash of a file, the file as it was when it was opened, and when; None when it can not be read."""
     checked = time.time_ns()
     found = read_bytes(root, seen, follow=follow)
@@ -90,4 +90,4 @@ class FileHashes:
 
     def _hash(self, seen: Seen) -> Hashed | None:
         root = self.roots[seen.root]
-        return hash_file(root.path, seen, follow=root.follow)
+        return hash_seen(root.path, seen, follow=root.follow)

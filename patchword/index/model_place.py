@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchword.index.manifest import ModelStamp, write_manifest
 from patchword.index.writer import Writer
+from patchword.store.manifest import ModelStamp, write_manifest
 
 if TYPE_CHECKING:
-    from patchword.index.model_hash import ModelGiven
+    from patchword.store.model_hash import ModelGiven
 
 
 def follow_model(writer: Writer, given: ModelGiven) -> str | None:
@@ -30,7 +30,7 @@ def follow_model(writer: Writer, given: ModelGiven) -> str | None:
     if given is None or (isinstance(given, str | Path) and not Path(given).is_dir()):
         return None
     from patchword.checkpoint import find_checkpoint  # with it comes torch
-    from patchword.index.model_hash import hash_checkpoint, open_model, stamps
+    from patchword.store.model_hash import hash_checkpoint, open_model, stamps
 
     before = writer.manifest.model
     try:

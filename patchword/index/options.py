@@ -10,7 +10,7 @@ from rich.console import Console
 from patchword.errors import ConfigError
 
 if TYPE_CHECKING:
-    from patchword.index.model_hash import ModelGiven
+    from patchword.store.model_hash import ModelGiven
 
 THREADS = 2  # that decode: more gain nothing where encoding takes most of the time
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from patchword.index.records import NewItem
 from patchword.index.scan import Seen, Skip
-from patchword.index.shards import Array
+from patchword.store.shards import Array
 
 
 @dataclass(frozen=True)

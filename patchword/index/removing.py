@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from patchword.errors import ConfigError, DataError
-from patchword.index.catalog import Catalog
 from patchword.index.results import Removed
 from patchword.index.roots import locate
-from patchword.index.schema import count_items, generation
 from patchword.index.update import write_skipped
 from patchword.index.writer import Writer, open_writer
+from patchword.store.catalog import Catalog
+from patchword.store.schema import count_items, generation
 
 REASON = "taken out with `index remove`; `index add` brings it back"
 ID = "id:"  # before a number, so that it is none of a file or folder
+SHOWN = 5  # images that a message names
 
 
 def remove(index: Path | str, images: Sequence[Path | str | int] = (), *, where: str | None = None) -> Removed:
@@ -27,12 +28,13 @@ def remove(index: Path | str, images: Sequence[Path | str | int] = (), *, where:
     Args:
         index: index folder.
         images: ids (numbers, or texts such as ``7`` and ``id:7``), or paths of files or folders (as they are, or below
-            a folder of the index).
-        where: a filter, see `patchword.index.filters`: all images for which it holds.
+            a folder of the index). A file of that name in one folder only.
+        where: a filter, see `patchword.store.filters`: all images for which it holds.
 
     Raises:
         DataError: a name is unknown, or another process writes.
-        ConfigError: a name is both an id and a path, the filter can not be read, or nothing is named.
+        ConfigError: a name is both an id and a path, or that of files in several folders of the index, the filter can
+            not be read, or nothing is named.
     """
     if not images and where is None:
         raise ConfigError("nothing to remove. Name ids or paths, or --where FILTER.")
@@ -53,7 +55,7 @@ def _ids_of(writer: Writer, image: Path | str | int) -> list[int]:
 
     Raises:
         DataError: there is none.
-        ConfigError: it may be an id or a path.
+        ConfigError: it may be an id or a path, or a file in several folders of the index.
     """
     text = str(image)
     number = _number_of(image)
@@ -96,22 +98,41 @@ def _path_of(writer: Writer, number: int) -> str | None:
 
 
 def _at(writer: Writer, text: str) -> list[int]:
-    """Ids of the items at a path, or below a folder: as it is, or below a folder of the index."""
-    place, found = locate(Path(text)), list[int]()
+    """Ids of the items at a path, or below a folder: as it is, or below a folder of the index.
+
+    Raises:
+        ConfigError: it is a file in one folder of the index, and a file or folder in another one.
+    """
+    place, found, is_file = locate(Path(text)), dict[int, str](), False
     for root in writer.roots():
         names = [] if Path(text).is_absolute() else [posixpath.normpath(text)]
         if place.is_relative_to(root.path):
             below = place.relative_to(root.path).as_posix()
             names.append("" if below == "." else below)
         for name in names:
-            found += _below(writer, root.id, name)
-    return list(dict.fromkeys(found))
+            items = _below(writer, root.id, name)
+            found |= {id: str(root.path / path) for id, path in items}
+            is_file = is_file or any(path == name for _, path in items)
+    if is_file and len(found) > 1:
+        raise ConfigError(_several(text, found))
+    return list(found)
 
 
-def _below(writer: Writer, root: int, name: str) -> list[int]:
-    """Ids of the item at a path, or of all items below a folder."""
+def _several(text: str, found: Mapping[int, str]) -> str:
+    """What is wrong with a name that is a file and more."""
+    some = ", ".join(f"{id} is '{path}'" for id, path in sorted(found.items())[:SHOWN])
+    more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+    return (
+        f"{text!r} is the name of {len(found):,} images: {some}{more}. Name the right one by its full path, or by its "
+        f"id as in {ID}{min(found)}. Nothing was removed."
+    )
+
+
+def _below(writer: Writer, root: int, name: str) -> list[tuple[int, str]]:
+    """Id and path of the item at a path, or of all items below a folder."""
     start, stop = (f"{name}/", f"{name}0") if name else ("", "\U0010ffff")  # "0" is what follows "/"
     rows = writer.connection.execute(
-        "SELECT id FROM items WHERE root = ? AND (path = ? OR (path >= ? AND path < ?))", (root, name, start, stop)
+        "SELECT id, path FROM items WHERE root = ? AND (path = ? OR (path >= ? AND path < ?))",
+        (root, name, start, stop),
     )
-    return [row[0] for row in rows]
+    return rows.fetchall()

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from patchword.console import ProgressBar
 from patchword.index.damage import runs
-from patchword.index.estimate import bytes_per_image, require_space
 from patchword.index.pending import Pending, Source
 from patchword.index.records import NewItem
 from patchword.index.scan import Seen, Skip
 from patchword.index.writer import Writer
+from patchword.store.estimate import bytes_per_image, require_space
 
 AT_ONCE = 512  # images in a shard, so that little is done twice after a kill; small shards are joined later
 NOT_FINITE = "the model gives no finite numbers for it"

@@ -10,9 +10,9 @@ from pathlib import Path
 from patchword.errors import ConfigError, DataError
 from patchword.index.records import Root
 from patchword.index.scan import show
-from patchword.index.schema import bump_generation, transaction
 from patchword.index.update import Scope
 from patchword.index.writer import Writer
+from patchword.store.schema import bump_generation, transaction
 
 SAMPLE = 100  # indexed files that a folder is asked for before it is taken for the new place of theirs
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from patchword.data.text_files import PICTURE_SUFFIXES
-from patchword.index.layout import is_index
+from patchword.store.layout import is_index
 
 # Endings of pictures that are not decoded: such files are listed, so that nobody wonders where they are.
 OTHER_SUFFIXES = (

@@ -18,8 +18,8 @@ from patchword.index.plan import Hashed
 from patchword.index.reading import Read, quiet_pictures, read_picture
 from patchword.index.records import NewItem, Root
 from patchword.index.scan import Seen, Skip
-from patchword.index.shards import Array
 from patchword.index.writer import Writer
+from patchword.store.shards import Array
 
 
 @dataclass(frozen=True)

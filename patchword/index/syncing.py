@@ -18,22 +18,22 @@ from patchword.index.columns import read_columns
 from patchword.index.damage import find_damage, lost_ids, require_present
 from patchword.index.feature_changes import FeatureChanges, find_feature_changes, note_features
 from patchword.index.file_bytes import FileHashes
-from patchword.index.given_up import give_up, take_back
-from patchword.index.layout import open_folder
 from patchword.index.model_place import follow_model
 from patchword.index.options import THREADS, EncodeOptions
 from patchword.index.pending import Source
+from patchword.index.quarantine import give_up, take_back
 from patchword.index.records import Root
 from patchword.index.results import Changes
 from patchword.index.roots import root_for, scope_of
 from patchword.index.scan import SETTLED, Scan, Skip, ending, scan_folder, see, unread
-from patchword.index.schema import generation
 from patchword.index.update import Scope, Update
 from patchword.index.writer import Writer, open_writer
+from patchword.store.layout import open_folder
+from patchword.store.schema import generation
 
 if TYPE_CHECKING:
-    from patchword.index.model_hash import ModelGiven
     from patchword.index.sources import FeaturesAlone
+    from patchword.store.model_hash import ModelGiven
 
 
 def sync(
@@ -90,8 +90,9 @@ def sync_locked(
     allow_empty: bool = False,
     verify: bool = False,
     restore: bool = False,
+    says_size: bool = False,
 ) -> Changes:
-    """Do what `sync` does, for a caller who holds the lock."""
+    """Do what `sync` does, for a caller who holds the lock; with ``says_size`` say first how much there is to do."""
     started = time.monotonic()
     named = [] if folder is None else [scope_of(writer, Path(folder))]
     scopes = named or [Scope(root.id) for root in writer.roots()]
@@ -108,6 +109,7 @@ def sync_locked(
             scan.join(_look(writer, roots[scope.root], scope, allow_empty=allow_empty))
         features = find_feature_changes(writer)
         update = _of_pictures(writer, options, started, features)
+        update.says_size = says_size
     back, damage = take_back(writer), find_damage(writer, whole=verify)
     if damage:
         if not restore:

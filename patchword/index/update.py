@@ -14,16 +14,16 @@ from rich.console import Console
 
 from patchword.console import ProgressBar
 from patchword.index.compacting import join_small
-from patchword.index.estimate import bytes_per_image, require_space
-from patchword.index.layout import write_whole
 from patchword.index.pending import Batch, Pending, Source
 from patchword.index.plan import Hashed, Place, Plan, make_plan
 from patchword.index.records import Known, NewItem
 from patchword.index.restoring import NOT_FINITE, Restored, restore_images
 from patchword.index.results import Changes
 from patchword.index.scan import Scan, Seen, Skip, show
-from patchword.index.schema import count_items, generation
 from patchword.index.writer import Writer
+from patchword.store.estimate import bytes_per_image, require_space, size_text
+from patchword.store.layout import write_whole
+from patchword.store.schema import count_items, generation
 
 SAVE_EVERY_S = 30.0  # a slow model's work is saved at least this often; small shards are joined later
 
@@ -56,6 +56,7 @@ class Update:
         console: where progress goes.
         lost: ids of images that lost their vectors.
         outdated: ids of images whose region features have changed.
+        says_size: say how much there is to do before it is done.
         save_every_s: longest time between two shards.
         started: when, on the monotonic clock.
     """
@@ -66,6 +67,7 @@ class Update:
     console: Console
     lost: frozenset[int] = frozenset()
     outdated: frozenset[int] = frozenset()
+    says_size: bool = False
     save_every_s: float = SAVE_EVERY_S
     started: float = field(default_factory=time.monotonic)
     _indexed: int = field(default=0, init=False)
@@ -93,6 +95,8 @@ class Update:
             scan, known, skipped, self.hashes, removes=removes, moves=moves, retry=retry, lost=self.lost,
             outdated=self.outdated, is_there=self._is_there,
         )  # fmt: skip
+        if self.says_size:
+            self._say_size(scan, plan)
         self._settle(plan, skipped)
         self._restore(plan, {item.id: item.hash for item in known.values()})
         self._encode(plan, set(known))
@@ -118,6 +122,19 @@ class Update:
             restored=again,
             lost=len(gone & self.lost) + unreadable,
             unreachable=sum(skip.is_unknown for skip in plan.skips) - len(scan.closed) + self._unread + unread,
+        )
+
+    def _say_size(self, scan: Scan, plan: Plan) -> None:
+        """Say how many files there are, and how large what is to be encoded will be."""
+        new, manifest = len(plan.encode), self.writer.manifest
+        todo = new + len(plan.restore)
+        needed = size_text(todo * bytes_per_image(manifest))
+        size = f"{manifest.set_size} vectors of {manifest.width} each: about {needed} to come"
+        self.console.print(
+            f"{scan.found:,} picture files: {new:,} to encode, {scan.found - new - len(plan.skips):,} indexed, "
+            f"{len(plan.skips):,} skipped; {size if todo else 'nothing to come'}",
+            highlight=False,
+            soft_wrap=True,
         )
 
     def _known(self, scopes: Sequence[Scope]) -> tuple[dict[Place, Known], dict[Place, Skip]]:

@@ -15,16 +15,16 @@ from safetensors import SafetensorError, safe_open
 from patchword.console import ProgressBar
 from patchword.errors import CheckpointError
 from patchword.index.damage import shard_damage
-from patchword.index.given_up import GIVEN_UP
-from patchword.index.layout import IndexFolder, open_folder
-from patchword.index.live import live_places
-from patchword.index.lock import writer_lock
-from patchword.index.manifest import Manifest, read_manifest
-from patchword.index.model_hash import hash_checkpoint
+from patchword.index.quarantine import GIVEN_UP
 from patchword.index.results import Verified
 from patchword.index.scan import UNREACHED
-from patchword.index.schema import KINDS, connect_to_read, meta
-from patchword.index.shards import Array, Shard, open_shard
+from patchword.store.layout import IndexFolder, open_folder
+from patchword.store.live import live_places
+from patchword.store.lock import writer_lock
+from patchword.store.manifest import Manifest, read_manifest
+from patchword.store.model_hash import hash_checkpoint
+from patchword.store.schema import KINDS, connect_to_read, meta
+from patchword.store.shards import Array, Shard, open_shard
 
 SHOWN = 5  # ids named in one sentence
 BLOCK = 1 << 20  # numbers looked at together

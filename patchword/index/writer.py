@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchword.errors import DataError
-from patchword.index.layout import IndexFolder, open_folder
-from patchword.index.live import live_bits, live_places
-from patchword.index.lock import writer_lock
-from patchword.index.manifest import Manifest, read_manifest
 from patchword.index.records import Known, NewCaption, NewItem, Root
 from patchword.index.scan import UNREACHED, Seen, Skip
-from patchword.index.schema import (
+from patchword.shortlist.saved import is_current, read_saved
+from patchword.store.layout import IndexFolder, open_folder
+from patchword.store.live import live_bits, live_places
+from patchword.store.lock import writer_lock
+from patchword.store.manifest import Manifest, read_manifest
+from patchword.store.schema import (
     KINDS,
     ShardRow,
     bump_generation,
@@ -35,9 +36,8 @@ from patchword.index.schema import (
     set_meta,
     transaction,
 )
-from patchword.index.shards import Array, Shard, Written, open_shard, write_shard
-from patchword.index.shortlist.saved import is_current, read_saved
-from patchword.index.unfinished import finish
+from patchword.store.shards import Array, Shard, Written, open_shard, write_shard
+from patchword.store.unfinished import finish
 
 
 class Writer:
@@ -95,7 +95,7 @@ class Writer:
 
         Args:
             kind: ``image`` or ``caption``.
-            tensors: all but the ids, see `patchword.index.shards`.
+            tensors: all but the ids, see `patchword.store.shards`.
             items: one for each set.
             skips: files that turned out not to be indexable meanwhile.
 
@@ -371,7 +371,7 @@ def write_locked(place: IndexFolder) -> Iterator[Writer]:
     except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:  # a full disk, a damaged file
         raise DataError(f"'{place.catalog}' can not be written: {error}. What it held before is untouched.") from None
     if not followed:
-        from patchword.index.shortlist.build import follow_catalog  # with it comes torch
+        from patchword.shortlist.build import follow_catalog  # with it comes torch
 
         follow_catalog(place)
 

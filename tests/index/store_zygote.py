@@ -19,8 +19,8 @@ from typing import Any
 
 import patchword.index as actions
 from patchword.index import building, captions, compacting, removing, sources, syncing
-from patchword.index.shortlist import build
 from patchword.loading import load
+from patchword.shortlist import build
 
 HOME = str(Path(building.__file__).parent)
 MODULES = (build, building, captions, compacting, removing, sources, syncing)  # imported before the first fork

@@ -10,7 +10,7 @@ from engine_toys import region_index
 from small import write_precomp
 
 from patchword.errors import DataError
-from patchword.index.calibrate import (
+from patchword.retrieve.calibrate import (
     FILE,
     calibrate,
     calibration_error,
@@ -18,9 +18,9 @@ from patchword.index.calibrate import (
     pair_scores_of,
     read_calibration,
 )
-from patchword.index.engine import Index
-from patchword.index.layout import IndexFolder
-from patchword.index.query import Part, Query
+from patchword.retrieve.engine import Index
+from patchword.retrieve.query import Part, Query
+from patchword.store.layout import IndexFolder
 
 
 def test_the_fit_finds_the_curve_that_scores_were_drawn_from() -> None:
@@ -49,7 +49,7 @@ def test_the_error_is_the_gap_between_promise_and_truth() -> None:
 def test_an_index_shows_probabilities_once_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(0)  # a model with random weights would say nothing about a match
     known = (draw.normal(0.6, 0.1, 100), draw.normal(0.4, 0.1, (100, 9)))
-    monkeypatch.setattr("patchword.index.calibrate.pair_scores_of", lambda *_: known)
+    monkeypatch.setattr("patchword.retrieve.calibrate.pair_scores_of", lambda *_: known)
     folder, model = region_index(tmp_path, images=80)
     data = tmp_path / "data"
     with Index.open(folder, model=model) as index:
@@ -90,7 +90,7 @@ def test_scores_that_say_nothing_are_refused(tmp_path: Path, monkeypatch: pytest
     folder, model = region_index(tmp_path, images=80)
     draw = np.random.default_rng(0)
     upside_down = (draw.normal(-1, 1, 100), draw.normal(1, 1, (100, 9)))
-    monkeypatch.setattr("patchword.index.calibrate.pair_scores_of", lambda *_: upside_down)
+    monkeypatch.setattr("patchword.retrieve.calibrate.pair_scores_of", lambda *_: upside_down)
     with pytest.raises(DataError, match="do not score higher"):
         calibrate(folder, tmp_path / "data", "dev", model=model)
     assert not (folder / FILE).exists()

@@ -12,12 +12,13 @@ from store_toys import save_region_model, write_precomp
 
 from patchword.cli import main
 from patchword.errors import ConfigError, DataError
-from patchword.index import build, change_backend, open_snapshot, remove, sync, unfinished, verify
-from patchword.index.engine import Index
-from patchword.index.layout import IndexFolder
-from patchword.index.manifest import BackendChoice, read_manifest, write_manifest
-from patchword.index.shortlist.saved import read_saved
+from patchword.index import build, change_backend, open_snapshot, remove, sync, verify
 from patchword.loading import load
+from patchword.retrieve.engine import Index
+from patchword.shortlist.saved import read_saved
+from patchword.store import unfinished
+from patchword.store.layout import IndexFolder
+from patchword.store.manifest import BackendChoice, read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_a_killed_change_of_vectors_is_ended_by_the_next_writer(
         raise KilledError
 
     expected = found(folder, 240)
-    monkeypatch.setattr(f"patchword.index.changing.{'finish' if is_done else 'register_shard'}", die)
+    monkeypatch.setattr(f"patchword.index.changing_backend.{'finish' if is_done else 'register_shard'}", die)
     with pytest.raises(KilledError):
         change_backend(folder, "exact", pooled="mean")
     monkeypatch.undo()

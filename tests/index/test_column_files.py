@@ -44,12 +44,28 @@ def test_a_file_that_has_changed_is_read_again(tagged: Path, table: Path, capsys
     write(table, "a/p001.png,", "a/p003.png,hill", "a/gone.png,x")
     assert main(["index", "sync", str(tagged)]) == 0
     said = capsys.readouterr()
-    assert f"'{table}' has changed: columns of 2 images were set anew; 1 rows name no image" in said.out + said.err
+    assert f"'{table}' has changed: columns of 2 images were set anew; 1 row names no image" in said.out + said.err
     assert tags(tagged) == {"a/p003.png": "hill"}
     before = sync(tagged)
     assert (before.column_files, verify(tagged).is_clean) == ((), True)
     age(table)  # the same content
     assert (sync(tagged).column_files, sync(tagged).generation) == ((), before.generation)
+
+
+def test_rows_that_name_no_image_say_what_a_path_is(
+    model: Model, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(pictures, tmp_path / "i", model=model)
+    table = write(tmp_path / "tags.csv", "p/a/p001.png,sea", "a/p003.png,hill")  # one as a shell shows it
+    assert main(["index", "add", str(tmp_path / "i"), "--columns", str(table)]) == 0
+    assert capsys.readouterr().err == (
+        "1 row of --columns names no image, such as 'p/a/p001.png'. Expected paths below the indexed folder, "
+        "without its name, or absolute ones.\n"
+    )
+    write(table, "p/a/p001.png,sea", "p/a/p003.png,hill", f"{pictures / 'a/p005.png'},wood")
+    assert main(["index", "add", str(tmp_path / "i"), "--columns", str(table)]) == 0
+    assert "2 rows of --columns name no image, such as 'p/a/p001.png'" in capsys.readouterr().err
+    assert tags(tmp_path / "i") == {"a/p003.png": "hill", "a/p005.png": "wood"}
 
 
 def test_a_new_picture_gets_the_columns_that_wait_for_it(

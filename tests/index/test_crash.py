@@ -17,11 +17,11 @@ from store_toys import save_picture, save_pictures, save_pixel_model
 
 from patchword.errors import DataError
 from patchword.index import Catalog, compact, open_snapshot, sync, verify
-from patchword.index.catalog import Item
 from patchword.index.file_bytes import hash_bytes
-from patchword.index.layout import is_index
 from patchword.loading import load
 from patchword.model import Model
+from patchword.store.catalog import Item
+from patchword.store.layout import is_index
 
 pytestmark = pytest.mark.integration
 KILLS = {"build": 9, "add": 8, "remove": 6, "sync": 9, "compact": 7, "add_captions": 5}

@@ -14,12 +14,12 @@ from store_toys import save_picture, save_pixel_model
 from patchword.data.pictures import PictureFiles, decode
 from patchword.errors import CheckpointError, ConfigError, DataError
 from patchword.index import add, open_snapshot, remove
-from patchword.index.engine import Index
-from patchword.index.pooled import mean_vectors
-from patchword.index.query import Part, Query, parse_image
-from patchword.index.shortlist.build import update_shortlist
 from patchword.model import Model
+from patchword.retrieve.engine import Index
+from patchword.retrieve.query import Part, Query, parse_image
 from patchword.scoring.matrix import score_matrix
+from patchword.shortlist.build import update_shortlist
+from patchword.shortlist.pooled import mean_vectors
 from patchword.types import Encoded
 
 
@@ -330,7 +330,7 @@ def test_an_explanation_adds_up(pictures: tuple[Path, Model], many: tuple[Path, 
 def test_auto_takes_the_time_into_account(many: tuple[Path, Model], monkeypatch: pytest.MonkeyPatch) -> None:
     with Index.open(many[0]) as index:
         assert index.search("a dog").mode == "exact"
-        monkeypatch.setattr("patchword.index.searching.EXACT_MS", 0.0)
+        monkeypatch.setattr("patchword.retrieve.searching.EXACT_MS", 0.0)
         assert index.search("a dog").mode == "fast"
         assert index.search("a dog", where="id < 50").mode == "exact"  # fewer than there are candidates
 

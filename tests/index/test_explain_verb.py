@@ -10,7 +10,7 @@ from engine_toys import picture_index
 from small import refused
 
 from patchword.cli import main
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 
 
 @pytest.fixture(scope="module")

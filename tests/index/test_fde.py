@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from engine_toys import sets_of
 
-from patchword.index.fde import FixedEncoding
+from patchword.shortlist.fde import FixedEncoding
 from patchword.types import Encoded
 
 

@@ -19,12 +19,12 @@ from store_toys import age, save_model
 from patchword.cli import main
 from patchword.data.extract_regions import extract_regions
 from patchword.index import Catalog, Item, add_captions, build, open_snapshot, sync, verify
-from patchword.index.engine import Index
 from patchword.index.feature_changes import find_feature_changes
-from patchword.index.query import Part, Query
 from patchword.index.writer import open_writer
 from patchword.loading import load
 from patchword.model import Model
+from patchword.retrieve.engine import Index
+from patchword.retrieve.query import Part, Query
 from patchword.web.app import create_app
 
 PHOTOS = ("a.png", "b.png", "deep/c.png", "deep/d.png")

@@ -13,13 +13,13 @@ from store_toys import save_pictures, save_pixel_model
 
 from patchword.errors import DataError
 from patchword.index import Catalog, build, open_snapshot, remove, sync
-from patchword.index.engine import Index
-from patchword.index.layout import IndexFolder
-from patchword.index.shortlist import build as saving
-from patchword.index.shortlist.exact import ExactIndex
-from patchword.index.shortlist.view import Shortlist, learn_fit
 from patchword.loading import load
 from patchword.model import Model
+from patchword.retrieve.engine import Index
+from patchword.shortlist import build as saving
+from patchword.shortlist.exact import ExactIndex
+from patchword.shortlist.view import Shortlist, learn_fit
+from patchword.store.layout import IndexFolder
 
 
 def found(index: Index, k: int = 10) -> list[int]:

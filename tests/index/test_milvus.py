@@ -18,15 +18,15 @@ from store_toys import save_region_model
 
 from patchword.errors import ConfigError, DataError
 from patchword.index import build, change_backend, remove, sync
-from patchword.index.engine import Index
-from patchword.index.layout import IndexFolder
-from patchword.index.shortlist import backend_class
-from patchword.index.shortlist.base import NONE
-from patchword.index.shortlist.build import update_shortlist
-from patchword.index.shortlist.milvus import MilvusIndex, connect
-from patchword.index.shortlist.saved import read_saved
-from patchword.index.shortlist.served import ServedIndex
 from patchword.loading import load
+from patchword.retrieve.engine import Index
+from patchword.shortlist import backend_class
+from patchword.shortlist.base import NONE
+from patchword.shortlist.build import update_shortlist
+from patchword.shortlist.milvus import MilvusIndex, connect
+from patchword.shortlist.saved import read_saved
+from patchword.shortlist.served import ServedIndex
+from patchword.store.layout import IndexFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 IDS = np.arange(400, dtype=np.int64) * 2 + 1
@@ -67,7 +67,7 @@ def test_a_collection_is_searched_and_changed(options: dict[str, Any], tmp_path:
 def test_many_allowed_ids_are_filtered_here(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("patchword.index.shortlist.milvus._LISTED", 5)
+    monkeypatch.setattr("patchword.shortlist.milvus._LISTED", 5)
     index = backend_class("milvus").empty(8, 400, {**options, "collection": "others"})
     index.add(IDS, VECTORS)
     alive = np.arange(400) % 8 == 0
@@ -104,7 +104,7 @@ def test_one_process_has_the_file_and_the_others_make_do(tmp_path: Path) -> None
     script = tmp_path / "hold.py"
     script.write_text(
         "import sys\n"
-        "from patchword.index.engine import Index\n"
+        "from patchword.retrieve.engine import Index\n"
         "with Index.open(sys.argv[1]) as index:\n"
         "    print([hit.id for hit in index.search('a dog', 3, mode='fast', candidates=60).hits], flush=True)\n"
         "    sys.stdin.read()\n",

@@ -14,9 +14,9 @@ from patchword.cli import main
 from patchword.errors import CheckpointError
 from patchword.index import add_captions, info
 from patchword.index.building import build
-from patchword.index.engine import Index
 from patchword.index.syncing import sync
 from patchword.loading import load
+from patchword.retrieve.engine import Index
 
 
 def test_files_that_are_added_beside_the_weights_change_nothing(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import pytest
 from store_toys import save_pictures
 
 from patchword.errors import DataError
-from patchword.index import build, compact, open_files, open_snapshot, remove
-from patchword.index.handles import HANDLES, Handles, stamp_of
-from patchword.index.snapshot import Snapshot
+from patchword.index import build, compact, open_snapshot, remove
 from patchword.model import Model
+from patchword.store import open_files
+from patchword.store.handles import HANDLES, Handles, stamp_of
+from patchword.store.snapshot import Snapshot
 
 SHARDS = 40
 
@@ -26,7 +27,7 @@ SHARDS = 40
 CHILD = """
 import os, resource, subprocess, sys
 from patchword.errors import DataError
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 from patchword.loading import load
 
 folder, shards = sys.argv[1], int(sys.argv[2])
@@ -134,7 +135,7 @@ def test_a_shard_whose_name_is_gone_is_read_through_its_map(index: Path) -> None
 def test_few_files_are_open_for_reading(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = open_snapshot(many)
     few = Handles(most=3)
-    monkeypatch.setattr("patchword.index.snapshot.HANDLES", few)
+    monkeypatch.setattr("patchword.store.snapshot.HANDLES", few)
     start = opened()
     everything(snapshot)
     assert len(few) == 3
@@ -160,12 +161,12 @@ def test_a_handle_lives_as_long_as_it_is_read(tmp_path: Path) -> None:
 def test_without_a_free_file_the_map_has_to_do(many: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     snapshot = open_snapshot(many)
     expected = everything(snapshot)
-    monkeypatch.setattr("patchword.index.snapshot.HANDLES", Handles())
+    monkeypatch.setattr("patchword.store.snapshot.HANDLES", Handles())
 
     def refuse(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("patchword.index.handles.os.open", refuse)
+    monkeypatch.setattr("patchword.store.handles.os.open", refuse)
     np.testing.assert_array_equal(everything(snapshot), expected)
 
 

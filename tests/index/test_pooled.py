@@ -11,13 +11,13 @@ from store_toys import save_pixel_model, save_region_model
 from torch.nn.functional import normalize
 
 from patchword.errors import CheckpointError, DataError
-from patchword.index.manifest import Pooling
-from patchword.index.pooled import PoolSpec, made_captions, pool_kind
-from patchword.index.shortlist.fit import learn
 from patchword.loading import load
 from patchword.methods import METHODS, method_class
 from patchword.model import Model
 from patchword.scoring.matrix import score_matrix
+from patchword.shortlist.fit import learn
+from patchword.shortlist.pooled import PoolSpec, made_captions, pool_kind
+from patchword.store.manifest import Pooling
 from patchword.types import Encoded
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from patchword.errors import DataError
-from patchword.index import Catalog, info, open_snapshot, remove, schema
-from patchword.index.layout import IndexFolder
+from patchword.index import Catalog, info, open_snapshot, remove
+from patchword.store import schema
+from patchword.store.layout import IndexFolder
 
 # Reads a number of generations over one connection, a line for each, as somebody who may not write into the folder.
 READER = """

@@ -10,7 +10,7 @@ from store_toys import save_picture
 
 from patchword.cli import main
 from patchword.errors import ConfigError, DataError
-from patchword.index import Catalog, build, remove
+from patchword.index import Catalog, add, build, remove
 from patchword.model import Model
 
 
@@ -67,6 +67,39 @@ def test_what_is_not_there_is_refused(name: str | int, numbered: Path) -> None:
     with pytest.raises((DataError, ConfigError), match=r"is neither an id nor a path in|is not in"):
         remove(numbered, [name])
     assert len(held(numbered)) == 8
+
+
+@pytest.fixture
+def twofold(model: Model, tmp_path: Path) -> Path:
+    """Two folders that hold files of the same names below them."""
+    for folder, seed in (("p", 0), ("q", 2)):
+        save_picture(tmp_path / folder / "x.png", seed)
+        save_picture(tmp_path / folder / "deep" / "y.png", seed + 1)
+    build(tmp_path / "p", tmp_path / "i", model=model)
+    add(tmp_path / "i", [tmp_path / "q"], model=model)
+    return tmp_path / "i"
+
+
+@pytest.mark.parametrize("name", ["x.png", "./x.png", "deep/y.png"])
+@pytest.mark.parametrize("stands", ["", "p"])
+def test_a_file_in_two_folders_is_asked_about(
+    name: str, stands: str, twofold: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(twofold.parent / stands)
+    with Catalog(twofold) as catalog:
+        ids = {str(item.file): item.id for item in catalog.find(range(100)).values()}
+    first, second = (str(twofold.parent / folder / name) for folder in ("p", "q"))
+    said = refused(["index", "remove", twofold, name], capsys, kind="ConfigError")
+    assert f"{name!r} is the name of 2 images: {ids[first]} is '{first}', {ids[second]} is '{second}'." in said
+    assert f"by its full path, or by its id as in id:{ids[first]}. Nothing was removed." in said
+    assert len(held(twofold)) == 4
+    assert remove(twofold, [second]).removed == (ids[second],)
+    assert remove(twofold, [name]).removed == (ids[first],)  # now there is one
+
+
+def test_a_folder_in_two_folders_is_all_of_it(twofold: Path) -> None:
+    assert remove(twofold, ["deep"]).images == 2
+    assert set(held(twofold).values()) == {"x.png"}
 
 
 def test_the_command_takes_both_spellings(numbered: Path, capsys: pytest.CaptureFixture[str]) -> None:

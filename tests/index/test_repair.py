@@ -15,11 +15,11 @@ from store_toys import age, save_picture, save_region_model, write_precomp
 from patchword.cli import main
 from patchword.errors import DataError
 from patchword.index import Catalog, add_captions, build, compact, open_snapshot, restoring, sync, verify
-from patchword.index.engine import Index
 from patchword.index.pending import Pending
 from patchword.index.sources import Pictures
 from patchword.loading import load
 from patchword.model import Model
+from patchword.retrieve.engine import Index
 
 CAPTIONS = ("a red dog", "a blue ball", "a green tree and a car")
 

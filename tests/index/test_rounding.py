@@ -11,8 +11,8 @@ from store_toys import save_region_model
 
 from patchword.data.open import open_split
 from patchword.index import build
-from patchword.index.engine import Index
 from patchword.loading import load
+from patchword.retrieve.engine import Index
 from patchword.search import Searcher
 
 MOST = 2**-11  # of a unit vector's numbers, and so of a score: the bound in docs/search.md

@@ -12,8 +12,9 @@ from small import refused
 from store_toys import save_picture
 
 from patchword.cli import main
-from patchword.index.engine import Index
-from patchword.index.query import Part, Query, parse_query
+from patchword.index import add, build
+from patchword.retrieve.engine import Index
+from patchword.retrieve.query import Part, Query, parse_query
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,65 @@ def test_the_words_are_readable(folder: Path, capsys: pytest.CaptureFixture[str]
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("a dog  (exact: 12 of 12 images")
     assert second.split()[0] == "1"
+
+
+def test_the_header_shows_which_words_are_one_part(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def header(*words: str | Path) -> str:
+        assert main(["search", str(folder), *map(str, words), "-k", "1", "--mode", "exact"]) == 0
+        return capsys.readouterr().out.splitlines()[0].partition("  (")[0]
+
+    picture = save_picture(tmp_path / "like.png", 50)
+    assert header("a dog on a beach") == "a dog on a beach"
+    assert header("a", "dog", "a", "wall") == "a + dog + a + wall"
+    assert (
+        header("a dog", "-red wall:0.5", "--image", picture, "--unlike", "4") == f"a dog + {picture} - red wall:0.5 - 4"
+    )
+    assert header("-red wall") == "- red wall"
+
+
+def test_unknown_words_are_told_with_their_sentence(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = save_picture(tmp_path / "like.png", 50)
+    assert main(["search", str(folder), "a qwertz dog", "a red wall", "--image", str(picture)]) == 0
+    note = "note: the model does not know 'qwertz' in 'a qwertz dog': read as an unknown word\n"
+    assert capsys.readouterr().err == note
+    lines = tmp_path / "queries.jsonl"
+    parts = [{"text": "a qwertz dog"}, {"image": str(picture)}]
+    lines.write_text(f"{json.dumps({'parts': parts})}\n", encoding="utf-8")
+    assert main(["search", str(folder), "--file", str(lines)]) == 0
+    assert capsys.readouterr().err == note
+
+
+def test_a_filter_that_nothing_passes_says_so(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = tmp_path / "queries.txt"
+    lines.write_text("a dog\n", encoding="utf-8")
+    for words in (["a dog"], ["--file", str(lines)]):
+        assert main(["search", str(folder), *words, "--where", "width > 9999"]) == 0
+        assert capsys.readouterr().out == "a dog\n  no image passes --where (12 in the index)\n"
+    assert main(["search", str(folder), "a dog", "--where", "width < 9999", "--threshold", "99"]) == 0
+    assert "nothing found" in capsys.readouterr().out
+
+
+def test_names_in_several_folders_are_shown_whole(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, first, second = tmp_path / "i", save_picture(tmp_path / "p/x.png", 1), save_picture(tmp_path / "q/x.png", 2)
+    model = folder.parent / "model_chan"
+    build(first.parent, place, model=model)
+
+    def shown() -> set[str]:
+        assert main(["search", str(place), "a dog"]) == 0
+        return {line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]}
+
+    assert shown() == {"x.png"}
+    add(place, [second.parent], model=model)
+    assert shown() == {str(first), str(second)}
+    main(["index", "remove", str(place), str(second)])
+    capsys.readouterr()
+    assert shown() == {"x.png"}
 
 
 def test_a_threshold_alone_finds_all_that_reach_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

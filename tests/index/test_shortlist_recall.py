@@ -9,10 +9,10 @@ import pytest
 from engine_toys import picture_index, region_index
 
 from patchword.errors import DataError
-from patchword.index.candidates import candidates_for, read_candidates, rule
-from patchword.index.engine import Index
-from patchword.index.layout import IndexFolder
-from patchword.index.recall import measure_recall
+from patchword.retrieve.candidates import candidates_for, read_candidates, rule
+from patchword.retrieve.engine import Index
+from patchword.retrieve.recall import measure_recall
+from patchword.store.layout import IndexFolder
 
 
 def test_recall_is_that_of_fast_against_exact(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from small import write_precomp
 from store_toys import save_region_model
 
 from patchword.index import build, open_snapshot, remove
-from patchword.index.engine import Index
-from patchword.index.layout import IndexFolder
-from patchword.index.shortlist.build import update_shortlist
-from patchword.index.shortlist.saved import read_saved
 from patchword.loading import load
+from patchword.retrieve.engine import Index
+from patchword.shortlist.build import update_shortlist
+from patchword.shortlist.saved import read_saved
+from patchword.store.layout import IndexFolder
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from store_toys import JOINT, PATCHES, age, save_picture, save_pictures, save_pi
 from patchword.data.pictures import PictureFiles
 from patchword.errors import CheckpointError, ConfigError, DataError
 from patchword.index import Catalog, add, build, compact, generation, info, open_snapshot, remove, sync, verify
-from patchword.index import model_hash as hashing
-from patchword.index.layout import open_folder
-from patchword.index.lock import writer_lock
-from patchword.index.pooled import pool_kind
-from patchword.index.schema import meta
 from patchword.index.writer import open_writer
 from patchword.model import Model
+from patchword.shortlist.pooled import pool_kind
+from patchword.store import model_hash as hashing
+from patchword.store.layout import open_folder
+from patchword.store.lock import writer_lock
+from patchword.store.schema import meta
 
 
 def ids_of(index: Path) -> dict[str, int]:

@@ -15,9 +15,9 @@ from patchword.data.open import open_split
 from patchword.errors import ConfigError, DataError
 from patchword.index import Catalog, Item, add, add_captions, build, compact, open_snapshot, remove, sync, verify
 from patchword.index.features import FeatureFolder
-from patchword.index.manifest import read_manifest
 from patchword.loading import load
 from patchword.model import Model
+from patchword.store.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,34 @@ def test_an_index_of_nothing_says_so(model: Path, tmp_path: Path, capsys: pytest
     assert "empty index" not in capsys.readouterr().err
 
 
+def test_a_build_counts_before_as_it_counts_after(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, place = save_pictures(tmp_path / "p", 4), tmp_path / "my.index"
+    (pictures / "phone.heic").write_bytes(b"x")
+    age(pictures / "phone.heic")
+    (pictures / "broken.png").write_bytes(b"")
+    words = ["index", "build", str(pictures), "-o", str(place), "--model", str(model)]
+
+    def said() -> tuple[str, str]:
+        assert main(words) == 0
+        printed, told = capsys.readouterr()
+        return told.splitlines()[0], printed
+
+    before, after = said()
+    assert before.startswith("6 picture files: 5 to encode, 0 indexed, 1 skipped; 4 vectors of 8 each: about ")
+    assert after.startswith("found 6 = 4 indexed + 0 moved + 0 unchanged + 2 skipped")
+    before, after = said()
+    assert before == "6 picture files: 0 to encode, 4 indexed, 2 skipped; nothing to come"
+    assert after.startswith("found 6 = 0 indexed + 0 moved + 4 unchanged + 2 skipped")
+    main(["index", "add", str(place), str(save_picture(tmp_path / "other" / "z.png", 50).parent)])
+    capsys.readouterr()
+    save_picture(pictures / "new.png", 51)
+    before, after = said()  # of all folders of the index
+    assert before.startswith("8 picture files: 1 to encode, 5 indexed, 2 skipped; 4 vectors of 8 each: about ")
+    assert after.startswith("found 8 = 1 indexed + 0 moved + 5 unchanged + 2 skipped")
+
+
 def test_names_that_belong_to_other_verbs_lead_there(capsys: pytest.CaptureFixture[str]) -> None:
     for action in INDEX_ACTIONS:
         assert f"It is an action: patchword index {action}." in refused([action, "x"], capsys, kind="ConfigError")
@@ -151,8 +179,8 @@ def test_mistakes_are_one_line(index: Path, model: Path, tmp_path: Path, capsys:
 
 
 def test_two_processes_do_not_write_at_once(index: Path, tmp_path: Path) -> None:
-    from patchword.index.layout import open_folder
-    from patchword.index.lock import writer_lock
+    from patchword.store.layout import open_folder
+    from patchword.store.lock import writer_lock
 
     with writer_lock(open_folder(index).lock, "build"):
         done = subprocess.run(command("index", "remove", index, "1"), capture_output=True, text=True, check=False)

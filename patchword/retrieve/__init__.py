@@ -1,0 +1,1 @@
+"""Asking an index: queries, candidates, exact scores, probabilities, and the reader that stays open."""
