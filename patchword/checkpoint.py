@@ -145,6 +145,12 @@ def find_checkpoint(path: Path) -> Path:
             f"'{path}' is a file, and checkpoints are folders. If authors' code saved it, turn it into one with: "
             "patchword import METHOD FILE -o DIR"
         )
+    seeds = sorted((inner.name for inner in path.glob("seed_*") if inner.is_dir()), key=lambda name: (len(name), name))
+    if seeds:
+        raise CheckpointError(
+            f"'{path}' holds the runs of {len(seeds)} seeds: {', '.join(seeds)}. "
+            f"Name one of them ('{path / seeds[0]}'); evaluate takes several: patchword evaluate {path}/seed_* --seeds"
+        )
     raise CheckpointError(
         f"'{path}' holds no checkpoint. Tried {', '.join(repr(str(f / 'config.json')) for f in tried)}."
     )

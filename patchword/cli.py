@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -214,7 +215,9 @@ def run_verb(verb: str, words: list[str]) -> int:
             examples = getattr(function, "examples_of", lambda _: None)(words) or examples
             sys.stdout.write(said.getvalue() + "examples:\n" + "".join(f"  {e}\n" for e in examples))
             return 0
-        raise ConfigError(one_line(said.getvalue()) + f" Options: patchword {verb} --help") from None
+        why = one_line(said.getvalue())
+        hint = dotted_meant(why) if takes_overrides else ""
+        raise ConfigError(f"{why}{hint} Options: patchword {verb} --help") from None
     return int((parsed(overrides=tuple(overrides)) if takes_overrides else parsed()) or 0)
 
 
@@ -235,6 +238,25 @@ def split_overrides(words: list[str]) -> tuple[list[str], list[str]]:
         if is_dotted and "=" not in word and rest and not rest[0].startswith("--"):
             dotted.append(rest.pop(0))
     return own, dotted
+
+
+def dotted_meant(why: str) -> str:
+    """The setting of a recipe that was meant by an option without its section, as a sentence with a blank before it.
+
+    Args:
+        why: what the parser says of the options.
+
+    Example:
+        >>> dotted_meant("Unrecognized options: --epochs, 1.")
+        ' Did you mean `--train.epochs`?'
+    """
+    asked = re.search(r"Unrecognized options:.*?--([a-z][\w-]*)", why)
+    if asked is None:
+        return ""
+    from patchword.recipe_keys import hint_for
+
+    hint = hint_for("", [asked[1].replace("-", "_")], ())
+    return re.sub(r"`((?:data|model|loss|train)\.[\w.]+)`", r"`--\1`", hint)
 
 
 def _wants_help(words: list[str]) -> bool:
@@ -285,7 +307,20 @@ def told(error: BaseException, verb: str = "") -> str:
     if is_out_of_memory(error):
         what = ". ".join(str(error).rstrip(".").split(". ")[:3])  # torch goes on about its own settings
         return f"the device has no room: {what}. {MAKE_ROOM.get(verb, CHOOSE_DEVICE)}"
-    return f"unexpected {type(error).__name__}: {error} (this is a bug; --debug shows where)"
+    where = method_file_of(error)
+    whose = f"at {where}: a mistake there if the method is yours, else a bug" if where else "this is a bug"
+    return f"unexpected {type(error).__name__}: {error} ({whose}; --debug shows {'all' if where else 'where'})"
+
+
+def method_file_of(error: BaseException) -> str:
+    """File and line of the last method that an error came through; empty when it came through none."""
+    table = sys.modules.get("patchword.methods")
+    if table is None:
+        return ""
+    modules = {target.partition(":")[0] for target in table.METHODS.values()}
+    files = {sys.modules[name].__file__ for name in modules if name in sys.modules} | {table.__file__}
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename in files]
+    return f"{frames[-1].filename} line {frames[-1].lineno}" if frames else ""
 
 
 def warning_line(

@@ -31,12 +31,12 @@ from patchword.evaluate.choices import captions_beside, evaluate_choices, read_c
 from patchword.evaluate.on_split import ModelOnSplit
 from patchword.evaluate.recall import RecallTable
 from patchword.index import build
-from patchword.index.layout import is_index
-from patchword.index.manifest import read_manifest
-from patchword.index.model_hash import hash_checkpoint
 from patchword.report.rows import ReportRun, report_run
 from patchword.report.write import write_report
 from patchword.search import Searcher
+from patchword.store.layout import is_index
+from patchword.store.manifest import read_manifest
+from patchword.store.model_hash import hash_checkpoint
 from patchword.threads import one_core
 from patchword.train.run import train
 from patchword.train.state import RunFolder

@@ -26,6 +26,8 @@ from patchword.train.run import train
 from patchword.types import Captions, Images
 from patchword.verbs import measuring
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:

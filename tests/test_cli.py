@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import patchword
 from patchword import cli
 from patchword.cli import VERBS, main, split_overrides
 from patchword.config import TrainConfig
+from patchword.methods import METHODS, method_class
 from patchword.train.run import train
 
 
@@ -64,7 +66,6 @@ def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("verb", "entry"), VERBS.items())
 def test_the_examples_parse(verb: str, entry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import shlex
-    from importlib import import_module
 
     called: list[str] = []
     module, _, name = entry[0].partition(":")
@@ -95,6 +96,9 @@ def test_the_examples_parse(verb: str, entry: Any, monkeypatch: pytest.MonkeyPat
         (["train"], "RECIPE"),
         (["train", "a", "b"], "Unrecognized options: b"),
         (["train", "a", "--seeed", "3"], "Unrecognized options: --seeed, 3"),
+        (["train", "a", "--epochs", "1"], "Unrecognized options: --epochs, 1. Did you mean `--train.epochs`?"),
+        (["train", "a", "--lr=0.1"], "Did you mean `--train.lr`?"),
+        (["doctor", "recipe", "a", "--learning_rate", "1"], "Did you mean `--train.lr` (called learning_rate in"),
         (["train", "absent_recipe"], "recipe 'absent_recipe' does not exist."),
         (["train", "absent_recipe", "--train.lr"], "does not exist"),
         (["train", "chan_scenes", "--train.lr_steps", "1,2"], 'write "[1, 2]"'),
@@ -146,6 +150,24 @@ def test_a_bug_of_ours_is_one_line_and_exit_1(
     assert "two lines" in said
     assert main(["train", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_error_in_a_method_says_where_and_whose_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_method.py").write_text(
+        "def score():\n    raise RuntimeError('shape mismatch')\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(METHODS, "own", "own_method:Missing")
+    monkeypatch.setattr(cli, "run_verb", lambda verb, words: import_module("own_method").score())
+    said = refused(["train"], capsys, kind="unexpected RuntimeError", code=1)
+    assert "shape mismatch (at " in said
+    assert "own_method.py line 2: a mistake there if the method is yours, else a bug; --debug shows all)" in said
+    monkeypatch.setattr(cli, "run_verb", lambda verb, words: method_class("own"))
+    assert "own_method.py defines no Missing" in refused(["train"], capsys, kind="ConfigError")
+    monkeypatch.setitem(METHODS, "own", "no_such_method:Missing")
+    assert "there is no no_such_method.py" in refused(["train"], capsys, kind="ConfigError")
 
 
 def test_ctrl_c_is_one_line_and_exit_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

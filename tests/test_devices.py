@@ -22,9 +22,9 @@ from patchword.data.open import open_split
 from patchword.data.pictures import PictureFiles
 from patchword.evaluate.run import evaluate
 from patchword.index.building import build
-from patchword.index.engine import Index
 from patchword.loading import load
 from patchword.methods.base import Method
+from patchword.retrieve.engine import Index
 from patchword.scoring.matrix import check_memory, pair_scores, score_matrix
 from patchword.scoring.ranks import ranks
 from patchword.scoring.tiles import PairTiles

@@ -32,6 +32,8 @@ from patchword.methods.formula import Formula
 from patchword.model import Model
 from patchword.types import Alignment, Captions, Encoded, Images
 
+pytestmark = pytest.mark.integration
+
 CAPTIONS = ["a red ball left of a box", "two dogs", "a cat on the box"]
 WORDS = WordTokenizer(Vocabulary.build(CAPTIONS, min_count=1))
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}

@@ -23,6 +23,8 @@ from patchword.data.scenes import write_scenes
 from patchword.errors import ConfigError
 from patchword.recipe import load_recipe
 
+pytestmark = pytest.mark.integration
+
 PAIR = (System("VSE-infinity", ("vse_inf",)), System("both", ("vse_inf", "chan"), "mean of two models"))
 TINY: dict[str, Any] = {
     "model": {"joint_dim": 32, "text": {"kind": "bigru", "word_dim": 16}},

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,9 @@ from patchword.cli import main
 from patchword.data.open import open_split
 from patchword.data.table import Split
 from patchword.errors import ConfigError, DataError
-from patchword.index.inputs import encode_texts
 from patchword.loading import load
 from patchword.model import Model
+from patchword.retrieve.inputs import encode_texts
 from patchword.search import Searcher, best, query_extras, search, unknown_words
 from patchword.train.run import train
 
@@ -202,3 +204,10 @@ def test_side_inputs_that_a_query_does_not_have_are_refused_alike_everywhere(
             encode_texts(model, ["a boat"], None)
     monkeypatch.setattr(type(model.method), "caption_extras", ())
     assert query_extras(model, ["a boat"], None) == {}
+
+
+@pytest.mark.parametrize("module", ["patchword.search", "patchword.retrieve.engine", "patchword.web.service"])
+def test_searching_loads_no_evaluation(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted(m for m in sys.modules if m.startswith('patchword.evaluate.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["patchword.evaluate.opening"]

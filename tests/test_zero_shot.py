@@ -34,7 +34,7 @@ from patchword.search import Searcher
 from patchword.types import Encoded
 from patchword.zero_shot import fingerprint, is_zero_shot
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* captions are longer than:UserWarning")
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:.* captions are longer than:UserWarning")]
 
 SENTENCES = [
     "red",

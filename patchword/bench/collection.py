@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from patchword.bench.shapes import caption_lengths
-from patchword.index.pooled import mean_vectors
+from patchword.shortlist.pooled import mean_vectors
 from patchword.types import Encoded
 
 PATCHES = 36

@@ -26,26 +26,26 @@ from patchword.data.vocab import Vocabulary
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.errors import ConfigError
-from patchword.index.asked import ImageQueries
-from patchword.index.candidates import rule
-from patchword.index.catalog import Catalog
-from patchword.index.collection import Collection
 from patchword.index.encode import to_rows
-from patchword.index.layout import IndexFolder
-from patchword.index.manifest import BackendChoice, Manifest, Pooling, write_manifest
-from patchword.index.model_hash import stamp_of
-from patchword.index.parallel import Cores
-from patchword.index.pooled import ANCHORS, PoolSpec, pool_kind
 from patchword.index.records import NewItem
 from patchword.index.scan import Seen
-from patchword.index.schema import connect_to_write, create
-from patchword.index.shards import Array
-from patchword.index.shortlist.build import update_shortlist
-from patchword.index.shortlist.view import open_shortlist
-from patchword.index.snapshot import open_snapshot
 from patchword.index.writer import Writer
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.model import Model
+from patchword.retrieve.candidates import rule
+from patchword.retrieve.collection import Collection
+from patchword.retrieve.encoded_queries import ImageQueries
+from patchword.retrieve.parallel import Cores
+from patchword.shortlist.build import update_shortlist
+from patchword.shortlist.pooled import ANCHORS, PoolSpec, pool_kind
+from patchword.shortlist.view import open_shortlist
+from patchword.store.catalog import Catalog
+from patchword.store.layout import IndexFolder
+from patchword.store.manifest import BackendChoice, Manifest, Pooling, write_manifest
+from patchword.store.model_hash import stamp_of
+from patchword.store.schema import connect_to_write, create
+from patchword.store.shards import Array
+from patchword.store.snapshot import open_snapshot
 from patchword.threads import one_core
 from patchword.types import Encoded
 
@@ -198,7 +198,7 @@ def measure(
     place: IndexFolder, setup: Setup, queries: int, truths: int, candidates: int | None
 ) -> Iterator[dict[str, Any]]:
     """Open the index as a reader does and ask it."""
-    from patchword.index.manifest import read_manifest
+    from patchword.store.manifest import read_manifest
 
     manifest = read_manifest(place)
     before = anonymous_gib()

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import numpy as np
 
 from patchword.errors import ConfigError, DataError
-from patchword.index.catalog import Catalog
+from patchword.store.catalog import Catalog
 
 CLIENTS = (1, 4, 16, 64)
 MOST = 50_000  # requests of one load

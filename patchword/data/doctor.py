@@ -33,6 +33,7 @@ from patchword.data.find_pictures import pictures_of_ids
 from patchword.data.folder import home_of
 from patchword.data.open import (
     ADD_SPLITS,
+    TAKE_ALL,
     Place,
     find_places,
     guess_name,
@@ -201,7 +202,7 @@ def _not_trainable(role: str, there: list[str]) -> Finding:
         fix = "add one, or train with --train.select_on none"
     else:
         fix = (
-            f"{ADD_SPLITS[0].lower()}{ADD_SPLITS[1:]}"
+            f"{ADD_SPLITS[0].lower()}{ADD_SPLITS[1:]}, or train on everything: {TAKE_ALL}"
             if there == ["all"]
             else f"name one that is there: --data.train {there[0]}"
         )

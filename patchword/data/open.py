@@ -71,6 +71,7 @@ LAYOUTS = (
     Layout("folder", "patchword.data.folder", "pictures, each with a .txt of the same name that holds its captions"),
 )
 ADD_SPLITS = "Add a split column or one file per split (a column of another name: --data.columns '{split: NAME}')"
+TAKE_ALL = "--data.train all --train.select_on none"  # training on data that have one split
 _SYNONYMS = {"flickr30k": "f30k", "mscoco": "coco", "coco2014": "coco", "f8k": "flickr8k"}
 
 
@@ -143,10 +144,26 @@ def nothing_found(root: Path, name: str | None, layout: str | None) -> DataError
     wanted += f" called {name!r}" if name else ""
     if root.is_file():
         return DataError(f"'{root}' is no {wanted}. Expected a folder, or a file of captions (.jsonl, .csv, .tsv).")
+    ask = f"{ASK_DOCTOR} {root}" + (f" --name {name}" if name else "")
+    if name and (other := name_there(root, layout)):
+        return DataError(
+            f"'{root}' holds no {wanted}, but one called {other!r}. The name comes from the recipe (`data.name`) or "
+            f"from --name. Read what is there: --data.name {other} to train, --name {other} for other verbs. {ask}"
+        )
     contents = contents_of(root)
     fix = likely_fix(contents, root) if layout is None else "Leave out `layout` to try the others."
     found = f"holds {contents}, but" if str(contents) else "is empty:"
-    return DataError(f"'{root}' {found} no {wanted}. {fix} {ASK_DOCTOR} {root}")
+    return DataError(f"'{root}' {found} no {wanted}. {fix} {ask}")
+
+
+def name_there(root: Path, layout: str | None) -> str:
+    """A name under which a folder's data set is found; empty when nothing is recognised, or several are."""
+    try:
+        places = find_places(root, layout=layout)
+    except DataError:
+        return ""
+    names = [name for place in places[:1] for name in (guess_name(place.path), place.path.name)]
+    return next((name for name in names if find_places(root, name=name, layout=layout)), "")
 
 
 def layouts_tried(root: Path, name: str | None) -> list[str]:
@@ -221,7 +238,8 @@ def resolve_split(place: Path, split: str, there: list[str]) -> tuple[str, str]:
     """
     alike = splits_meant(split, there)
     if len(alike) != 1:
-        hint = f" {ADD_SPLITS}." if there == ["all"] else ""
+        whole = f"or use everything: --split all to search and evaluate, {TAKE_ALL} to train"
+        hint = f" {ADD_SPLITS}, {whole}." if there == ["all"] else ""
         raise missing_split(place, split, in_split_order(there), hint=hint)
     return alike[0], "" if alike[0] == split else f"split '{alike[0]}' was read for '{split}'"
 

@@ -70,7 +70,7 @@ def draw_png(alignment: Alignment, picture: Image.Image | None, caption: str, no
         alignment: with words; boxes where they are known.
         picture: None draws on an empty ground.
         caption: its text.
-        note: a line below it.
+        note: what stands below it.
     """
     words = lit_words(alignment)
     parts = alignment.parts.double().numpy()
@@ -191,14 +191,33 @@ def _matrix(words: Sequence[LitWord], parts: Float[np.ndarray, "L R"]) -> Image.
 
 
 def _heading(caption: str, note: str) -> Image.Image:
-    """The caption and a line below it."""
-    lines = textwrap.wrap(caption, 78, max_lines=6, placeholder=" ...") or [""]
-    drawing = Image.new("RGB", (COLUMNS * PANEL + (COLUMNS - 1) * MARGIN, 28 * len(lines) + 24), PAPER)
+    """The caption and the note below it, in lines that fit the sheet."""
+    width = COLUMNS * PANEL + (COLUMNS - 1) * MARGIN
+    lines, notes = wrapped(caption, 22, width, most=6) or [""], wrapped(note, 14, width)
+    drawing = Image.new("RGB", (width, 28 * len(lines) + 4 + 20 * len(notes)), PAPER)
     pen = ImageDraw.Draw(drawing)
     for k, line in enumerate(lines):
         pen.text((0, 28 * k), line, fill=INK, font=_font(22))
-    pen.text((0, 28 * len(lines) + 4), note, fill=SOFT, font=_font(14))
+    for k, line in enumerate(notes):
+        pen.text((0, 28 * len(lines) + 4 + 20 * k), line, fill=SOFT, font=_font(14))
     return drawing
+
+
+def wrapped(text: str, size: int, width: int, *, most: int | None = None) -> list[str]:
+    """A text cut into lines that are drawn no wider than ``width`` pixels.
+
+    Args:
+        text: any; a word wider than a line is cut.
+        size: of the letters.
+        width: in pixels.
+        most: lines; what is beyond them becomes " ...".
+    """
+    font = _font(size)
+    for letters in range(width * 2 // size, 8, -2):  # more than fit, then fewer until the widest line does
+        lines = textwrap.wrap(text, letters, max_lines=most, placeholder=" ...")
+        if all(font.getlength(line) <= width for line in lines):
+            break
+    return lines
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patchword.checkpoint import read_config
 from patchword.data.text_files import LFS_MARK
 from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer
 from patchword.data.vocab import MASK, Vocabulary
@@ -172,13 +173,13 @@ def import_checkpoint(
     Args:
         method: a name of ``IMPORTERS``.
         file: the authors' ``model_best.pth`` or ``checkpoint.pth``.
-        out: folder to write; an existing checkpoint there is replaced only by a complete one.
+        out: folder to write; an existing checkpoint of the same method there is replaced, by a complete one only.
         vocab: SCAN vocabulary JSON of a BiGRU model (CHAN's GloVe runs store theirs in the file).
         bert: local BERT folder or its name on the hub, for its vocabulary and its number of attention heads.
 
     Raises:
         CheckpointError: unsafe or truncated file, missing or unknown keys, another method's checkpoint.
-        ConfigError: the method has no importer.
+        ConfigError: the method has no importer, or ``out`` holds a checkpoint of another method.
     """
     if method not in IMPORTERS:
         raise ConfigError(f"there is no importer for {method!r}. Importers: {', '.join(IMPORTERS)}.")
@@ -200,6 +201,7 @@ def import_checkpoint(
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"'{path}' holds options or shapes that fit no {method} model: {reason}.") from None
     assert isinstance(imported.method, Method)
+    _refuse_other_method(Path(out), imported.method.name)
     tokenizer = _tokenizer(imported.method, options, vocab, bert, path)
     about = {
         "imported_from": path.name,
@@ -212,6 +214,23 @@ def import_checkpoint(
     Model(imported.method, tokenizer, about).save(out)
     shown = {k: v for k, v in options.items() if isinstance(v, str | int | float | bool) or v is None}
     return ImportResult(Path(out), imported.used, imported.dead, tokenizer.kind if tokenizer else None, shown)
+
+
+def _refuse_other_method(out: Path, method: str) -> None:
+    """Keep a checkpoint of another method from being replaced.
+
+    Raises:
+        ConfigError: there is one in ``out``.
+    """
+    try:
+        there = read_config(out / "config.json")["method"]
+    except CheckpointError:  # none, or a damaged one
+        return
+    if there != method:
+        raise ConfigError(
+            f"'{out}' holds a checkpoint of {there}, which this one of {method} would replace. "
+            "Name another folder with -o DIR, or remove that one."
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patchword.errors import ScoreError
+from patchword.errors import ScoreError, ShapeError
 from patchword.methods.base import Method
 from patchword.scoring.bounds import Judge, NoScreen, Screen
 from patchword.scoring.jobs import UNITS, Found, Job, Progress, identity_of, open_folder, share
@@ -119,9 +120,58 @@ def _form(method: Method, kind: Literal["pairs", "tiles", "screen"], *arguments:
 
 
 def pair_scores(method: Method, images: Encoded, captions: Encoded) -> Float[Tensor, "B C"]:
-    """Score every image against every caption in one piece; differentiable."""
+    """Score every image against every caption in one piece; differentiable.
+
+    Raises:
+        ShapeError: the method's own ``score`` gives something else than images x captions.
+    """
     scores: Tensor | None = _form(method, "pairs", images, captions)
-    return method.score(images, captions) if scores is None else scores
+    if scores is not None:
+        return scores
+    scores = method.score(images, captions)
+    require_scores(method, scores, (len(images), len(captions)))
+    if method.name not in _FAST and method not in _TRIED and len(images) == len(captions) > 2:
+        _TRIED.add(method)
+        refuse_transposed(method, images, captions)
+    return scores
+
+
+_TRIED: weakref.WeakSet[Method] = weakref.WeakSet()  # methods whose square scores were looked at once
+
+
+def require_scores(method: Method, scores: object, expected: tuple[int, int]) -> None:
+    """Refuse what a method's ``score`` gave when it is not a matrix of images x captions.
+
+    Raises:
+        ShapeError: naming the method and both shapes.
+    """
+    found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+    if found != expected:
+        raise ShapeError(f"`score` of {method.name} gave {found}, expected images x captions {expected}.")
+
+
+def refuse_transposed(method: Method, images: Encoded, captions: Encoded) -> None:
+    """Refuse a method whose ``score`` gives captions x images, which the shape of a square batch does not tell.
+
+    Two images are scored against three captions, with the random numbers, the mode and the gradients left as they are.
+    Whatever else happens then is not judged: the encodings may be of training, and the batch larger by right.
+
+    Raises:
+        ShapeError: the scores are 3 x 2.
+    """
+    modes = [(module, module.training) for module in method.modules()]
+    device = images.vectors.device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        try:
+            scores: object = method.eval().score(images.slice(0, 2), captions.slice(0, 3))
+        except Exception:  # noqa: BLE001 - a score that needs more than these sets
+            return
+        finally:
+            for module, mode in modes:
+                module.training = mode
+    if isinstance(scores, Tensor) and tuple(scores.shape) == (3, 2):
+        require_scores(method, scores, (2, 3))
 
 
 def open_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles:

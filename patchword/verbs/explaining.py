@@ -13,8 +13,8 @@ from patchword.verbs.output import say, say_json
 
 if TYPE_CHECKING:
     from patchword.explain.run import Explanation
-    from patchword.index.catalog import Item
-    from patchword.index.engine import Index
+    from patchword.retrieve.engine import Index
+    from patchword.store.catalog import Item
 
 
 def explain(
@@ -49,7 +49,7 @@ def explain(
     """
     from patchword.explain.run import check_suffix
     from patchword.explain.run import explain as explain_score
-    from patchword.index.layout import is_index
+    from patchword.store.layout import is_index
 
     if out is not None:
         check_suffix(out)
@@ -80,7 +80,7 @@ def _explain_indexed(
 ) -> Explanation:
     """Explain an image of an index, given by its id or its path."""
     from patchword.explain.run import Explanation, drawn_on
-    from patchword.index.engine import Index
+    from patchword.retrieve.engine import Index
 
     drawn = drawn_on(picture)
     with Index.open(folder, model=model, device=device) as index:

@@ -25,7 +25,7 @@ def export(
         json: print JSON.
     """
     from patchword.export.run import export as export_model
-    from patchword.index.layout import is_index
+    from patchword.store.layout import is_index
 
     if is_index(run):
         raise ConfigError(f"'{run}' is an index, not a model. Its vectors: patchword index export {run} -o FILE.npz")

@@ -30,7 +30,7 @@ class Compact:
     def run(self) -> int:
         """Compact."""
         from patchword.index import compact
-        from patchword.index.estimate import size_text
+        from patchword.store.estimate import size_text
 
         done = compact(self.index, console=progress_console(self.json))
         if self.json:
@@ -65,13 +65,13 @@ class Info:
     def run(self) -> int:
         """Info."""
         from patchword.index import info
-        from patchword.index.estimate import size_text
+        from patchword.store.estimate import size_text
 
         found = asdict(info(self.index))
         if not self.recall and (self.queries is not None or self.model is not None):
             raise ConfigError("--queries and --model are for --recall. Add it.")
         if self.recall:
-            from patchword.index.recall import measure_recall
+            from patchword.retrieve.recall import measure_recall
 
             found["recall"] = asdict(measure_recall(self.index, model=self.model, queries=self.queries))
         if self.json:
@@ -104,7 +104,7 @@ class Verify:
     def run(self) -> int:
         """Verify."""
         from patchword.index import verify
-        from patchword.index.estimate import size_text
+        from patchword.store.estimate import size_text
 
         found = verify(self.index, console=progress_console(self.json))
         if self.json:
@@ -147,7 +147,7 @@ class Export:
     def run(self) -> int:
         """Export."""
         from patchword.index import export
-        from patchword.index.estimate import size_text
+        from patchword.store.estimate import size_text
 
         if self.out is None:
             raise ConfigError("`index export` lacks -o FILE. Expected: patchword index export INDEX -o FILE.npz")
@@ -181,7 +181,7 @@ class Calibrate:
 
     def run(self) -> int:
         """Calibrate."""
-        from patchword.index.calibrate import calibrate
+        from patchword.retrieve.calibrate import calibrate
 
         done = asdict(calibrate(self.index, self.data, self.split, name=self.name, model=self.model))
         if self.json:

@@ -367,5 +367,10 @@ def _say_changes(changes: Any, place: Path, json: bool) -> int:
         note_line(f"{changes.unseen:,} folders could not be read; what is indexed of them was kept")
     unknown = changes.unknown_columns
     if unknown:
-        note_line(f"{len(unknown):,} rows of --columns name no image, such as {unknown[0]!r}")
+        from patchword.index.column_files import in_vain
+
+        note_line(
+            f"{in_vain(len(unknown), ' of --columns')}, such as {unknown[0]!r}. Expected paths below the indexed "
+            "folder, without its name, or absolute ones."
+        )
     return 0

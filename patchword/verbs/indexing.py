@@ -81,7 +81,7 @@ def index(action: Annotated[Action, OmitArgPrefixes, OmitSubcommandPrefixes]) ->
 
 def _how_to_go_on(action: Action) -> str | None:
     """The command that ends what was stopped; None where there is nothing to end."""
-    from patchword.index.layout import is_index
+    from patchword.store.layout import is_index
 
     place = action.out if isinstance(action, Build) else action.index
     if place is None or not is_index(place):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,41 +12,63 @@ from patchword.verbs.one_line import note_line, say_line
 from patchword.verbs.output import say_json
 
 if TYPE_CHECKING:
-    from patchword.index.query import Answer, FoundCaption
-    from patchword.index.query_file import QueryLine
     from patchword.model import Model
+    from patchword.retrieve.query import Answer, FoundCaption
+    from patchword.retrieve.query_file import QueryLine
     from patchword.search import Hit
+    from patchword.store.catalog import Item
 
 
-def say_answer(label: str, answer: Answer, json: bool) -> None:
+@dataclass(frozen=True)
+class Searched:
+    """What the printing of an answer needs to know about the index.
+
+    Attributes:
+        images: in it.
+        has_many_roots: they come from several folders, in which names may be the same.
+        is_filtered: the search has a filter.
+    """
+
+    images: int
+    has_many_roots: bool
+    is_filtered: bool
+
+
+def say_answer(label: str, answer: Answer, searched: Searched, json: bool) -> None:
     """Print what was found for a query."""
     if json:
         say_json({"query": label, **_plain(answer)})
         return
+    if searched.is_filtered and not answer.searched:
+        say_line(label)
+        say_line(f"  no image passes --where ({searched.images:,} in the index)")
+        return
     say_line(f"{label}  ({answer.mode}: {answer.rescored:,} of {answer.searched:,} images, {answer.took_ms:.0f} ms)")
     for hit in answer.hits:
         chance = "" if hit.probability is None else f"  {hit.probability:6.1%}"
-        say_line(f"  {hit.rank:>3}  {hit.score:8.4f}{chance}  {hit.id:>7}  {hit.item.path}")
+        say_line(f"  {hit.rank:>3}  {hit.score:8.4f}{chance}  {hit.id:>7}  {_name(hit.item, searched)}")
     if not answer.hits:
         say_line("  nothing found")
 
 
-def note_unknown(label: str, model: Model, texts: Sequence[str]) -> None:
-    """Say which words of an answered query the model does not know.
+def _name(item: Item, searched: Searched) -> str:
+    """The path of an image below its folder; its whole path where there are several folders."""
+    return str(item.file) if searched.has_many_roots and item.file is not None else item.path
 
-    Args:
-        label: the query, as it was written.
-        model: that answered it.
-        texts: its sentences.
-    """
+
+def note_unknown(model: Model, texts: Sequence[str]) -> None:
+    """Say which words of the sentences of an answered query the model does not know."""
     from patchword.search import unknown_words
 
-    words = ", ".join(map(repr, unknown_words(model, texts)))
-    if words:
-        note_line(f"note: the model does not know {words} in {label!r}: read as an unknown word")
+    for text in dict.fromkeys(texts):
+        words = ", ".join(map(repr, unknown_words(model, [text])))
+        if words:
+            note_line(f"note: the model does not know {words} in {text!r}: read as an unknown word")
 
 
-def say_lines(file: Path, lines: Sequence[tuple[QueryLine, Answer | PatchwordError]], json: bool) -> int:
+def say_lines(
+    file: Path, lines: Sequence[tuple[QueryLine, Answer | PatchwordError]], searched: Searched, json: bool
+) -> int:
     """Print what was found for the lines of a file, and why some were refused; returns the exit code."""
     if json:
         say_json(
@@ -58,7 +80,7 @@ def say_lines(file: Path, lines: Sequence[tuple[QueryLine, Answer | PatchwordErr
         )
     for line, answer in lines:
         if not json and not isinstance(answer, PatchwordError):
-            say_answer(line.label, answer, json)
+            say_answer(line.label, answer, searched, json)
     return _note_refused(file, lines)
 
 

@@ -22,6 +22,7 @@ from patchword.verbs.options import (
     device_of,
 )
 from patchword.verbs.search_output import (
+    Searched,
     note_unknown,
     say_answer,
     say_captions,
@@ -31,10 +32,10 @@ from patchword.verbs.search_output import (
 )
 
 if TYPE_CHECKING:
-    from patchword.index.engine import Index
-    from patchword.index.query import Picture, Query
-    from patchword.index.query_file import QueryLine
-    from patchword.index.wanted import How
+    from patchword.retrieve.engine import Index
+    from patchword.retrieve.query import Picture, Query
+    from patchword.retrieve.query_file import QueryLine
+    from patchword.retrieve.wanted import How
 
 _MINUS = re.compile(r"-[^\W\d_][^=]+")  # a part to avoid; -k and -h are options
 FEW = 5  # results for each query, unless said otherwise
@@ -68,12 +69,13 @@ class Asked:
 
     @property
     def label(self) -> str:
-        """All of it in one line."""
-        return " ".join([*self.words, *(f"-{one}" for one in (*self.without, *self.unlike)), *self.image])
+        """All of it in one line: ``a dog + snow:0.5 + cat.jpg - people``."""
+        avoided = "".join(f" - {one}" for one in (*self.without, *self.unlike))
+        return (" + ".join((*self.words, *self.image)) + avoided).lstrip()
 
     def query(self, index: Index) -> Query:
         """All of it as one query."""
-        from patchword.index.query import parse_image, parse_query
+        from patchword.retrieve.query import parse_image, parse_query
 
         pictures, others = ([parse_image(one, index.find) for one in some] for some in (self.image, self.unlike))
         return parse_query(self.words, pictures, without=(*self.without, *others))
@@ -126,7 +128,7 @@ def search(
         device: auto (in an index the CPU), cpu or cuda:0.
         json: print JSON.
     """
-    from patchword.index.layout import is_index
+    from patchword.store.layout import is_index
 
     asked, few = Asked(query, image, without, unlike), FEW if k is None else k
     if k is not None and k < 1:
@@ -145,8 +147,8 @@ def search(
         return _in_split(place, asked, file, opened, {"clip": clip, "device": device_of(device), "k": few}, json)
     if data is not None:
         raise ConfigError(f"'{place}' is an index, which holds its images itself. Leave out --data.")
-    from patchword.index.engine import Index
-    from patchword.index.query_file import read_queries
+    from patchword.retrieve.engine import Index
+    from patchword.retrieve.query_file import read_queries
 
     lines = [] if file is None else read_queries(file)
     computes = "cpu" if device == "auto" else device_of(device)  # where an index scores, and a query is soon encoded
@@ -161,8 +163,8 @@ def search(
             return _each_line(index, file, lines, few, wanted, json)
         parts = asked.query(index)
         answer = index.search(parts, few, **wanted)
-        note_unknown(asked.label, index.model, _texts(parts))
-        say_answer(asked.label, answer, json)
+        note_unknown(index.model, _texts(parts))
+        say_answer(asked.label, answer, _searched(index, where), json)
         return 0
 
 
@@ -199,8 +201,13 @@ def _each_line(index: Index, file: Path, lines: Sequence[QueryLine], k: int, how
     found = [(line, line.error or next(answers)) for line in lines]
     for line, answer in found:
         if line.query is not None and not isinstance(answer, PatchwordError):
-            note_unknown(line.label, index.model, _texts(line.query))
-    return say_lines(file, found, json)
+            note_unknown(index.model, _texts(line.query))
+    return say_lines(file, found, _searched(index, how.get("where")), json)
+
+
+def _searched(index: Index, where: str | None) -> Searched:
+    """What the printing of its answers needs to know about an index."""
+    return Searched(len(index), len(index.catalog.roots()) > 1, where is not None)
 
 
 def _texts(query: Query) -> list[str]:
@@ -214,7 +221,7 @@ def _only_picture(asked: Asked, where: str | None, index: Index) -> Picture:
     Raises:
         ConfigError: something else is asked for as well.
     """
-    from patchword.index.query import parse_image
+    from patchword.retrieve.query import parse_image
 
     pictures = [parse_image(one, index.find) for one in asked.image]
     if len(pictures) != 1 or asked.words or asked.without or asked.unlike:
@@ -233,8 +240,8 @@ def _in_split(
 ) -> int:
     """Search a split of a data folder. Pictures that do not decode are left out and named."""
     from patchword.evaluate.opening import open_for
-    from patchword.index.query_file import read_queries
     from patchword.loading import load
+    from patchword.retrieve.query_file import read_queries
     from patchword.search import search as run_search
     from patchword.search import search_each
 
@@ -249,14 +256,13 @@ def _in_split(
     if file is None or lines is None:
         image = asked.image[0] if asked.image else None
         answers = run_search(model, asked.words, data=opened, image=image, **how)
-        for one in asked.words:
-            note_unknown(one, model, [one])
+        note_unknown(model, asked.words)
         return say_hits(answers, json)
     hits = iter(search_each(model, [line.label for line in lines if line.error is None], data=opened, **how))
     found = [(line, line.error or next(hits)) for line in lines]
     for line, hit in found:
         if not isinstance(hit, PatchwordError):
-            note_unknown(line.label, model, [line.label])
+            note_unknown(model, [line.label])
     return say_split_lines(file, found, json)
 
 
@@ -279,7 +285,7 @@ def _refuse_weights(query: str) -> None:
     Raises:
         ConfigError: it has a weight, or a minus.
     """
-    from patchword.index.query import parse_part
+    from patchword.retrieve.query import parse_part
 
     if parse_part(query).text != query.strip():
         raise ConfigError(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.console import Console
 from tyro.conf import Positional, Suppress, arg
 
-from patchword.verbs.options import Flag, OptionalCount, OptionalPath, takes_overrides
+from patchword.errors import PatchwordError
+from patchword.verbs.options import Flag, OptionalCount, OptionalPath, OptionalText, takes_overrides
 from patchword.verbs.output import note, say, say_json
 
 if TYPE_CHECKING:
@@ -127,13 +128,27 @@ def _exit_code(runs: Sequence[SeedRun]) -> int:
 
 def _evaluation(recipe: Recipe, *runs: Path) -> list[str]:
     """The command that evaluates runs on the data they were trained on."""
-    data = recipe.data
+    data, split = recipe.data, _split_there(recipe)
     words = ["patchword", "evaluate", *map(str, runs), "--data", str(data.root)]
-    if data.test != "test":
-        words += ["--split", data.test]
+    if split != "test":
+        words += ["--split", split]
     if data.name is not None and data.root is not None and data.name != data.root.name:
         words += ["--name", data.name]
     return words
+
+
+def _split_there(recipe: Recipe) -> str:
+    """The test split of a recipe's data, or where there is none the one it selected on or was trained on."""
+    from patchword.data.open import splits_of
+    from patchword.data.split_names import splits_meant
+
+    data = recipe.data
+    try:
+        there = splits_of(data.root or "", name=data.name, columns=data.columns)
+    except PatchwordError:  # moved away meanwhile: evaluating will say so
+        return data.test
+    named = (data.test, data.dev, data.train)
+    return next((split for split in named if len(splits_meant(split, there)) == 1), data.test)
 
 
 def import_(
@@ -141,7 +156,7 @@ def import_(
     file: Positional[Path],
     out: Annotated[Path, arg(aliases=["-o"])],
     vocab: OptionalPath = None,
-    bert: OptionalPath = None,
+    bert: OptionalText = None,
     json: bool = False,
 ) -> int:
     """Import an authors' checkpoint. Nothing pickled in it is run.
@@ -149,9 +164,9 @@ def import_(
     Args:
         method: vse_inf, chan, esl, scta, laps, cefg, hrem or aahr.
         file: model_best.pth or checkpoint.pth of the authors' code.
-        out: checkpoint folder to write.
+        out: checkpoint folder to write; one of the same method there is replaced.
         vocab: vocabulary JSON of a BiGRU model.
-        bert: local BERT folder of a BERT model.
+        bert: the BERT of a BERT model: a folder, or a name on the hub.
         json: print JSON.
     """
     from patchword.importers.checkpoint import import_checkpoint
@@ -169,6 +184,6 @@ def import_(
     if result.tokenizer is None:
         say(
             "no vocabulary came with it, so it can not read captions yet: "
-            "import again with --vocab FILE (BiGRU) or --bert DIR"
+            "import again with --vocab FILE (BiGRU) or --bert BERT"
         )
     return 0

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import patchword
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 from patchword.web import about, pictures, searching
 from patchword.web.gate import Gate
 from patchword.web.refusals import Refusal, invalid, without_paths

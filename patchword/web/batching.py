@@ -14,8 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from patchword.errors import PatchwordError
-from patchword.index.engine import Index
-from patchword.index.query import Answer, Mode, Query
+from patchword.retrieve.engine import Index
+from patchword.retrieve.query import Answer, Mode, Query
 from patchword.web.metrics import Metrics
 from patchword.web.refusals import busy
 

@@ -14,7 +14,7 @@ import anyio
 from PIL import Image
 
 from patchword.data.pictures import upright_rgb
-from patchword.index.catalog import Item
+from patchword.store.catalog import Item
 from patchword.web.refusals import Refusal
 from patchword.web.uploads import DAMAGE, open_picture
 

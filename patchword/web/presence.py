@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from patchword.index.catalog import Item
+from patchword.store.catalog import Item
 
 LIMIT_S = 0.5
 _THREADS = 2

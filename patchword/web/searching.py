@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 
-from patchword.index.query import Mode
+from patchword.retrieve.query import Mode
 from patchword.web.batching import Asked
 from patchword.web.many import Answers, Searches, answer_many
 from patchword.web.refusals import Refusal

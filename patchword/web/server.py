@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchword.errors import ConfigError
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 from patchword.web.settings import Settings
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from patchword.data.pictures import Picture
 from patchword.explain.lit_words import lit_words
-from patchword.index.catalog import Item
-from patchword.index.engine import Index
-from patchword.index.query import Answer, Found, FoundCaption, Part, Query
+from patchword.retrieve.engine import Index
+from patchword.retrieve.query import Answer, Found, FoundCaption, Part, Query
 from patchword.search import unknown_words
+from patchword.store.catalog import Item
 from patchword.web.batching import LARGEST, Asked, Batcher
 from patchword.web.metrics import Metrics
 from patchword.web.originals import Original, open_original

@@ -87,6 +87,7 @@ def test_what_training_lacks_is_told(tmp_path: Path) -> None:
     report = check_data(tmp_path / "rows")
     assert report.usable
     assert "not for training (no train, no dev)" in report.lines()[-1]
+    assert "or train on everything: --data.train all --train.select_on none" in "\n".join(report.lines())
 
 
 def test_all_empty_and_literal_lines_are_counted(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from patchword.data.doctor import check_data
 from patchword.data.features import RegionFeatures
 from patchword.data.open import LAYOUTS, find_places, first_captions, guess_name, open_split, splits_of
 from patchword.data.pictures import PictureFiles
@@ -203,3 +204,19 @@ def test_name_comes_from_the_folder(tmp_path: Path) -> None:
     assert guess_name(tmp_path / "mscoco" / "annotations" / "a.json") == "coco"
     assert guess_name(tmp_path / "mscoco" / "annotations") == "coco"
     assert guess_name(Path("/")) == "data"
+
+
+def test_a_name_that_the_folder_does_not_have_is_answered_with_the_one_it_has(tmp_path: Path) -> None:
+    home = tmp_path / "mydata" / "mydata_precomp"
+    home.mkdir(parents=True)
+    np.save(home / "train_ims.npy", np.zeros((1, 2, 3), np.float32))
+    (home / "train_caps.txt").write_text("a dog\n" * 5)
+    with pytest.raises(DataError) as caught:
+        open_split(home.parent, "train", name="flickr8k")
+    message = str(caught.value)
+    assert "no known data set called 'flickr8k', but one called 'mydata'" in message
+    assert "from the recipe (`data.name`)" in message
+    assert "--data.name mydata to train, --name mydata for" in message
+    assert message.endswith(f"patchword doctor data {home.parent} --name flickr8k")
+    assert open_split(home.parent, "train", name="mydata").n_captions == 5
+    assert "but one called 'mydata'" in "\n".join(check_data(home.parent, name="flickr8k").lines())

@@ -41,8 +41,10 @@ def test_without_lists_everything_is_one_split(tmp_path: Path) -> None:
     write(tmp_path, name="results_20130124.token")
     assert splits_of(tmp_path) == ["all"]
     assert open_split(tmp_path, "all").n_images == 3
-    with pytest.raises(DataError, match=r"Splits found: all\. Add a split column or one file per split"):
+    with pytest.raises(DataError, match=r"Splits found: all\. Add a split column or one file per split") as caught:
         open_split(tmp_path, "train")
+    assert "--split all to search and evaluate" in str(caught.value)
+    assert "--data.train all --train.select_on none to train" in str(caught.value)
 
 
 def test_kaggle_results(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from patchword.encoders.patches import VitConfig
 from patchword.errors import ConfigError
 from patchword.evaluate.benchmarks import evaluate_benchmark
 from patchword.evaluate.on_split import ModelOnSplit
-from patchword.evaluate.rococo_images import GROUP, SIDE, MixedPictures, draw_mixtures, evaluate_mixed
 from patchword.evaluate.opening import open_for
+from patchword.evaluate.rococo_images import GROUP, SIDE, MixedPictures, draw_mixtures, evaluate_mixed
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.model import Model
 

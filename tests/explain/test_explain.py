@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 from small import REGIONS, THINGS, WIDTH, one_line, refused, write_precomp
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from patchword.data.vocab import Vocabulary
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.errors import ConfigError, DataError
-from patchword.explain.heat import WARM, draw_png, heat_map, warmed
+from patchword.explain.heat import WARM, draw_png, heat_map, warmed, wrapped
 from patchword.explain.lit_words import light_words, lit_words, shown_words
 from patchword.explain.run import Explanation, explain
 from patchword.loading import load
@@ -246,6 +246,18 @@ def test_the_page_is_one_file_with_a_table(tmp_path: Path, photo: Path) -> None:
     assert next(row for row in cells if row[0] == "all words")[1:3] == ["+2.40000", "100.0 %"]
     assert html.count('class="warm"') == 8  # parts above 2 % of the largest: one, one, one, one and four
     assert html.count('class="cold"') == 1
+
+
+def test_no_text_of_the_picture_is_cut_off(tmp_path: Path) -> None:
+    found = replace(an_explanation(boxes=False), model="chan (" + "a/long/folder/" * 6 + ")", notes=("w" * 200,))
+    note = " ".join(found.facts())
+    for text, size in ((note, 14), ("W" * 300 + " and more", 22), ("a dog", 22)):
+        lines = wrapped(text, size, 940)
+        assert max(ImageFont.load_default(size).getlength(line) for line in lines) <= 940
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert len(wrapped("word " * 400, 22, 940, most=6)) == 6
+    longer, shorter = (draw_png(found.alignment, None, "x", text) for text in (note, "y"))
+    assert longer.height > shorter.height
 
 
 def test_a_score_of_zero_and_negative_parts_are_drawn(tmp_path: Path) -> None:

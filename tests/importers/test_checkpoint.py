@@ -317,6 +317,15 @@ def test_a_refused_import_leaves_an_earlier_one_alone(gru: Authors, tmp_path: Pa
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
+def test_an_import_does_not_replace_one_of_another_method(gru: Authors, vse: Authors, tmp_path: Path) -> None:
+    folder = gru.bring(tmp_path).folder
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(ConfigError, match="holds a checkpoint of chan, which this one of vse_inf would replace"):
+        vse.bring(tmp_path)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert gru.bring(tmp_path).folder == folder  # the same method again
+
+
 def bert_checkpoint(folder: Path, pieces: int) -> tuple[Path, Path]:
     """A CHAN checkpoint over a small BERT of 120 pieces, and a BERT folder with a vocabulary of ``pieces``."""
     arch = {"vocab_size": 120, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -25,6 +25,8 @@ from patchword.scoring.ranks import StreamedRanks, ranks
 from patchword.scoring.short_vectors import Shortening, directions, shorten
 from patchword.types import Encoded
 
+pytestmark = pytest.mark.integration
+
 POOLINGS = ("mean", "sum", "max", "lse")
 Trained = tuple[Method, Encoded, Encoded, np.ndarray]
 
@@ -136,7 +138,6 @@ def test_short_vectors_obey_their_definition(data: st.DataObject) -> None:
     assert a.scales.split(sizes.tolist())[0].unique().numel() == 1
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ranks_of_a_trained_model(trained: Trained, threads: int) -> None:
     before = torch.get_num_threads()

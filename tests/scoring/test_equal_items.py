@@ -19,6 +19,8 @@ from patchword.scoring.matrix import open_tiles, score_matrix
 from patchword.scoring.ranks import ranks
 from patchword.types import Encoded
 
+pytestmark = pytest.mark.integration
+
 WIDTH = 62  # the rows of an ESL with levels of 32, 16, 8, 4 and 2; not a multiple of a register, as 1022 is not
 BASE: dict[str, Any] = {"image": RegionsConfig(width=5), "text": BigruConfig(vocab_size=5, word_dim=3)}
 VIT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
+from patchword.errors import ShapeError
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.scoring.matrix import pair_scores, score_matrix, tile_sizes
@@ -67,6 +68,46 @@ def test_unknown_methods_use_their_own_formula() -> None:
     images, captions = sets(REGIONS, 1), sets(WORDS, 2)
     expected = torch.tensor(REGIONS)[:, None] + torch.tensor(WORDS)[None] / 10
     same(score_matrix(method, images, captions, tile=(2, 3)), expected)
+
+
+class _Turned(_Plain):
+    """A method whose scores are captions x images, and whose score draws and normalises over the batch."""
+
+    name = "turned"
+
+    def __init__(self, config: ChanConfig) -> None:
+        super().__init__(config)
+        self.norm = torch.nn.BatchNorm1d(1)
+        self.right = False
+
+    def score(self, images: Encoded, captions: Encoded) -> Tensor:
+        scores = super().score(images, captions) + torch.rand(())
+        scores = self.norm(scores.reshape(-1, 1)).reshape(scores.shape)
+        return scores if self.right else scores.T
+
+
+def test_transposed_scores_are_refused_in_square_batches_too() -> None:
+    method = _Turned(chan().config).train()
+    images, captions = sets(REGIONS[:4], 1), sets(WORDS[:5], 2)
+    with pytest.raises(ShapeError, match=r"`score` of turned gave \(5, 4\), expected images x captions \(4, 5\)"):
+        pair_scores(method, images, captions)
+    with pytest.raises(ShapeError, match=r"turned gave \(3, 2\), expected images x captions \(2, 3\)"):
+        pair_scores(method, images, captions.slice(0, 4))
+
+
+def test_looking_at_the_shape_of_square_scores_changes_nothing() -> None:
+    method = _Turned(chan().config).train()
+    method.right, method.text.training = True, False
+    images, captions = sets(REGIONS[:4], 1), sets(WORDS[:4], 2)
+    found = []
+    for _ in range(2):  # only the first time three captions are scored against two images
+        torch.manual_seed(3)
+        found.append((pair_scores(method, images, captions), torch.rand(())))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert int(method.norm.num_batches_tracked) == 2
+    assert method.training
+    assert not method.text.training
 
 
 def test_progress_counts_every_pair_once() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from made_sets import METHODS, chan, owners, sets_for, unit_sets, vse
 
 from patchword.errors import ScoreError
-from patchword.evaluate.ranks import Positives, rank_scores
+from patchword.evaluate.ranks import rank_scores
 from patchword.scoring import cells, counts, hard_tiles, matrix
 from patchword.scoring import ranks as ranks_module
 from patchword.scoring.matrix import MEMORY, open_tiles, score_matrix
@@ -75,7 +75,7 @@ def test_an_image_and_a_caption_may_have_many_right_answers(name: str) -> None:
     wanted = rank_scores(score_matrix(method, images, captions), relevance)
     rows, columns = relevance.nonzero()
     again = np.concatenate([rows, rows[:3]]), np.concatenate([columns, columns[:3]])  # a pair listed twice counts once
-    same_ranks(ranks(method, images, captions, Positives.from_relevance(relevance)), wanted)
+    same_ranks(ranks(method, images, captions, relevance), wanted)
     same_ranks(ranks(method, images, captions, again), wanted)
     assert wanted.t2i.positives.max() > 1
 
@@ -178,7 +178,7 @@ def test_scores_that_are_not_finite_are_refused(value: float, named: str, precis
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
-        (np.array([0, 1]), r"shape \(2,\) but there are 3 captions"),
+        (np.array([0, 1]), "2 x 3 but the ground truth has 2 images and 2 captions"),
         (np.array([0, 1, 2]), "pair 2 of the ground truth names image 2, but there are 2 images"),
         (np.array([0, 0, 0]), "1 of 2 images have no right answer, the first is image 1"),
         ((np.array([0, 1]), np.array([0, 2])), "1 of 3 captions have no right answer, the first is caption 1"),

@@ -101,15 +101,15 @@ def test_a_cell_is_the_same_bits_as_in_the_matrix(name: str, monkeypatch: pytest
     assert int(cells.sizes.sum()) == 13 * 37
 
 
-def test_both_kinds_of_entries_of_the_table_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forms_that_a_method_lacks_are_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
     images, captions = sets_for(chan(), 5, 7)
     wanted = chan().score(images, captions)
-    text = "patchword.scoring.hard_assignment:chan_scores"
-    for entry in (text, Forms(), Forms(pairs=text), Forms(tiles="patchword.scoring.hard_tiles:chan_tiles")):
+    pairs = Forms(pairs="patchword.scoring.hard_assignment:chan_scores")
+    for entry in (Forms(), pairs, Forms(tiles="patchword.scoring.hard_tiles:chan_tiles")):
         monkeypatch.setitem(_FAST, "chan", entry)
         torch.testing.assert_close(pair_scores(chan(), images, captions), wanted)
         torch.testing.assert_close(score_matrix(chan(), images, captions), wanted)
-        kind = HardTiles if isinstance(entry, Forms) and entry.tiles else PairTiles
+        kind = HardTiles if entry.tiles else PairTiles
         assert type(open_tiles(chan(), images, captions)) is kind
 
 

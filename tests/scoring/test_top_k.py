@@ -21,6 +21,8 @@ from patchword.scoring.short_vectors import Shortening, directions
 from patchword.scoring.top_k import TopK, top_k
 from patchword.types import Encoded
 
+pytestmark = pytest.mark.integration
+
 Queries = Literal["images", "captions"]
 QUERIES: tuple[Queries, ...] = ("images", "captions")
 
@@ -74,7 +76,6 @@ def test_certified_items_are_those_of_float32(data: st.DataObject) -> None:
             torch.testing.assert_close(found.scores, wanted.scores, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("queries", QUERIES)
 def test_of_a_trained_model(trained: Any, queries: Queries) -> None:
     method, images, captions, _ = trained

@@ -9,7 +9,7 @@ import pytest
 from served import make_index, make_pictures
 from starlette.testclient import TestClient
 
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 from patchword.web.app import create_app
 
 

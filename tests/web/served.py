@@ -22,9 +22,9 @@ from PIL import Image
 from patchword.data.tokenizers import WordTokenizer
 from patchword.data.vocab import Vocabulary
 from patchword.index import build
-from patchword.index.engine import Index
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.model import Model
+from patchword.retrieve.engine import Index
 from patchword.web.server import listen, make_server
 from patchword.web.settings import Limits, Settings
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from served import SENTENCES, serving, wait_until
 
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 
 
 def test_a_hundred_clients_get_what_each_would_get_alone(opened: Index) -> None:

@@ -9,7 +9,7 @@ from served import serving
 from small import refused
 
 from patchword.bench.service import Load, ask, bench_service, told
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 
 
 def test_the_requests_of_a_load_are_bounded_and_all_counted(opened: Index) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from served import Served, encoded, picture, read_all, serving
 from starlette.testclient import TestClient
 
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 
 JSON = {"Content-Type": "application/json"}
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'

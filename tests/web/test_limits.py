@@ -16,7 +16,7 @@ from served import encoded, make_index, picture, png_of, read_all, serving, wait
 from starlette.testclient import TestClient
 
 from patchword.errors import ConfigError
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 from patchword.web.app import create_app
 from patchword.web.connection import PatientConnection
 from patchword.web.settings import Limits, Settings

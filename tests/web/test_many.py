@@ -12,7 +12,7 @@ import pytest
 from served import encoded, picture, serving
 from starlette.testclient import TestClient
 
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 from patchword.web.app import create_app
 from patchword.web.settings import Limits, Settings
 

@@ -16,7 +16,7 @@ from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import response_schema_conformance
 from starlette.testclient import TestClient
 
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 from patchword.web.app import create_app
 from patchword.web.settings import Limits, Settings
 

@@ -16,8 +16,8 @@ from starlette.testclient import TestClient
 
 from patchword.data.pictures import decode
 from patchword.index import add_captions
-from patchword.index.engine import Index
-from patchword.index.query import Answer, Part, Query
+from patchword.retrieve.engine import Index
+from patchword.retrieve.query import Answer, Part, Query
 from patchword.web.app import create_app
 
 TEXT = "a red wall"

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from patchword.errors import ConfigError
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 from patchword.web.app import create_app
 from patchword.web.settings import Settings
 

@@ -10,7 +10,7 @@ import pytest
 from served import wait_until
 from starlette.testclient import TestClient
 
-from patchword.index.engine import Index
+from patchword.retrieve.engine import Index
 from patchword.web import presence
 from patchword.web.app import create_app
 from patchword.web.presence import is_there
