@@ -233,6 +233,9 @@ def test_late_interaction_is_ranked_by_bounds_as_by_scores(
     for side in ("i2t", "t2i"):
         for part in ("greater", "equal", "positives"):
             assert (getattr(getattr(found, side), part) == getattr(getattr(exact, side), part)).all()
+    images, captions = (
+        Encoded.from_padded(part.padded()[0], torch.ones(len(part), dtype=torch.long)) for part in (images, captions)
+    )
     with pytest.raises(ScoreError, match="every item is one vector"):
         ranks(load(folders["clip"]), images, captions, owner, precision="certified")
 
