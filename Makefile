@@ -35,7 +35,7 @@ browser:  ## install Chromium for the tests of the search page, where it is miss
 	@bash .ci/chromium
 
 test: venv browser  ## all tests, the integration tests included, in as many processes as there are cores
-	$(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 lint: venv  ## style of the code
 	$(BIN)/ruff check .
