@@ -132,12 +132,6 @@ def find_places(root: Path | str, *, name: str | None = None, layout: str | None
     return places
 
 
-def find_layout(root: Path | str, *, name: str | None = None) -> Layout | None:
-    """The layout that `open_split` would read, or None when nothing is recognised."""
-    places = find_places(root, name=name)
-    return places[0].layout if places else None
-
-
 def nothing_found(root: Path, name: str | None, layout: str | None) -> DataError:
     """The error for a place in which no data set is recognised: what is there, and the most likely fix."""
     wanted = "known data set" if layout is None else f"data set of layout {layout}: {layout_named(layout).looks_like}"
