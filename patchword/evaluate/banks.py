@@ -21,9 +21,10 @@ from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.evaluate.encoding import batch_of, encode_split
 from patchword.evaluate.model_notes import HasVariants, input_notes
+from patchword.evaluate.one_model import provenance_of
+from patchword.evaluate.opening import open_with
 from patchword.evaluate.repeats import Repeats
 from patchword.evaluate.result import Evaluation, evaluate_scores
-from patchword.evaluate.run import open_with, provenance_of
 from patchword.evaluate.setting import Setting
 from patchword.loading import load
 from patchword.model import Model

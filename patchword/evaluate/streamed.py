@@ -17,9 +17,9 @@ from patchword.data.table import Split
 from patchword.evaluate.encoding import batch_of, encode_split
 from patchword.evaluate.folds import fold_parts
 from patchword.evaluate.model_notes import model_notes
+from patchword.evaluate.one_model import provenance_of
 from patchword.evaluate.ranks import Ranks
 from patchword.evaluate.result import Evaluation, choose_protocol, evaluation_of, notes_of
-from patchword.evaluate.run import provenance_of
 from patchword.evaluate.setting import Setting
 from patchword.model import Model
 from patchword.scoring.bounds import Screened

@@ -15,8 +15,8 @@ from torch import Tensor
 from patchword.data.table import Split
 from patchword.evaluate.matrix import as_array
 from patchword.evaluate.members import Member
+from patchword.evaluate.one_model import evaluate_model
 from patchword.evaluate.result import Evaluation
-from patchword.evaluate.run import evaluate_model
 from patchword.evaluate.setting import Setting
 from patchword.explain.lit_words import light_words
 from patchword.loading import load

@@ -23,7 +23,7 @@ from patchword.console import ProgressBar, peak_memory_gib
 from patchword.data.batches import Batch, EpochPlan, TrainingPairs, epoch_loader
 from patchword.data.table import Split
 from patchword.errors import CollapseError
-from patchword.evaluate.run import evaluate_model
+from patchword.evaluate.one_model import evaluate_model
 from patchword.methods.base import Method
 from patchword.model import Model
 from patchword.train.collapse import ADVICE, CollapseWatch

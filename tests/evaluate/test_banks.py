@@ -16,9 +16,9 @@ from patchword.data.open import open_split
 from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.evaluate.banks import BankReport, evaluate_banks
+from patchword.evaluate.one_model import evaluate_model
 from patchword.evaluate.recall import COLUMNS
 from patchword.evaluate.result import evaluate_scores
-from patchword.evaluate.run import evaluate_model
 from patchword.methods import scta
 from patchword.methods.scta import Scta
 from patchword.model import Model

@@ -18,8 +18,9 @@ from patchword.cli import main
 from patchword.errors import ConfigError, ScoreError
 from patchword.evaluate import result as result_module
 from patchword.evaluate import streamed
+from patchword.evaluate.one_model import evaluate_model
 from patchword.evaluate.protocols import Protocol
-from patchword.evaluate.run import evaluate, evaluate_model
+from patchword.evaluate.run import evaluate
 from patchword.model import Model
 
 FROM_SCORES = ("dtype", "encode_s", "score_s", "notes")

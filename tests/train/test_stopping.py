@@ -14,7 +14,7 @@ from small import command, one_line, recipe, wait_for, write_recipe
 from test_resume import in_mid_epoch, metrics, same_runs
 
 from patchword.data.batches import epoch_loader
-from patchword.evaluate.run import evaluate_model
+from patchword.evaluate.one_model import evaluate_model
 from patchword.train import loop
 from patchword.train.loop import Interrupted, Trainer
 from patchword.train.run import train
