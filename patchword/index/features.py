@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -57,13 +58,18 @@ class FeatureFolder:
                     for name in _names(split, row):
                         self.keys.setdefault(make(name), Spot(number, row))
         self.ids = {} if source.names is None else read_names(Path(source.names))
+        names = Counter(path.rpartition("/")[2] for path in self.ids)
+        self._id_by_name = {
+            name: given for path, given in self.ids.items() if names[name := path.rpartition("/")[2]] == 1
+        }
 
     def find(self, path: str) -> Spot | None:
-        """The features of a picture: those that the file of names gives it, else by its path, its name, its name
-        without ending or its canonical id."""
-        wanted = self.ids.get(path, path)
+        """The features of a picture: those that the file of names gives its path or, where no two rows share it, its
+        name; else by its path, its name, its name without ending or its canonical id."""
+        given = self.ids.get(path, self._id_by_name.get(path.rpartition("/")[2]))
+        wanted = path if given is None else given
         name = wanted.rpartition("/")[2]
-        if path in self.ids and wanted not in self.keys:
+        if given is not None and wanted not in self.keys:
             name = name.rpartition(":")[2]
         for key in (wanted, name, strip_suffix(name), canonical_id(name)):
             if key in self.keys:

@@ -21,6 +21,8 @@ from patchword.index.scan import Seen, Skip
 from patchword.index.writer import Writer
 from patchword.store.shards import Array
 
+NAMES = "--feature-names FILE says where names differ"
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -64,8 +66,8 @@ class Pictures:
                     yield found
                     continue
                 if self.features is not None and self.features.find(found.seen.path) is None:
-                    root = self.features.source.root
-                    yield Skip(found.seen.root, found.seen.path, f"'{root}' has no features of a picture of this name")
+                    reason = f"'{self.features.source.root}' has no features of a picture of this name ({NAMES})"
+                    yield Skip(found.seen.root, found.seen.path, reason)
                     continue
                 waiting.append(found)
                 if len(waiting) >= batch:

@@ -129,7 +129,8 @@ class Update:
         new, manifest = len(plan.encode), self.writer.manifest
         todo = new + len(plan.restore)
         needed = size_text(todo * bytes_per_image(manifest))
-        size = f"{manifest.set_size} vectors of {manifest.width} each: about {needed} to come"
+        vectors = f"{manifest.set_size} vector{'s' * (manifest.set_size != 1)} of {manifest.width}"
+        size = f"{vectors} each: about {needed} to come"
         self.console.print(
             f"{scan.found:,} picture files: {new:,} to encode, {scan.found - new - len(plan.skips):,} indexed, "
             f"{len(plan.skips):,} skipped; {size if todo else 'nothing to come'}",

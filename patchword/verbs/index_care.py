@@ -188,7 +188,8 @@ class Calibrate:
             say_json(done)
         else:
             for key, value in done.items():
-                say_line(f"{key.replace('_', ' '):<14}{value}")
+                shown = f"{value:.4g}" if isinstance(value, float) else value
+                say_line(f"{key.replace('_', ' '):<14}{shown}")
         return 0
 
 

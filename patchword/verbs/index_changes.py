@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,7 +110,7 @@ class Build(Encoding):
             **self.encoding(),
         )
         _say_changes(changes, self.out, self.json)
-        return 0 if changes.images else _note_empty(changes, self.out, self.features or self.folder)
+        return 0 if changes.images else _note_empty(changes, self.out, self.folder or self.features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,12 +331,22 @@ def _pair(option: str, text: str) -> tuple[str, Any]:
 def _note_empty(changes: Any, place: Path, source: Path | None) -> int:
     """Say that an index was made that holds nothing; returns the exit code."""
     reason = (
-        f"none of the {changes.found:,} picture files below '{source}' could be indexed"
+        f"none of the {changes.found:,} picture files below '{source}' could be indexed{_first_reason(place)}"
         if changes.found
         else f"there are no picture files below '{source}' (.jpg, .png, .webp ...; {changes.ignored:,} other files)"
     )
     note_line(f"{reason}. '{place}' is an empty index. Add pictures with: patchword index add {place} FOLDER")
     return 2
+
+
+def _first_reason(place: Path) -> str:
+    """Why the first of the files that were skipped was, where the index says it."""
+    skipped = place / "skipped.jsonl"
+    if not skipped.is_file():
+        return ""
+    with skipped.open(encoding="utf-8") as lines:
+        first = loads(lines.readline())
+    return f". The first one: {first['path']}: {first['reason']}"
 
 
 def _say_changes(changes: Any, place: Path, json: bool) -> int:

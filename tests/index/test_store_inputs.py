@@ -263,7 +263,11 @@ def test_a_file_says_which_features_belong_to_pictures_of_other_names(regions: M
     assert (changes.indexed, changes.skipped) == (3, 1)
     expected = {"a.png": "dev/dev_1", "sub/b.png": "test/test_2", "dev_3.png": "dev/dev_3"}
     assert {item.path: item.feature for item in items(tmp_path / "i")} == expected
-    save_picture(pictures / "d.png", 1)
+    rows += [{"image": "images/d.png", "id": "test_4"}, {"image": "images/a.png", "id": "test_4"}]
+    listing.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    save_picture(pictures / "d.png", 1)  # of another folder in the file of names, but of a name that occurs once there
+    assert sync(tmp_path / "i", model=regions).indexed == 1
+    assert {item.path: item.feature for item in items(tmp_path / "i")} == {**expected, "d.png": "test/test_4"}
     listing.write_text("path,id\na.png,dev_1\nd.png,dev_2\n", encoding="utf-8")
     listing = listing.rename(tmp_path / "names.csv")
     with pytest.raises(DataError, match=r"names\.jsonl"):  # a sync reads the names again

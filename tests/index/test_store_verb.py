@@ -116,7 +116,8 @@ def test_an_index_of_nothing_says_so(model: Path, tmp_path: Path, capsys: pytest
     assert main([*words, "--json"]) == 2
     printed, told = capsys.readouterr()
     assert json.loads(printed)["skipped"] == 1
-    assert f"none of the 1 picture files below '{tmp_path / 'p'}' could be indexed. '{place}' is an empty" in told
+    assert f"none of the 1 picture files below '{tmp_path / 'p'}' could be indexed. The first one: bad.png: " in told
+    assert f". '{place}' is an empty index" in told
     save_picture(tmp_path / "p" / "good.png", 1)
     assert main(words) == 0
     assert "empty index" not in capsys.readouterr().err
