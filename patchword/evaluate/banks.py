@@ -22,10 +22,9 @@ from patchword.errors import ConfigError
 from patchword.evaluate.encoding import batch_of, encode_split
 from patchword.evaluate.model_notes import HasVariants, input_notes
 from patchword.evaluate.one_model import provenance_of
-from patchword.evaluate.opening import open_with
 from patchword.evaluate.repeats import Repeats
 from patchword.evaluate.result import Evaluation, evaluate_scores
-from patchword.evaluate.setting import Setting
+from patchword.evaluate.setting import Setting, open_with
 from patchword.loading import load
 from patchword.model import Model
 from patchword.types import Encoded

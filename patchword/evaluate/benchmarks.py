@@ -22,12 +22,11 @@ from patchword.evaluate.intra import How, intra_scores
 from patchword.evaluate.members import Member, Source, is_saved, join_members, open_members
 from patchword.evaluate.model_notes import model_notes
 from patchword.evaluate.on_split import ModelOnSplit
-from patchword.evaluate.opening import open_with
 from patchword.evaluate.pmrp import evaluate_pmrp, find_instances, read_instances, require_instances
 from patchword.evaluate.rococo import evaluate_attack, find_attacks, read_attack, rococo_report
 from patchword.evaluate.rococo_images import evaluate_mixed
 from patchword.evaluate.scores_file import SavedScores
-from patchword.evaluate.setting import Setting
+from patchword.evaluate.setting import Setting, open_with
 from patchword.loading import load
 from patchword.model import Model
 

@@ -17,10 +17,9 @@ from patchword.evaluate.encoding import batch_of
 from patchword.evaluate.ensemble import ensemble
 from patchword.evaluate.model_notes import model_notes
 from patchword.evaluate.one_model import provenance_of, score_split
-from patchword.evaluate.opening import open_with
 from patchword.evaluate.result import Evaluation, evaluate_scores
 from patchword.evaluate.scores_file import SavedScores, caption_digests, load_scores, load_together, with_owner_of
-from patchword.evaluate.setting import Setting
+from patchword.evaluate.setting import Setting, open_with
 from patchword.loading import load
 from patchword.model import Model
 

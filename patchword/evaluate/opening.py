@@ -6,11 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from patchword.data.adjacency import compat_fold_adjacency
 from patchword.data.open import first_captions, open_split
 from patchword.data.table import Split
 from patchword.errors import ConfigError
-from patchword.evaluate.setting import Setting
 from patchword.model import Model
 
 COCO_CAPTIONS = 5  # of an image, in all published tables
@@ -40,23 +38,3 @@ def open_for(
             opened = open_split(data, split, name=name, images=images, limit=limit, columns=columns, **how)
     opened = opened or open_split(data, split, name=name, images=images, limit=limit, **how)
     return first_captions(opened, COCO_CAPTIONS) if opened.dataset == "coco" and per_image is None else opened
-
-
-def open_with(model: Model, data: Path | str | Split, setting: Setting) -> Split:
-    """The split that a setting names, opened for a model; of an open split only the adjacency may change.
-
-    Raises:
-        ConfigError: the setting changes the adjacency, and the method reads none.
-    """
-    how, names = setting, model.method.image_extras
-    if how.compat_fold_adjacency and not any(name.startswith("adjacency") for name in names):
-        raise ConfigError(
-            f"compat_fold_adjacency changes the adjacency of regions, and this {model.method.name} reads none. "
-            "Leave it out: it is for cefg."
-        )
-    opened = (
-        data
-        if isinstance(data, Split)
-        else open_for(model, data, how.split, name=how.name, limit=how.limit, skip_broken=how.skip_broken)
-    )
-    return compat_fold_adjacency(opened) if how.compat_fold_adjacency else opened

@@ -12,9 +12,8 @@ from patchword.errors import ConfigError
 from patchword.evaluate.ensemble import check_fusion
 from patchword.evaluate.matrix import ScoreMatrix
 from patchword.evaluate.members import Member, Source, is_saved, join_members, open_members
-from patchword.evaluate.opening import open_with
 from patchword.evaluate.result import Evaluation
-from patchword.evaluate.setting import Setting
+from patchword.evaluate.setting import Setting, open_with
 from patchword.evaluate.streamed import evaluate_streamed
 from patchword.loading import load
 from patchword.model import Model

@@ -10,6 +10,10 @@ from rich.console import Console
 from torch import Tensor
 
 from patchword.console import ProgressBar
+from patchword.data.adjacency import compat_fold_adjacency
+from patchword.data.table import Split
+from patchword.errors import ConfigError
+from patchword.evaluate.opening import open_for
 from patchword.model import Model
 from patchword.scoring.jobs import process
 from patchword.scoring.matrix import MEMORY, score_matrix
@@ -67,3 +71,23 @@ class Setting:
                 progress=shown.advance,
                 folder=self.resume,
             )
+
+
+def open_with(model: Model, data: Path | str | Split, setting: Setting) -> Split:
+    """The split that a setting names, opened for a model; of an open split only the adjacency may change.
+
+    Raises:
+        ConfigError: the setting changes the adjacency, and the method reads none.
+    """
+    how, names = setting, model.method.image_extras
+    if how.compat_fold_adjacency and not any(name.startswith("adjacency") for name in names):
+        raise ConfigError(
+            f"compat_fold_adjacency changes the adjacency of regions, and this {model.method.name} reads none. "
+            "Leave it out: it is for cefg."
+        )
+    opened = (
+        data
+        if isinstance(data, Split)
+        else open_for(model, data, how.split, name=how.name, limit=how.limit, skip_broken=how.skip_broken)
+    )
+    return compat_fold_adjacency(opened) if how.compat_fold_adjacency else opened
