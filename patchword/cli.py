@@ -71,7 +71,7 @@ VERBS: dict[str, tuple[str, str, tuple[str, str]]] = {
         "join saved score matrices and evaluate the result",
         (
             "patchword ensemble a.safetensors b.safetensors",
-            "patchword ensemble a.npy b.npy --how zscore --save-scores ab.safetensors",
+            "patchword ensemble a.npy b.npy --fusion zscore --save-scores ab.safetensors",
         ),
     ),
     "compare": (

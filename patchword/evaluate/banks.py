@@ -105,13 +105,13 @@ def evaluate_banks(
         )
     if len(set(seeds)) < max(2, len(seeds)):
         raise ConfigError(f"{list(seeds)} were given as seeds. Expected two or more different ones, such as 0 1 2 3 4.")
-    how = setting if setting is not None else Setting()
-    batch = batch_of(model, how.eval_batch if batch is None else batch)
-    images, captions = encode_split(model, split, batch=batch, max_words=max_words, console=how.console)
+    setting = setting if setting is not None else Setting()
+    batch = batch_of(model, setting.eval_batch if batch is None else batch)
+    images, captions = encode_split(model, split, batch=batch, max_words=max_words, console=setting.console)
     provenance, notes = provenance_of(model, split), input_notes(model, split, batch)
     total, each = torch.zeros(len(images), len(captions)), []
     for seed in seeds:
-        scores = _score(method, model, images, captions, how.part(f"bank{seed}"), seed)
+        scores = _score(method, model, images, captions, setting.part(f"bank{seed}"), seed)
         each.append(evaluate_scores(scores, split, protocol=protocol, provenance=provenance, notes=notes))
         total += scores / len(seeds)
     together = evaluate_scores(total, split, protocol=protocol, provenance=provenance, notes=notes)
@@ -119,18 +119,18 @@ def evaluate_banks(
 
 
 def _score(
-    method: HasVariants, model: Model, images: Encoded, captions: Encoded, how: Setting, seed: int
+    method: HasVariants, model: Model, images: Encoded, captions: Encoded, setting: Setting, seed: int
 ) -> Float[Tensor, "N M"]:
     """Scores of the model of one seed, with a draw for each shard of the images."""
     size = method.draw_images or len(images)
     if len(images) <= size:
         with method.variant(seed):
-            return how.score(model, images, captions)
+            return setting.score(model, images, captions)
     rows = []
     for shard, start in enumerate(range(0, len(images), size)):
         with method.variant(seed, shard):
             some = images.slice(start, min(start + size, len(images)))
-            rows.append(how.part(f"shard{shard}").score(model, some, captions))
+            rows.append(setting.part(f"shard{shard}").score(model, some, captions))
     return torch.cat(rows)
 
 
@@ -149,7 +149,7 @@ def evaluate_banks_of(
     """
     if banks < 2:
         raise ConfigError(f"`banks` is {banks}. Expected 2 or more: one draw has no deviation.")
-    how = setting if setting is not None else Setting()
-    model = run if isinstance(run, Model) else load(run, device=how.device)
-    opened = open_with(model, data, how)
-    return evaluate_banks(model, opened, how, seeds=range(banks), protocol=protocol)
+    setting = setting if setting is not None else Setting()
+    model = run if isinstance(run, Model) else load(run, device=setting.device)
+    opened = open_with(model, data, setting)
+    return evaluate_banks(model, opened, setting, seeds=range(banks), protocol=protocol)

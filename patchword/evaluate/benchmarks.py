@@ -54,7 +54,7 @@ def evaluate_benchmark(
     annotations: Path | str | None = None,
     caption_ids: Path | Sequence[str] | None = None,
     intra: How = "auto",
-    how: str = "mean",
+    fusion: str = "mean",
     weights: Sequence[float] | None = None,
 ) -> Benchmark:
     """Evaluate on one of the benchmarks.
@@ -68,18 +68,18 @@ def evaluate_benchmark(
         annotations: folder or file of the benchmark. ECCV-Caption is found in the package ``eccv_caption`` too.
         caption_ids: COCO's number of every caption (``cxc`` and ``eccv``), see ``gallery.make_gallery``.
         intra: how images and captions are compared among themselves (``cxc``), see ``intra.intra_scores``.
-        how, weights: of an ensemble.
+        fusion, weights: of an ensemble.
 
     Raises:
-        ConfigError: an unknown name, a missing folder, a score matrix where a model is needed, ``how`` or ``weights``
-            for one run.
+        ConfigError: an unknown name, a missing folder, a score matrix where a model is needed, ``fusion`` or
+            ``weights`` for one run.
         DataError, ScoreError: annotations are missing or do not fit.
     """
     if protocol not in BENCHMARKS:
         raise ConfigError(f"unknown benchmark '{protocol}'. Expected one of: {', '.join(BENCHMARKS)}.")
     sources = [runs] if isinstance(runs, Path | str | Model | SavedScores) else list(runs)
     setting = setting if setting is not None else Setting()
-    check_fusion(len(sources), how, weights)
+    check_fusion(len(sources), fusion, weights)
     if setting.eval_batch is not None and all(is_saved(one) for one in sources):
         raise ConfigError(
             f"`eval_batch` is {setting.eval_batch}, and nothing is encoded: the scores are saved. Leave it out."
@@ -102,7 +102,7 @@ def evaluate_benchmark(
             opened = open_with(model, data, setting)
             return _cxc_of_model(model, opened, folder, caption_ids, intra, setting)
         members = open_members(sources, data, setting)
-        member = members[0] if len(members) == 1 else join_members(members, how, weights)
+        member = members[0] if len(members) == 1 else join_members(members, fusion, weights)
         return _of_scores(protocol, member, folder, setting.split, caption_ids)
     if len(sources) != 1 or is_saved(sources[0]) or data is None:
         raise ConfigError(

@@ -23,7 +23,9 @@ SCALE_GAP = 3.0
 RRF_CONSTANT = 60
 
 
-def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequence[float] | None = None) -> SavedScores:
+def ensemble(
+    members: Sequence[SavedScores], fusion: str = "mean", weights: Sequence[float] | None = None
+) -> SavedScores:
     """Fuse score matrices into one.
 
     mean:    fused = sum_i w_i * S_i / sum_i w_i
@@ -32,7 +34,7 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
 
     Args:
         members: two or more matrices of the same images and captions in the same order.
-        how: ``mean``, ``zscore`` or ``rank``; one matrix serves both directions in each case.
+        fusion: ``mean``, ``zscore`` or ``rank``; one matrix serves both directions in each case.
         weights: one positive weight a member; equal by default.
 
     Returns:
@@ -50,8 +52,8 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
         [[0.5, 0.5], [1.0, 2.0]]
     """
     share = _normalised(weights, len(members))
-    if how not in ("mean", "zscore", "rank"):
-        raise ScoreError(f"Unknown way to fuse '{how}'. Expected mean, zscore or rank.")
+    if fusion not in ("mean", "zscore", "rank"):
+        raise ScoreError(f"Unknown way to fuse '{fusion}'. Expected mean, zscore or rank.")
     members = share_owner(members)
     notes = [note for other in members[1:] for note in check_same_rows(members[0], other)]
     for first, other in pairwise(m for m in members if m.image_ids is not None):
@@ -60,13 +62,13 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
     for member in members:
         _refuse_unfinished(member)
     moments = [_moments(member.scores) for member in members]
-    if how == "mean":
+    if fusion == "mean":
         fused = _mean(members, weights, share)
         warnings += _scale_warning(members, [std for _, std in moments])
     else:
         fused = np.zeros(tuple(members[0].scores.shape))
         for member, weight, (mean, std) in zip(members, share, moments, strict=True):
-            if how == "zscore":
+            if fusion == "zscore":
                 _add_standardised(fused, member, weight, mean, std)
             else:
                 fused += weight * reciprocal_ranks(as_array(member.scores))
@@ -75,7 +77,7 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
     known = next((m for m in members if m.image_ids is not None), members[0])
     digests = next((m.caption_digests for m in members if m.caption_digests is not None), None)
     theirs = [f"'{member.path}': {note}" for member in members for note in member.notes]
-    notes = [f"ensemble ({how}{plain}) of {names}", *theirs, *notes]
+    notes = [f"ensemble ({fusion}{plain}) of {names}", *theirs, *notes]
     where = _joined(members)
     said = tuple(dict.fromkeys(warnings))
     return SavedScores(
@@ -83,23 +85,23 @@ def ensemble(members: Sequence[SavedScores], how: str = "mean", weights: Sequenc
     )
 
 
-def check_fusion(count: int, how: str, weights: Sequence[float] | None) -> None:
+def check_fusion(count: int, fusion: str, weights: Sequence[float] | None) -> None:
     """Refuse a way to fuse where there is nothing to fuse.
 
     Args:
         count: runs and score files that were given.
-        how, weights: of ``ensemble``.
+        fusion, weights: of ``ensemble``.
 
     Raises:
-        ConfigError: one was given, and another ``how`` than the default, or weights.
+        ConfigError: one was given, and another ``fusion`` than the default, or weights.
     """
     if count > 1:
         return
     if weights is not None:
         shown = " ".join(f"{weight:g}" for weight in weights)
         raise ConfigError(f"weights {shown} for one run. Weights are for several: leave them out, or add runs.")
-    if how != "mean":
-        raise ConfigError(f"how {how!r} for one run. It says how several are fused: leave it out, or add runs.")
+    if fusion != "mean":
+        raise ConfigError(f"fusion {fusion!r} for one run. It says how several are fused: leave it out, or add runs.")
 
 
 def check_same_rows(first: SavedScores, other: SavedScores) -> tuple[str, ...]:
@@ -215,8 +217,8 @@ def _scale_warning(members: Sequence[SavedScores], stds: Sequence[float]) -> Ite
     if stds[high] > SCALE_GAP * stds[low]:
         yield (
             f"scales differ: the scores of '{members[high].path}' have standard deviation {stds[high]:.3g}, those of "
-            f"'{members[low].path}' {stds[low]:.3g}, so the mean follows the former; --how zscore (z-scores) or --how "
-            "rank (reciprocal ranks) weigh them alike"
+            f"'{members[low].path}' {stds[low]:.3g}, so the mean follows the former; --fusion zscore (z-scores) or "
+            "--fusion rank (reciprocal ranks) weigh them alike"
         )
 
 

@@ -86,18 +86,20 @@ def open_member(
         ConfigError: a run without data.
         ScoreError: a matrix without ids that does not fit the split.
     """
-    how = setting if setting is not None else Setting()
+    setting = setting if setting is not None else Setting()
     if isinstance(source, SavedScores) or is_score_file(source):
         if isinstance(data, Path | str):
-            data = open_split(data, how.split, name=how.name, limit=how.limit, skip_broken=how.skip_broken)
+            data = open_split(
+                data, setting.split, name=setting.name, limit=setting.limit, skip_broken=setting.skip_broken
+            )
         read = with_owner_of if isinstance(source, SavedScores) else load_scores
         saved = read(source, data)  # type: ignore[arg-type]
         return Member(label or saved.path, saved, data)
     if data is None:
         raise ConfigError(f"'{getattr(source, 'label', source)}' is a run and needs its data. Add --data DIR.")
-    model = source if isinstance(source, Model) else load(source, device=how.device)
-    opened = open_with(model, data, how)
-    scores, encode_s, score_s = score_split(model, opened, how)
+    model = source if isinstance(source, Model) else load(source, device=setting.device)
+    opened = open_with(model, data, setting)
+    scores, encode_s, score_s = score_split(model, opened, setting)
     provenance = provenance_of(model, opened, encode_s, score_s)
     shown = label or (model.label if isinstance(source, Model) else str(source))
     saved = SavedScores(
@@ -106,7 +108,7 @@ def open_member(
         tuple(opened.image_ids),
         caption_digests(opened.captions),
         provenance,
-        model_notes(model, opened, batch_of(model, how.eval_batch)),
+        model_notes(model, opened, batch_of(model, setting.eval_batch)),
         path=shown,
     )
     folder = None if isinstance(source, Model) or not (Path(source) / "config.yaml").is_file() else Path(source)
@@ -128,8 +130,8 @@ def open_members(
         raise ConfigError("nothing to evaluate. Give at least one run or score file.")
     if data is None and all(is_saved(one) for one in sources):
         sources = load_together(sources)  # type: ignore[arg-type]
-    how = setting if setting is not None else Setting()
-    settings = [how.part(str(k)) if len(sources) > 1 else how for k in range(1, len(sources) + 1)]
+    setting = setting if setting is not None else Setting()
+    settings = [setting.part(str(k)) if len(sources) > 1 else setting for k in range(1, len(sources) + 1)]
     opened = [open_member(source, data, each) for source, each in zip(sources, settings, strict=True)]
     names = short_names([member.name for member in opened])
     return [Member(shown, *_rest(member)) for shown, member in zip(names, opened, strict=True)]
@@ -151,12 +153,12 @@ def _rest(member: Member) -> tuple[SavedScores, Split | None, Model | None, Path
     return member.saved, member.split, member.model, member.folder
 
 
-def join_members(members: Sequence[Member], how: str = "mean", weights: Sequence[float] | None = None) -> Member:
+def join_members(members: Sequence[Member], fusion: str = "mean", weights: Sequence[float] | None = None) -> Member:
     """The ensemble of two or more members, as a member.
 
     Raises:
         ScoreError: they score other rows, or can not be fused.
     """
-    fused = ensemble([member.saved for member in members], how, weights)
+    fused = ensemble([member.saved for member in members], fusion, weights)
     split = next((member.split for member in members if member.split is not None), None)
-    return Member(f"{how} of {len(members)}", fused, split)
+    return Member(f"{fusion} of {len(members)}", fused, split)

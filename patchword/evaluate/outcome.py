@@ -56,7 +56,7 @@ def evaluate_sources(
     setting: Setting,
     *,
     protocol: str = "auto",
-    how: str = "mean",
+    fusion: str = "mean",
     weights: Sequence[float] | None = None,
     ranks: HowRanked = "matrix",
 ) -> Outcome:
@@ -67,20 +67,20 @@ def evaluate_sources(
         data: data folder or open split; saved scores do not need it.
         setting: how runs are opened and scored.
         protocol: named protocol, or ``auto``.
-        how, weights: of an ensemble.
+        fusion, weights: of an ensemble.
         ranks: as for ``patchword.evaluate``.
 
     Raises:
-        ConfigError: ``how`` or ``weights`` for one source, no source, a run without data, or ranks without scores of
+        ConfigError: ``fusion`` or ``weights`` for one source, no source, a run without data, or ranks without scores of
             anything but one run.
     """
-    check_fusion(len(sources), how, weights)
+    check_fusion(len(sources), fusion, weights)
     if ranks != "matrix":
         return _ranked(sources, data, setting, protocol, ranks)
     members = open_members(sources, data, setting)
     if len(members) == 1:
         return Outcome(members[0].evaluate(protocol), members[0].split, members[0])
-    one = join_members(members, how, weights)
+    one = join_members(members, fusion, weights)
     return Outcome(one.evaluate(protocol), one.split, one, tuple(members))
 
 
@@ -100,4 +100,4 @@ def _ranked(
     run = sources[0]
     model = run if isinstance(run, Model) else load(run, device=setting.device)  # type: ignore[arg-type]
     split = open_with(model, data, setting)
-    return Outcome(evaluate_streamed(model, split, how=ranks, protocol=protocol, setting=setting), split)
+    return Outcome(evaluate_streamed(model, split, mode=ranks, protocol=protocol, setting=setting), split)

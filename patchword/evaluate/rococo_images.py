@@ -32,8 +32,8 @@ from patchword.evaluate.significance import MeanIntervals, mean_intervals
 from patchword.scoring.query_ranks import QueryRanks
 from patchword.types import Encoded
 
-How = Literal["mix", "patch"]
-WAYS: tuple[How, ...] = ("mix", "patch")
+Way = Literal["mix", "patch"]
+WAYS: tuple[Way, ...] = ("mix", "patch")
 SEEDS = (1, 10, 100)
 RECALLS = tuple(f"r{k}" for k in CUTS)
 GROUP = 64
@@ -54,14 +54,14 @@ class Mixture:
     box: tuple[int, int, int, int] | None
 
 
-def draw_mixtures(count: int, how: How, seed: int) -> list[Mixture]:
+def draw_mixtures(count: int, way: Way, seed: int) -> list[Mixture]:
     """Shuffle pictures into groups and draw each one's partner, within the group; a rectangle is drawn for a group."""
     draw = np.random.default_rng(seed)
     order = draw.permutation(count)
     found: dict[int, Mixture] = {}
     for start in range(0, count, GROUP):
         group = order[start : start + GROUP]
-        box = _draw_box(draw) if how == "patch" else None
+        box = _draw_box(draw) if way == "patch" else None
         for one, other in zip(group, draw.permutation(group), strict=True):
             found[int(one)] = Mixture(int(other), box)
     return [found[k] for k in range(count)]
@@ -124,13 +124,13 @@ class MixResult:
     """What mixed pictures of one kind and seed do to a model.
 
     Attributes:
-        how: kind.
+        way: kind.
         seed: of the draws.
         attacked: ranks with the mixed pictures in the gallery.
         fooled: captions whose first picture is a mixed one.
     """
 
-    how: How
+    way: Way
     seed: int
     attacked: QueryRanks
     fooled: Bool[np.ndarray, " M"]
@@ -164,12 +164,12 @@ class MixReport:
         What a caption adds to a number is its mean over the seeds: other draws of the pictures are not in the interval.
         """
         values = {f"clean r{k}": 100.0 * (self.clean.pessimistic < k) for k in CUTS}
-        for how in dict.fromkeys(one.how for one in self.results):
-            seeds = [one for one in self.results if one.how == how]
+        for way in dict.fromkeys(one.way for one in self.results):
+            seeds = [one for one in self.results if one.way == way]
             for k in CUTS:
-                values[f"{how} r{k}"] = 100.0 * np.mean([one.attacked.pessimistic < k for one in seeds], axis=0)
-            values[f"{how} r1_drop"] = values["clean r1"] - values[f"{how} r1"]
-            values[f"{how} false_rate"] = np.mean([one.fooled for one in seeds], axis=0)
+                values[f"{way} r{k}"] = 100.0 * np.mean([one.attacked.pessimistic < k for one in seeds], axis=0)
+            values[f"{way} r1_drop"] = values["clean r1"] - values[f"{way} r1"]
+            values[f"{way} false_rate"] = np.mean([one.fooled for one in seeds], axis=0)
         return mean_intervals(values, self.owner)
 
     def to_json(self) -> dict[str, Any]:
@@ -180,11 +180,11 @@ class MixReport:
             "images": self.pictures,
             "captions": len(self.owner),
         }
-        for how in dict.fromkeys(one.how for one in self.results):
-            seeds = {str(one.seed): one.to_json() for one in self.results if one.how == how}
+        for way in dict.fromkeys(one.way for one in self.results):
+            seeds = {str(one.seed): one.to_json() for one in self.results if one.way == way}
             mean = {key: float(np.mean([s[key] for s in seeds.values()])) for key in next(iter(seeds.values()))}
-            found[how] = {**mean, "r1_drop": found["clean"]["r1"] - mean["r1"], "seeds": seeds}
-            found[how]["intervals"] = self.intervals.some(f"{how} ", (*RECALLS, "r1_drop", "false_rate")).to_json()
+            found[way] = {**mean, "r1_drop": found["clean"]["r1"] - mean["r1"], "seeds": seeds}
+            found[way]["intervals"] = self.intervals.some(f"{way} ", (*RECALLS, "r1_drop", "false_rate")).to_json()
         return found
 
     def report(self) -> Benchmark:
@@ -192,19 +192,19 @@ class MixReport:
         numbers = self.to_json()
         clean = [f"{numbers['clean'][f'r{k}']:.1f}" for k in CUTS]
         rows = [
-            (how, *clean, *(f"{numbers[how][f'r{k}']:.1f}" for k in CUTS), percent(numbers[how]["false_rate"]))
-            for how in WAYS
-            if how in numbers
+            (way, *clean, *(f"{numbers[way][f'r{k}']:.1f}" for k in CUTS), percent(numbers[way]["false_rate"]))
+            for way in WAYS
+            if way in numbers
         ]
         shown = self.intervals.shown
         spread = [
             (
-                how,
-                *(shown(f"{kind} r{k}") for kind in ("clean", how) for k in CUTS),
-                shown(f"{how} false_rate", times=100.0),
+                way,
+                *(shown(f"{kind} r{k}") for kind in ("clean", way) for k in CUTS),
+                shown(f"{way} false_rate", times=100.0),
             )
-            for how in WAYS
-            if how in numbers
+            for way in WAYS
+            if way in numbers
         ]
         head = ("text -> image", "R@1", "R@5", "R@10", "mixed R@1", "R@5", "R@10", "false rate")
         seeds = ", ".join(str(seed) for seed in dict.fromkeys(one.seed for one in self.results))
@@ -221,7 +221,7 @@ class MixReport:
         )
 
 
-def evaluate_mixed(scorer: ModelOnSplit, *, ways: Sequence[How] = WAYS, seeds: Sequence[int] = SEEDS) -> MixReport:
+def evaluate_mixed(scorer: ModelOnSplit, *, ways: Sequence[Way] = WAYS, seeds: Sequence[int] = SEEDS) -> MixReport:
     """Rank whole and mixed pictures for every caption of a split.
 
     Raises:
@@ -245,15 +245,15 @@ def evaluate_mixed(scorer: ModelOnSplit, *, ways: Sequence[How] = WAYS, seeds: S
     ones = np.ones(len(owner), dtype=np.int64)
     clean = QueryRanks(above, level - 1, ones)  # the right picture is level with itself
     results = []
-    for how in ways:
+    for way in ways:
         for seed in seeds:
-            mixtures = draw_mixtures(split.n_images, how, seed)
+            mixtures = draw_mixtures(split.n_images, way, seed)
             pictures = MixedPictures(source.files, source.transform, whole=source, mixtures=mixtures)
             mixed_split = replace(split, images=pictures)
             sets = replace(scorer, split=mixed_split).encode_images(range(split.n_images))
             more_above, more_level, mixed_best = _counts(scorer, sets, captions, right)
             ranks = QueryRanks(clean.greater + more_above, clean.equal + more_level, ones)
-            results.append(MixResult(how, seed, ranks, mixed_best >= best))
+            results.append(MixResult(way, seed, ranks, mixed_best >= best))
     return MixReport(clean, tuple(results), split.n_images, owner)
 
 

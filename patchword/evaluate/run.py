@@ -28,7 +28,7 @@ def evaluate(
     protocol: str = "auto",
     save_to: Path | None = None,
     limit: int | None = None,
-    how: str = "mean",
+    fusion: str = "mean",
     weights: Sequence[float] | None = None,
     ranks: Literal["matrix", "streamed", "certified"] = "matrix",
     device: str = "cpu",
@@ -48,7 +48,7 @@ def evaluate(
         protocol: named protocol, or ``auto``.
         save_to: also save the score matrix there.
         limit: only the first images.
-        how: ``mean``, ``zscore`` or ``rank``, for several runs alone.
+        fusion: ``mean``, ``zscore`` or ``rank``, for several runs alone.
         weights: one for each of several runs.
         ranks: from the whole score ``matrix``; ``streamed`` or ``certified``: the same ranks without holding one, see
             ``evaluate_streamed``.
@@ -62,7 +62,7 @@ def evaluate(
 
     Raises:
         CheckpointError, DataError, ScoreError: one line each.
-        ConfigError: ``how`` or ``weights`` for one run, or something needs the scores that ``ranks`` does without.
+        ConfigError: ``fusion`` or ``weights`` for one run, or something needs the scores that ``ranks`` does without.
 
     Under torchrun, called alike on every process of a process group, all share the work and get the result.
     """
@@ -80,7 +80,7 @@ def evaluate(
     if ranks != "matrix" and save_to is not None:
         raise ConfigError(f"ranks {ranks!r} keep no score matrix, which `save_to` needs. Leave one of them out.")
     sources = [run] if isinstance(run, Path | str | Model) else list(run)
-    found = evaluate_sources(sources, data, setting, protocol=protocol, how=how, weights=weights, ranks=ranks)
+    found = evaluate_sources(sources, data, setting, protocol=protocol, fusion=fusion, weights=weights, ranks=ranks)
     if save_to is not None and found.one is not None and process()[0] == 0:
         write_scores(save_to, found.one.saved)
     return found.result

@@ -34,7 +34,7 @@ def evaluate_streamed(
     model: Model,
     split: Split,
     *,
-    how: Literal["streamed", "certified"] = "streamed",
+    mode: Literal["streamed", "certified"] = "streamed",
     protocol: str = "auto",
     batch: int | None = None,
     setting: Setting | None = None,
@@ -44,7 +44,7 @@ def evaluate_streamed(
     Args:
         model: loaded.
         split: with images.
-        how: ``streamed`` scores every pair in float32; ``certified`` scores only those whose bounds touch a rank.
+        mode: ``streamed`` scores every pair in float32; ``certified`` scores only those whose bounds touch a rank.
         protocol: named protocol, or ``auto``. The folds of a protocol are ranked one by one.
         batch: items encoded at a time; by default as the setting says.
         setting: memory of the ranking, folder of its finished parts, and where progress goes.
@@ -57,10 +57,10 @@ def evaluate_streamed(
     started = time.monotonic()
     where = provenance_of(model, split)
     chosen = choose_protocol(protocol, where, split.n_images, split.n_captions, split.image_ids)
-    if how == "certified":
+    if mode == "certified":
         refuse_uncertified(model, split)
     images, captions = encode_split(model, split, batch=batch, console=setting.console)
-    if how == "streamed":  # bounds are for the CPU
+    if mode == "streamed":  # bounds are for the CPU
         images, captions = images.to(model.device), captions.to(model.device)
     encoded = time.monotonic()
     owner = np.asarray(split.owner)
@@ -75,7 +75,7 @@ def evaluate_streamed(
                     images.slice(rows.start, rows.stop),
                     _select(captions, columns),
                     owner[columns] - rows.start,
-                    precision="certified" if how == "certified" else "float32",
+                    precision="certified" if mode == "certified" else "float32",
                     memory=setting.memory,
                     progress=shown.advance,
                     folder=setting.part(f"fold{number}").resume,

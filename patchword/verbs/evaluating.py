@@ -50,7 +50,7 @@ class Options:
         name: data set name, when the folder does not say it.
         protocol: auto, coco-1k-5fold, cxc ... (docs/evaluate.md)
         scores: a saved matrix instead (.safetensors or .npy).
-        how: several are fused by their mean, zscore or rank.
+        fusion: several are fused by their mean, zscore or rank.
         weights: one for each of several.
         ranks: from the matrix; without it: streamed or certified.
         seeds: several runs of one recipe: mean and deviation.
@@ -78,7 +78,7 @@ class Options:
     name: OptionalText = None
     protocol: ProtocolName = "auto"
     scores: File = None
-    how: Fusion = "mean"
+    fusion: Fusion = "mean"
     weights: Weights = ()
     ranks: Annotated[Literal["matrix", "streamed", "certified"], HOW] = "matrix"
     seeds: Flag = False
@@ -201,7 +201,7 @@ class Options:
             annotations=self.annotations,
             caption_ids=self.caption_ids,
             intra=self.intra,
-            how=self.how,
+            fusion=self.fusion,
             weights=list(self.weights) or None,
         )
         if not speaks():
@@ -215,14 +215,14 @@ class Options:
     def _seeds(self) -> int:
         from patchword.evaluate.seeds import evaluate_seeds
 
-        self._refuse("--seeds", *MATRIX_OUTPUTS, "slices", "html", "banks", "how", "weights", "ranks")
+        self._refuse("--seeds", *MATRIX_OUTPUTS, "slices", "html", "banks", "fusion", "weights", "ranks")
         report = evaluate_seeds(self.sources, self.data, self.setting, protocol=self.protocol)
         return show(report.to_json(), report.table(), json=self.json) if speaks() else 0
 
     def _banks(self, count: int) -> int:
         from patchword.evaluate.banks import evaluate_banks_of
 
-        self._refuse("--banks", *MATRIX_OUTPUTS, "slices", "html", "how", "weights", "ranks")
+        self._refuse("--banks", *MATRIX_OUTPUTS, "slices", "html", "fusion", "weights", "ranks")
         run, data = self._one_run("--banks")
         spread = evaluate_banks_of(run, data, count, self.setting, protocol=self.protocol)
         if not speaks():
@@ -246,7 +246,7 @@ class Options:
             self.data,
             self.setting,
             protocol=self.protocol,
-            how=self.how,
+            fusion=self.fusion,
             weights=list(self.weights) or None,
             ranks=self.ranks,
         )
@@ -289,7 +289,7 @@ class Options:
         for member, one in each:
             say(f"{member.name}: rsum {one.headline.rsum:.1f}")
         if each:
-            say(f"\nensemble ({self.how}) of {len(each)}:")
+            say(f"\nensemble ({self.fusion}) of {len(each)}:")
         say(result.table())
         if self.slices:
             say(f"\n{slices_table(parts) or 'all queries are of one kind'}")

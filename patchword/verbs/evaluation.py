@@ -103,7 +103,7 @@ def compare(
 
 def ensemble(
     scores: Strings,
-    how: Fusion = "mean",
+    fusion: Fusion = "mean",
     weights: Weights = (),
     protocol: ProtocolName = "auto",
     save_scores: File = None,
@@ -113,7 +113,7 @@ def ensemble(
 
     Args:
         scores: two or more saved matrices.
-        how: mean of the raw scores (as the papers do), zscore or (reciprocal) rank.
+        fusion: mean of the raw scores (as the papers do), zscore or (reciprocal) rank.
         weights: one per matrix.
         protocol: as for evaluate.
         save_scores: save the joined matrix (.safetensors).
@@ -126,7 +126,7 @@ def ensemble(
     if len(scores) < 2:
         raise ConfigError(f"an ensemble of {len(scores)} matrices. Give two or more files.")
     members = load_together(scores)
-    joined = join(members, how, list(weights) or None)
+    joined = join(members, fusion, list(weights) or None)
     if save_scores is not None:
         write_scores(save_scores, joined)
     results = [evaluate_scores(one, protocol=protocol) for one in (*members, joined)]
@@ -136,7 +136,7 @@ def ensemble(
         return wrote(save_scores)
     for path, result in zip(scores, results[:-1], strict=True):
         say(f"{path}: rsum {result.headline.rsum:.1f}")
-    say(f"\nensemble ({how}) of {len(members)}:\n{results[-1].table()}")
+    say(f"\nensemble ({fusion}) of {len(members)}:\n{results[-1].table()}")
     return wrote(save_scores)
 
 

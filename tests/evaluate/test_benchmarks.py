@@ -254,10 +254,10 @@ def test_one_run_makes_a_report_with_lit_words(place: Path, tmp_path: Path, caps
         (["{a}", "{b}", "--data", "{d}", "--banks", "3"], "--banks needs one run"),
         (["{a}", "--data", "{d}", "--banks", "3"], "hold nothing random"),
         (["{a}", "--data", "{d}", "--weights", "2"], "Weights are for several"),
-        (["{a}", "--data", "{d}", "--how", "rank"], "how 'rank' for one run"),
+        (["{a}", "--data", "{d}", "--fusion", "rank"], "fusion 'rank' for one run"),
         (["{a}", "--data", "{d}", "--ranks", "streamed", "--weights", "2"], "Weights are for several"),
-        (["{a}", "{b}", "--data", "{d}", "--seeds", "--how", "rank"], "--how does not go with --seeds"),
-        (["{a}", "{b}", "--data", "{d}", "--how", "median"], "--how"),
+        (["{a}", "{b}", "--data", "{d}", "--seeds", "--fusion", "rank"], "--fusion does not go with --seeds"),
+        (["{a}", "{b}", "--data", "{d}", "--fusion", "median"], "--fusion"),
     ],
 )
 def test_wrong_combinations_are_one_line(

@@ -79,7 +79,7 @@ def test_members_of_different_scales_are_warned_about_wherever_the_result_is_sho
         write_scores(path, member(scores, path))
     expected = (
         f"scales differ: the scores of '{b}' have standard deviation 5, those of '{a}' 0.5, so the mean follows the "
-        "former; --how zscore (z-scores) or --how rank (reciprocal ranks) weigh them alike"
+        "former; --fusion zscore (z-scores) or --fusion rank (reciprocal ranks) weigh them alike"
     )
     joined = str(tmp_path / "ab.safetensors")
     for verb in ("ensemble", "evaluate"):
@@ -93,7 +93,7 @@ def test_members_of_different_scales_are_warned_about_wherever_the_result_is_sho
         shown = capsys.readouterr()
         assert f"warning: {expected}\n" in shown.err  # the table goes to a pipe here
         assert f"warning: {expected}\n" in shown.out + "\n"
-        assert main([verb, a, b, "--how", "zscore", "--json"]) == 0
+        assert main([verb, a, b, "--fusion", "zscore", "--json"]) == 0
         assert "scales differ" not in "".join(capsys.readouterr())
     assert load_scores(joined).warnings == (expected,)
     result = evaluate_scores(load_scores(joined))

@@ -48,7 +48,7 @@ def test_several_runs_in_one_call_are_their_mean() -> None:
     assert any(note.startswith("ensemble (mean) of") for note in together.notes)
     one = evaluate([models[0]], SPLIT)
     assert one.recall == evaluate(models[0], SPLIT).recall
-    weighted = evaluate(models, SPLIT, how="rank", weights=[3.0, 1.0])
+    weighted = evaluate(models, SPLIT, fusion="rank", weights=[3.0, 1.0])
     assert "ensemble (rank, weights 3, 1)" in weighted.notes[0]
 
 
@@ -57,11 +57,11 @@ def test_one_run_is_not_fused(how: str, weights: list[float] | None) -> None:
     model = toy_model()
     for runs in (model, [model]):
         with pytest.raises(ConfigError, match=r"for one run\. .*add runs\.$"):
-            evaluate(runs, SPLIT, how=how, weights=weights)
+            evaluate(runs, SPLIT, fusion=how, weights=weights)
     with pytest.raises(ConfigError, match="for one run"):
-        evaluate(model, SPLIT, how=how, weights=weights, ranks="streamed")
+        evaluate(model, SPLIT, fusion=how, weights=weights, ranks="streamed")
     with pytest.raises(ConfigError, match="for one run"):
-        evaluate_benchmark("eccv", model, SPLIT, how=how, weights=weights)
+        evaluate_benchmark("eccv", model, SPLIT, fusion=how, weights=weights)
 
 
 def test_a_setting_is_made_by_name(files: list[Path]) -> None:

@@ -73,7 +73,7 @@ def test_equals_a_plain_computation(model: Model, tmp_path: Path) -> None:
     source = split.require_images()
     whole = model.score(model.encode_images(source), captions).numpy()
     for result in found.results:
-        mixtures = draw_mixtures(split.n_images, result.how, result.seed)
+        mixtures = draw_mixtures(split.n_images, result.way, result.seed)
         pixels = []
         for k, mixture in enumerate(mixtures):
             own, other = (
@@ -84,7 +84,7 @@ def test_equals_a_plain_computation(model: Model, tmp_path: Path) -> None:
             if mixture.box is not None:
                 top, left, bottom, right = mixture.box
                 made[top:bottom, left:right] = other[top:bottom, left:right]
-            target = tmp_path / f"{result.how}{result.seed}_{k}.png"
+            target = tmp_path / f"{result.way}{result.seed}_{k}.png"
             Image.fromarray(made).save(target)
             pixels.append(target)
         mixed = model.score(model.encode_images(type(source)(pixels)), captions).numpy()  # type: ignore[call-arg]
