@@ -191,6 +191,8 @@ def _make_manifest(
     stamp = stamp_of(model)
     if stamp.reads == "pictures" and source is not None:
         raise ConfigError(f"this {stamp.method} reads pictures, not region features. Leave out --features.")
+    if source is not None:
+        source = source.model_copy(update={"extras": tuple(model.method.image_extras)})
     sets = _encode_one(model, None if source is None else FeatureFolder(source))
     return Manifest(
         created=time.strftime("%Y-%m-%dT%H:%M:%S"),

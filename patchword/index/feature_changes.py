@@ -140,7 +140,7 @@ def _hashes(features: FeatureFolder, items: Iterable[tuple[int, str]]) -> Iterab
     while start < len(spots):
         split = spots[start][0].split
         part = [pair for pair in spots[start : start + TOGETHER] if pair[0].split == split]
-        images = features.read([spot for spot, _ in part], ())
+        images = features.read([spot for spot, _ in part], features.source.extras)
         for row, (spot, one) in enumerate(part):
             yield one, (features.label(spot), features.hash(images, row, spot))
         start += len(part)

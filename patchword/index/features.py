@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from patchword.data.extras import read_extras
+from patchword.data.extras import ArrayExtra, read_extras
 from patchword.data.features import RegionFeatures, require_width
 from patchword.data.open import open_split, splits_of
 from patchword.data.table import Split
@@ -99,20 +99,16 @@ class FeatureFolder:
         """
         for split in self.splits:
             require_width(split, int(model.method.config.image.width))
-            for name in model.method.image_extras:
-                if name not in split.image_extras:
-                    raise DataError(
-                        f"this model also reads `{name}` of the images, which {split.dataset}/{split.name} lacks. "
-                        "Make it with: patchword prepare, or patchword extract."
-                    )
+            _require_extras(split, model.method.image_extras)
 
     def read(self, spots: Sequence[Spot], extras: Sequence[str]) -> Images:
         """A batch for the encoder; all of one split.
 
         Raises:
-            DataError: the features hold NaN or an infinity.
+            DataError: the features hold NaN or an infinity, or a side input is missing.
         """
         split = self.splits[spots[0].split]
+        _require_extras(split, extras)
         rows = [spot.row for spot in spots]
         images = split.require_images().read(rows)
         return replace(images, extra=read_extras(split.image_extras, extras, rows))
@@ -137,21 +133,43 @@ class FeatureFolder:
         for number, split in enumerate(self.splits):
             source = split.require_images()
             path = source.path if isinstance(source, RegionFeatures) else Path(self.source.root)
-            about = path.stat()
+            files = [path.stat(), *(extra.path.stat() for extra in self._side_files(split))]
+            size, changed = sum(one.st_size for one in files), max(one.st_mtime_ns for one in files)
             for row, name in enumerate(split.image_ids):
                 key = name if counts[name] == 1 else f"{split.name}/{name}"
-                # Rows have no time of their own: when the file is untouched, so are they.
-                found.append((Seen(root, key, about.st_size, about.st_mtime_ns), Spot(number, row)))
+                # Rows have no time of their own: when the files are untouched, so are they.
+                found.append((Seen(root, key, size, changed), Spot(number, row)))
         return sorted(found, key=lambda pair: pair[0].path)
 
     def hash(self, images: Images, row: int, spot: Spot) -> str:
-        """Hash of the features and the boxes of one image of a batch; ``spot`` is where it is."""
+        """Hash of all that is known of one image of a batch: features, boxes and the index's side inputs.
+
+        Args:
+            images: as read, the side inputs of the index among them.
+            row: position in the batch.
+            spot: where the image is.
+        """
         count = images.values.shape[1] if images.lengths is None else int(images.lengths[row])
         values = images.values[row, :count].to(torch.float32).contiguous().numpy()
         digest, boxes = blake2b(values.tobytes(), digest_size=16), self.boxes(spot, count)
         if boxes is not None:
             digest.update(boxes.tobytes())
+        for name in self.source.extras:
+            digest.update(images.extra[name][row].contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def _side_files(self, split: Split) -> list[ArrayExtra]:
+        extras = [split.image_extras.get(name) for name in self.source.extras]
+        return [one for one in extras if isinstance(one, ArrayExtra)]
+
+
+def _require_extras(split: Split, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in split.image_extras:
+            raise DataError(
+                f"this model also reads `{name}` of the images, which {split.dataset}/{split.name} lacks. "
+                "Make it with: patchword prepare, or patchword extract."
+            )
 
 
 def _names(split: Split, row: int) -> list[str]:

@@ -131,7 +131,8 @@ class FeaturesAlone:
         for seen in files:
             checked = time.time_ns()
             spot = self.spots[seen.path]
-            yield self.features.hash(self.features.read([spot], ()), 0, spot), seen, checked
+            images = self.features.read([spot], self.features.source.extras)
+            yield self.features.hash(images, 0, spot), seen, checked
 
     def batches(self, files: Sequence[Seen]) -> Iterator[Batch | Skip]:
         """Encode features in batches of one split each."""

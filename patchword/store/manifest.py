@@ -48,12 +48,14 @@ class FeatureSource(Config):
         name: data set, when the folder holds several.
         splits: those that are indexed.
         names: file that says which image of the data set a picture is; None goes by the picture's name.
+        extras: side inputs of the images that the model reads too; when they change, the images are encoded again.
     """
 
     root: str
     name: str | None = None
     splits: tuple[str, ...] = ()
     names: str | None = None
+    extras: tuple[str, ...] = ()
 
 
 class BackendChoice(Config):

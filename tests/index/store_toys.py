@@ -31,14 +31,15 @@ JOINT, PATCHES = 8, 4  # D, and vectors of one picture
 COLOURS = ("red", "green", "blue", "white", "black", "wall", "everywhere")
 
 
-def save_model(folder: Path, method: str, image: dict[str, object], *, seed: int = 0) -> Path:
-    """A checkpoint with random weights and a vocabulary of the toys' words."""
+def save_model(folder: Path, method: str, image: dict[str, object], *, seed: int = 0, **more: object) -> Path:
+    """A checkpoint with random weights and a vocabulary of the toys' words; ``more`` goes into its configuration."""
     torch.manual_seed(seed)
     vocabulary = Vocabulary.build([f"a {' and '.join((*THINGS, *COLOURS))} ."], min_count=1)
     config = {
         "joint_dim": JOINT,
         "image": image,
         "text": {"kind": "bigru", "word_dim": 6, "vocab_size": len(vocabulary)},
+        **more,
     }
     if method == "chan":
         config |= {"heads": 2, "pooling": "mean"}
