@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from patchword.web.settings import USUAL_K
+from patchword.web.settings import MOST_PARTS, USUAL_K
 
 ID_LIMIT = 2**63 - 1
+MOST_KEYS = 64  # of one object; with more, not every unknown one is named
 FILTER = "width > 1000 and taken >= '2024-01-01'"
 
 Id = Annotated[int, Field(ge=0, le=ID_LIMIT, description="id of an indexed image", examples=[12])]
@@ -27,9 +28,20 @@ Rank = Annotated[int, Field(description="from 1", examples=[1])]
 
 
 class Incoming(BaseModel):
-    """Base of what a client sends: no unknown keys, no numbers that are none."""
+    """Base of what a client sends: no unknown keys, no numbers that are none.
+
+    A body may hold hundreds of thousands of mistakes. Reading stops early at those that come in crowds, so that one
+    request does not hold up all others.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MOST_KEYS:
+            raise ValueError(f"found {len(value):,} keys, expected some of {', '.join(cls.model_fields)}")
+        return value
 
 
 class PartIn(Incoming):
@@ -63,7 +75,10 @@ class SearchIn(Incoming):
         }
     )
     parts: list[PartIn] = Field(
-        min_length=1, description="words and pictures; the score is the weighted mean over them, see docs"
+        min_length=1,
+        max_length=MOST_PARTS,
+        fail_fast=True,
+        description="words and pictures; the score is the weighted mean over them, see docs",
     )
     k: int = Field(USUAL_K, ge=1, description="most results; at most `limits.k` of /info")
     mode: Literal["auto", "exact", "fast"] = Field(

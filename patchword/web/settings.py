@@ -10,6 +10,7 @@ from patchword.errors import ConfigError
 PIXELS = 89_478_485  # what Pillow decodes without a warning
 USUAL_K = 20  # results, when a client does not say how many
 LARGEST_BATCH = 1024  # queries of one request, whatever the limits are
+MOST_PARTS = 256  # of one query, likewise
 _SHORTEST_TOKEN = 16  # characters, when others than this machine can ask
 
 
@@ -58,6 +59,8 @@ class Limits:
             raise ConfigError(f"`max_pixels` is {self.max_pixels:,}. At most {PIXELS:,} pixels can be decoded.")
         if self.max_batch > LARGEST_BATCH:
             raise ConfigError(f"`max_batch` is {self.max_batch:,}. At most {LARGEST_BATCH:,} queries are read.")
+        if self.max_parts > MOST_PARTS:
+            raise ConfigError(f"`max_parts` is {self.max_parts:,}. At most {MOST_PARTS:,} parts of a query are read.")
 
 
 @dataclass(frozen=True)

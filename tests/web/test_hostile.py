@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from served import Served, encoded, picture, read_all, serving
 from starlette.testclient import TestClient
 
 from patchword.retrieve.engine import Index
+from patchword.web.schemas import SearchIn
 
 JSON = {"Content-Type": "application/json"}
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
@@ -262,3 +264,23 @@ def test_what_is_no_http(sent: bytes, served: Served) -> None:
         found = read_all(raw)
         assert not found or re.match(rb"HTTP/1.1 (200|4\d\d) ", found), found[:200]
     assert served.get("/search?q=a+red+wall").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"parts": [{}] * 100_000}, "`parts.0`"),
+        ({"parts": [{"text": "wall"}] * 100_000}, "`parts`: List should have at most 256 items"),
+        ({"parts": [{"text": "wall"}], **{f"key{n}": 0 for n in range(50_000)}}, "found 50,001 keys"),
+        ({"parts": [{f"key{n}": 0 for n in range(50_000)}]}, "found 50,000 keys"),
+    ],
+    ids=["bad parts", "parts", "keys", "keys of a part"],
+)
+def test_thousands_of_mistakes_are_one(checked: TestClient, body: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as found:
+        SearchIn.model_validate(body)
+    assert found.value.error_count() == 1  # each of them costs memory and time on the loop that serves everybody
+    assert said in refused(checked.post("/search", json=body), 422)
+    answers = checked.post("/search/batch", json=[body, {"parts": [{"text": "a red wall"}]}]).json()
+    assert "error" in answers[0]
+    assert answers[1]["hits"]
