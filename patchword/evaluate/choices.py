@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from patchword.data.json_fields import as_list, as_object, field, text_field
-from patchword.data.text_files import canonical_id, read_json, read_lines, require_caption
+from patchword.data.text_files import read_json, read_lines, require_caption
 from patchword.errors import DataError
 from patchword.evaluate.benchmark import Benchmark, Table, percent
 from patchword.evaluate.matrix import refuse_non_finite
@@ -214,8 +214,8 @@ class ChoiceResult:
                 if not np.isnan(inside).all():
                     values[f"group {group} {metric}"] = inside
                     means.setdefault(f"mean {metric}", []).append(f"group {group} {metric}")
-        images = [canonical_id(item.images[0]) for item in self.items]
-        return mean_intervals(values, np.unique(images, return_inverse=True)[1], means=means)
+        first = np.array([self.images.rows[item.images[0]] for item in self.items])
+        return mean_intervals(values, np.unique(first, return_inverse=True)[1], means=means)
 
     def to_json(self) -> dict[str, Any]:
         """Fractions by group, over all items, and the mean over groups."""
@@ -303,17 +303,17 @@ def evaluate_choices(scorer: ModelOnSplit, name: str, items: Sequence[Choice]) -
         DataError: no item has its images there.
     """
     found = scorer.find([image for item in items for image in item.images], name)
-    usable = [item for item in items if all(canonical_id(image) in found.rows for image in item.images)]
+    usable = [item for item in items if all(image in found.rows for image in item.images)]
     if not usable:
         raise DataError(f"No item of {name} has all its images in {scorer.split.dataset}/{scorer.split.name}.")
-    ids = list(dict.fromkeys(canonical_id(image) for item in usable for image in item.images))
+    rows = list(dict.fromkeys(found.rows[image] for item in usable for image in item.images))
     texts = list(dict.fromkeys(caption for item in usable for caption in item.captions))
-    image_place = {image: k for k, image in enumerate(ids)}
+    image_place = {row: k for k, row in enumerate(rows)}
     text_place = {text: k for k, text in enumerate(texts)}
-    images = scorer.encode_images([found.rows[image] for image in ids])
+    images = scorer.encode_images(rows)
     captions = scorer.encode_captions(texts)
     pairs = [
-        (image_place[canonical_id(image)], text_place[caption])
+        (image_place[found.rows[image]], text_place[caption])
         for item in usable
         for image in item.images
         for caption in item.captions

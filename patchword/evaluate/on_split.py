@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -28,8 +29,8 @@ class FoundImages:
     """Images of a benchmark in a split.
 
     Attributes:
-        rows: row in the split of every image that is there, by canonical id.
-        missing: ids of the others.
+        rows: row in the split of every image that is there, by the name that the benchmark gives it.
+        missing: canonical ids of the others.
     """
 
     rows: dict[str, int]
@@ -61,18 +62,27 @@ class ModelOnSplit:
     batch: int = 256
 
     def find(self, names: Sequence[str], what: str) -> FoundImages:
-        """Look images up by id.
+        """Look images up by their ids as they are written, else by their canonical ids.
 
         Raises:
-            DataError: none of them is there.
+            DataError: none of them is there, or a name fits several.
         """
-        here: dict[str, int] = {}
+        exact = {name: row for row, name in enumerate(self.split.image_ids)}
+        alike = defaultdict[str, list[int]](list)
         for row, name in enumerate(self.split.image_ids):
-            here.setdefault(canonical_id(name), row)
-        wanted = list(dict.fromkeys(canonical_id(name) for name in names))
-        found = FoundImages(
-            {name: here[name] for name in wanted if name in here}, tuple(name for name in wanted if name not in here)
-        )
+            alike[canonical_id(name)].append(row)
+        wanted, rows = list(dict.fromkeys(names)), dict[str, int]()
+        for name in wanted:
+            fitting = [exact[name]] if name in exact else alike.get(canonical_id(name), [])
+            if len(fitting) > 1:
+                those = named([self.split.image_ids[row] for row in fitting])
+                raise DataError(
+                    f"'{name}' of {what} fits {len(fitting)} images of {self.split.dataset}/{self.split.name} "
+                    f"({those}). Write the ids as the data do."
+                )
+            if fitting:
+                rows[name] = fitting[0]
+        found = FoundImages(rows, tuple(dict.fromkeys(canonical_id(name) for name in wanted if name not in rows)))
         if not found.rows:
             raise DataError(
                 f"None of the {len(wanted):,} images of {what} is in {self.split.dataset}/{self.split.name} "

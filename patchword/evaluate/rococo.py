@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from patchword.data.json_fields import as_list, as_object, field, text_field
-from patchword.data.text_files import canonical_id, read_json, require_caption
+from patchword.data.text_files import read_json, require_caption
 from patchword.errors import DataError
 from patchword.evaluate.answers import CUTS
 from patchword.evaluate.benchmark import INTERVALS, Benchmark, percent
@@ -158,9 +158,10 @@ def evaluate_attack(scorer: ModelOnSplit, attack: Attack) -> AttackResult:
         ScoreError: scores are not finite.
     """
     found = scorer.find(attack.images, attack.name)
-    rows = [k for k, image in enumerate(attack.images) if canonical_id(image) in found.rows]
+    rows = [k for k, image in enumerate(attack.images) if image in found.rows]
     here = attack.select(rows)
-    images = scorer.encode_images([found.rows[canonical_id(image)] for image in here.images])
+    places = [found.rows[image] for image in here.images]
+    images = scorer.encode_images(places)
     captions = scorer.encode_captions(here.captions)
     parts = []
     original = ~here.is_altered
@@ -185,7 +186,7 @@ def evaluate_attack(scorer: ModelOnSplit, attack: Attack) -> AttackResult:
         len(attack.images),
         sizes,
         found,
-        np.array([found.rows[canonical_id(image)] for image in here.images]),
+        np.array(places),
     )
 
 

@@ -1,6 +1,7 @@
 """Small choices: SugarCrepe's files, two-by-two files, strict inequalities, missing images."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,18 @@ def test_sugarcrepe_is_scored_and_missing_images_are_named(tmp_path: Path) -> No
 
 def choice(images: int, captions: int) -> Choice:
     return Choice("1", "g", ("1",) * images, ("a",) * captions)
+
+
+def test_images_of_one_name_in_two_folders_are_told_apart() -> None:
+    ids = [f"{folder}/{k}.jpg" for folder in ("dogs", "cats") for k in range(3)]
+    scorer = ModelOnSplit(toy_model(), toy_split(ids))
+    item = Choice("x", "all", ("dogs/1.jpg", "cats/1.jpg"), ("a dog", "a cat"))
+    rows = scorer.encode_images([1, 4]), scorer.encode_captions(item.captions)
+    (found,) = evaluate_choices(scorer, "x", [item]).scores
+    np.testing.assert_allclose(found, scorer.model.score(*rows).numpy(), rtol=1e-5)
+    vague = replace(item, images=("1.jpg", "dogs/1.jpg"))
+    with pytest.raises(DataError, match=r"'1.jpg' of x fits 2 images of toy/test \('dogs/1.jpg', 'cats/1.jpg'\)"):
+        evaluate_choices(scorer, "x", [vague])
 
 
 def result_of(item: Choice, scores: list[list[float]]) -> ChoiceResult:
