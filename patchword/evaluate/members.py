@@ -10,15 +10,23 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Int
 
-from patchword.data.open import open_split
+from patchword.data.open import first_captions, open_split
 from patchword.data.table import Split
 from patchword.errors import ConfigError
 from patchword.evaluate.encoding import batch_of
 from patchword.evaluate.ensemble import ensemble
 from patchword.evaluate.model_notes import model_notes
 from patchword.evaluate.one_model import provenance_of, score_split
+from patchword.evaluate.opening import COCO_CAPTIONS
 from patchword.evaluate.result import Evaluation, evaluate_scores
-from patchword.evaluate.scores_file import SavedScores, caption_digests, load_scores, load_together, with_owner_of
+from patchword.evaluate.scores_file import (
+    SavedScores,
+    caption_digests,
+    captions_of,
+    load_scores,
+    load_together,
+    with_owner_of,
+)
 from patchword.evaluate.setting import Setting, open_with
 from patchword.loading import load
 from patchword.model import Model
@@ -89,9 +97,7 @@ def open_member(
     setting = setting if setting is not None else Setting()
     if isinstance(source, SavedScores) or is_score_file(source):
         if isinstance(data, Path | str):
-            data = open_split(
-                data, setting.split, name=setting.name, limit=setting.limit, skip_broken=setting.skip_broken
-            )
+            data = _open_scored(data, source, setting)  # type: ignore[arg-type]
         read = with_owner_of if isinstance(source, SavedScores) else load_scores
         saved = read(source, data)  # type: ignore[arg-type]
         return Member(label or saved.path, saved, data)
@@ -113,6 +119,16 @@ def open_member(
     )
     folder = None if isinstance(source, Model) or not (Path(source) / "config.yaml").is_file() else Path(source)
     return Member(shown, saved, opened, model, folder)
+
+
+def _open_scored(data: Path | str, source: Path | str | SavedScores, setting: Setting) -> Split:
+    """The split that a saved matrix scored; of COCO with the five captions of an image that runs are scored on, unless
+    the matrix has all of them."""
+    opened = open_split(data, setting.split, name=setting.name, limit=setting.limit, skip_broken=setting.skip_broken)
+    if opened.dataset != "coco":
+        return opened
+    five = first_captions(opened, COCO_CAPTIONS)
+    return opened if five is opened or captions_of(source) == opened.n_captions else five
 
 
 def open_members(

@@ -233,6 +233,18 @@ def load_scores(path: str | Path, known: Known = None) -> SavedScores:
     )
 
 
+def captions_of(source: str | Path | SavedScores) -> int:
+    """Columns of a score matrix.
+
+    Raises:
+        ScoreError: as `load_scores`.
+    """
+    if isinstance(source, SavedScores):
+        return int(source.scores.shape[1])
+    path = Path(source)
+    return int((read_npy(path)[0] if path.suffix == ".npy" else load_scores(path).scores).shape[1])
+
+
 def with_owner_of(saved: SavedScores, known: Known) -> SavedScores:
     """Scores whose image of each caption was assumed, with the one that is known; others are returned as they are.
 

@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from clip_models import write_checkpoint
-from small import recipe, write_pictures
+from small import recipe, write_pictures, write_precomp
 
 from patchword.cli import main
 from patchword.errors import DataError
+from patchword.evaluate.members import open_member
 from patchword.evaluate.opening import open_for
 from patchword.evaluate.run import evaluate
+from patchword.evaluate.scores_file import write_scores
 from patchword.loading import load
 from patchword.train.run import train
 
@@ -84,3 +87,20 @@ def test_coco_is_evaluated_with_five_captions_an_image(tmp_path: Path, name: str
     model = load(write_checkpoint(tmp_path / "clip"))
     split = open_for(model, tmp_path, "test", name=name)
     assert split.n_captions == kept
+
+
+def test_saved_scores_of_coco_fit_their_own_data(tmp_path: Path) -> None:
+    data = write_precomp(tmp_path / "coco_precomp")
+    captions, ids = ((data / f"test_{what}.txt").read_text("utf-8").splitlines() for what in ("caps", "ids"))
+    ids = [ids[k * len(ids) // len(captions)] for k in range(len(captions))]
+    (data / "test_caps.txt").write_text("\n".join([*captions[:5], "a sixth one .", *captions[5:]]), "utf-8")
+    (data / "test_ids.txt").write_text("\n".join([*ids[:5], ids[0], *ids[5:]]), "utf-8")
+    scores = np.random.default_rng(0).random((len(captions) // 5, len(captions) + 1), dtype=np.float32)
+    five = np.delete(scores, 5, axis=1)
+    for name, matrix, columns in (("five", five, len(captions)), ("all", scores, len(captions) + 1)):
+        np.save(tmp_path / f"{name}.npy", matrix)
+        member = open_member(tmp_path / f"{name}.npy", data)
+        assert member.split is not None
+        assert (member.split.n_captions, member.saved.scores.shape[1]) == (columns, columns)
+        saved = write_scores(tmp_path / f"{name}.safetensors", member.saved)
+        assert open_member(saved, data).saved.owner.tolist() == member.saved.owner.tolist()
