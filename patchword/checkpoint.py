@@ -179,19 +179,25 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def load_weights(method: Method, folder: Path) -> None:
-    """Fill a method with the weights of a checkpoint folder, every tensor accounted for."""
-    _load_state(method, folder / WEIGHTS, inference_state(method))
+def load_weights(method: Method, folder: Path, built_from: str = "its config.json") -> None:
+    """Fill a method with the weights of a checkpoint folder, every tensor accounted for.
+
+    Args:
+        method: to fill.
+        folder: the checkpoint.
+        built_from: what gave the method its sizes, for messages.
+    """
+    _load_state(method, folder / WEIGHTS, inference_state(method), built_from)
 
 
-def load_training_state(method: Method, folder: Path) -> None:
-    """Fill a method with what ``write_training_state`` wrote."""
+def load_training_state(method: Method, folder: Path, built_from: str = "its config.json") -> None:
+    """Fill a method with what ``write_training_state`` wrote; arguments as for ``load_weights``."""
     wanted = _state(method, training_only=True)
     if wanted:
-        _load_state(method, folder / TRAINING_WEIGHTS, wanted)
+        _load_state(method, folder / TRAINING_WEIGHTS, wanted, built_from)
 
 
-def _load_state(method: Method, path: Path, wanted: Mapping[str, torch.Tensor]) -> None:
+def _load_state(method: Method, path: Path, wanted: Mapping[str, torch.Tensor], built_from: str) -> None:
     """Load one file whose tensors must be exactly ``wanted``, in names and shapes."""
     try:
         with path.open("rb"):  # safetensors calls a file missing that it may not read
@@ -207,12 +213,11 @@ def _load_state(method: Method, path: Path, wanted: Mapping[str, torch.Tensor]) 
     if set(state) != set(wanted):
         odd = sorted(set(state) ^ set(wanted))
         raise CheckpointError(
-            f"'{path}' does not fit its config.json: {len(odd)} tensors differ, the first is `{odd[0]}`."
+            f"'{path}' does not fit {built_from}: {len(odd)} tensors differ, the first is `{odd[0]}`."
         )
     for key, value in wanted.items():
         if state[key].shape != value.shape:
             raise CheckpointError(
-                f"'{path}' tensor `{key}` has shape {tuple(state[key].shape)}; its config.json says "
-                f"{tuple(value.shape)}."
+                f"'{path}' tensor `{key}` has shape {tuple(state[key].shape)}; {built_from} says {tuple(value.shape)}."
             )
     method.load_state_dict(state, strict=False)  # the rest of the state is in another file

@@ -86,8 +86,12 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "half a file": ("train_ims.npy", cut, "train_ims.npy' is truncated"),
     "no array": ("train_ims.npy", lambda p: p.write_bytes(b"hello"), "is not a readable .npy file"),
     "pickled features": ("train_ims.npy", pickled, "holds pickled Python objects, which are never loaded"),
-    "another width": ("train_ims.npy", lambda p: edit_array(p, lambda a: a[..., :5]), "--model.image.width 5"),
-    "another width of dev": ("dev_ims.npy", lambda p: edit_array(p, lambda a: a[..., :5]), "dev_ims.npy"),
+    "a narrow train": (
+        "train_ims.npy",
+        lambda p: edit_array(p, lambda a: a[..., :5]),
+        "the splits differ: train 5, dev 8.",
+    ),
+    "a narrow dev": ("dev_ims.npy", lambda p: edit_array(p, lambda a: a[..., :5]), "dev_ims.npy' holds features of"),
     "NaN": ("train_ims.npy", lambda p: edit_array(p, set_value(np.nan)), "train_ims.npy' row 2 holds NaN or infinite"),
     "inf": ("train_ims.npy", lambda p: edit_array(p, set_value(np.inf)), "train_ims.npy' row 2 holds NaN or infinite"),
     "NaN in dev": ("dev_ims.npy", lambda p: edit_array(p, set_value(np.nan)), "row 2 (image 'dev_2') holds NaN"),
@@ -101,10 +105,36 @@ def test_damaged_data_stop_a_training(
     file, damage, message = DAMAGE[name]
     path = write_recipe(tmp_path / "tiny.yaml", "chan", data)
     damage(data / file)
-    said = refused(
-        ["train", path, "--out", tmp_path / "run"], capsys, kind="ConfigError" if "width" in name else "DataError"
-    )
+    said = refused(["train", path, "--out", tmp_path / "runs" / "first"], capsys, kind="DataError")
     assert message in said
+    assert "--model.image.width" not in said
+    if name not in ("NaN", "inf"):  # those of train are found in the first epoch, when the run has begun
+        assert not (tmp_path / "runs").exists()
+
+
+def test_features_of_one_other_width_are_told_with_the_option(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(tmp_path / "tiny.yaml", "chan", data)
+    for split in ("train", "dev"):
+        edit_array(data / f"{split}_ims.npy", lambda array: array[..., :5])
+    said = refused(["train", path, "--out", tmp_path / "run"], capsys, kind="ConfigError")
+    assert said.endswith("the recipe expects 8. If these are the right features, add --model.image.width 5")
+    assert train(path, tmp_path / "run", overrides=["--model.image.width", "5", "--train.epochs", "1"])
+
+
+def test_a_refused_training_leaves_a_folder_that_was_there(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(tmp_path / "tiny.yaml", "chan", data)
+    cut(data / "train_ims.npy")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine", encoding="utf-8")
+    for name in ("empty", "notes"):
+        refused(["train", path, "--out", tmp_path / name], capsys, kind="DataError")
+        assert (tmp_path / name).is_dir()
+    assert (tmp_path / "notes" / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -252,8 +282,10 @@ def test_a_vocabulary_of_another_size_stops_a_resumed_run(
     path = write_recipe(tmp_path / "tiny.yaml", "chan", data)
     train(path, tmp_path / "run", overrides=["--train.epochs", "1"])
     edit_lines(data / "train_caps.txt", lambda lines: ["a purple zebra", *lines[1:]])
-    said = refused(["train", path, "--out", tmp_path / "run"], capsys, kind="CheckpointError")
-    assert "`text.embed.weight` has shape (20, 12); its config.json says (22, 12)" in said
+    words = ["train", path, "--out", tmp_path / "run", "--train.epochs", "3"]
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.yaml", "metrics.jsonl")}
+    assert "the vocabulary has 22 words, the weights have 20 word rows" in refused(words, capsys, kind="ConfigError")
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
 
 
 def test_a_bert_folder_of_five_words_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from patchword.data.doctor_checks import (
     check_pictures,
     check_unused_pictures,
     check_vocabulary,
+    check_widths,
     first_few,
     problem_of,
 )
@@ -133,6 +134,7 @@ def check_data(
         if read is not None:
             splits.append(read)
             add += _check_split(place, read, expected, files_of, is_named=name is not None)
+    add += check_widths(splits)
     add += check_overlap(splits)
     add += check_unused_pictures(files_of)
     vocabulary = find_vocabulary(base, _folder_of(place), report.name)

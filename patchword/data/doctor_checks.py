@@ -62,6 +62,18 @@ def first_few(items: Sequence[object], count: int = 5) -> str:
     return shown if len(items) <= count else f"{shown} ... ({len(items):,} in all)"
 
 
+def numbered(numbers: Sequence[int], one: str, more: str, said: str) -> str:
+    """How many rows (images, regions) something is said of, and which.
+
+    Example:
+        >>> numbered([3], "row", "rows", "with NaN"), numbered([3, 8], "row", "rows", "with NaN")
+        ('1 row with NaN: number 3', '2 rows with NaN: numbers 3, 8')
+    """
+    if len(numbers) == 1:
+        return f"1 {one} {said}: number {numbers[0]}"
+    return f"{len(numbers):,} {more} {said}: numbers {first_few(numbers)}"
+
+
 def check_captions_file(path: Path) -> list[Finding]:
     """Empty lines and Python bytes literals, all of them, by line number."""
     try:
@@ -100,7 +112,7 @@ def check_array_file(path: Path) -> list[Finding]:
         header = header_of(path)
         shape, dtype = header.shape, header.dtype
         size, expected = path.stat().st_size, header.start + header.data_bytes
-        if size < expected:
+        if size < expected and not header.dtype.hasobject:  # a pickle may be shorter than the pointers it stands for
             return [
                 Finding(
                     "error",
@@ -163,7 +175,7 @@ def check_features(split: Split) -> list[Finding]:
         scan = scan_rows(source.array)
         counts = np.diff(source.offsets)
         regions = f"{counts.min()} to {counts.max()} regions"
-    unit = "rows" if source.offsets is None else "region rows"
+    unit = ("row", "rows") if source.offsets is None else ("region row", "region rows")
     found = [
         Finding(
             "ok",
@@ -173,13 +185,11 @@ def check_features(split: Split) -> list[Finding]:
         )
     ]
     if scan.broken:
-        numbers = first_few(scan.broken)
-        found.append(
-            Finding("error", what, f"{unit} with NaN or infinity: {numbers}", "finite numbers", "extract again")
-        )
+        said = numbered(scan.broken, *unit, "with NaN or infinity")
+        found.append(Finding("error", what, said, "finite numbers", "extract again"))
     if scan.empty:
-        numbers = first_few(scan.empty)
-        found.append(Finding("warning", what, f"{unit} that are all zero: {numbers}", "features", "extract them again"))
+        said = numbered(scan.empty, *unit, "with zeros only")
+        found.append(Finding("warning", what, said, "features", "extract them again"))
     if scan.min < 0:
         found.append(
             Finding(
@@ -191,6 +201,22 @@ def check_features(split: Split) -> list[Finding]:
             )
         )
     return found + _check_repeats(source, split)
+
+
+def check_widths(splits: Sequence[Split]) -> list[Finding]:
+    """The features of all splits must have one width: a model reads no other."""
+    widths = {split.name: split.images.width for split in splits if isinstance(split.images, RegionFeatures)}
+    if len(set(widths.values())) < 2:
+        return []
+    return [
+        Finding(
+            "error",
+            "features",
+            f"the splits differ in width: {', '.join(f'{name} {width}' for name, width in widths.items())}",
+            "one width in all splits",
+            "take the features of all splits from the same network",
+        )
+    ]
 
 
 def _check_repeats(source: RegionFeatures, split: Split) -> list[Finding]:
@@ -230,12 +256,11 @@ def check_boxes(split: Split) -> list[Finding]:
     rows = np.flatnonzero(wrong.any(axis=1)).tolist()
     if not rows:
         return [Finding("ok", f"{split.name}_boxes.npy", f"{boxes.shape[1]} boxes per image, all in 0..1")]
-    numbers = first_few(rows)
     return [
         Finding(
             "warning",
             f"{split.name}_boxes.npy",
-            f"images with boxes outside 0..1 or turned around: {numbers}",
+            numbered(rows, "image", "images", "with boxes outside 0..1 or turned around"),
             "x1, y1, x2, y2 in 0..1",
             "divide pixel boxes by the width and height of their picture",
         )

@@ -49,6 +49,21 @@ class Case:
         """Tensors below ``prefix``, with the prefix removed."""
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
+    def whole(self, name: str) -> Tensor:
+        """A tensor of whole numbers (lengths, ids) as integers, however it is stored.
+
+        Raises:
+            DataError: one of them is a fraction, NaN or infinite.
+        """
+        values = self.tensors[name]
+        odd = (~(values.isfinite() & (values == values.round()))).flatten().nonzero().flatten().tolist()
+        if odd:
+            raise DataError(
+                f"'{self.path}' tensor `{name}` holds {float(values.flatten()[odd[0]]):.7g} as number {odd[0]}. "
+                "Expected whole numbers. Copy the case again."
+            )
+        return values.long()
+
 
 def read_case(path: Path) -> Case:
     """Read ``NAME.json`` and its tensors, and check that the file holds just the tensors that the JSON lists.
@@ -158,6 +173,15 @@ class Ledger:
             raise DataError(f"'{self.case.path}' has no tensor `{name}`, which this kind of case needs.")
         self.used.add(name)
         return self.case.tensors[name]
+
+    def whole(self, name: str) -> Tensor:
+        """Take an input tensor of whole numbers as integers, marking it as used.
+
+        Raises:
+            DataError: the case has no such tensor, or it holds something else.
+        """
+        self.input(name)
+        return self.case.whole(name)
 
     def use(self, *names: str) -> None:
         """Mark quantities as used (inputs and settings)."""

@@ -56,7 +56,7 @@ class Comparison:
         counts = torch.full((len(values),), values.shape[1])
         extra = {self.method.image_extras[0]: self.ledger.input("in.adj")}
         self.images = Images(values, counts, None, extra)
-        self.captions = Captions(self.ledger.input("in.captions"), self.ledger.input("in.lengths").long())
+        self.captions = Captions(self.ledger.input("in.captions"), self.ledger.whole("in.lengths"))
 
     def run(self) -> Ledger:
         """All comparisons.
@@ -192,7 +192,7 @@ class Comparison:
 
     def graphs(self) -> None:
         """AMR tokens: without effect as released, and behind the words when they are joined."""
-        tokens, lengths = self.ledger.input("in.amr_tokens"), self.ledger.input("in.amr_lengths").long()
+        tokens, lengths = self.ledger.input("in.amr_tokens"), self.ledger.whole("in.amr_lengths")
         self.words("eval.amr_emb", tokens, lengths)
         captions = Captions(self.captions.tokens, self.captions.lengths, {"graph": tokens, "graph_lengths": lengths})
         images, plain = self.method.encode_images(self.images), self.method.config

@@ -89,10 +89,10 @@ def check_fields(ledger: Ledger, method: Esl) -> None:
     ledger.exact("config.embed_size", method.config.joint_dim, config["embed_size"])
     ledger.exact("grid", not method.config.residual_mlp, bool(fields["grid"]))
     ledger.use("bert", "loss.margin", "loss.reduction")
-    lengths = ledger.input("in.cap_lengths").long()
+    lengths = ledger.whole("in.cap_lengths")
     for name in ("img_lengths", "cap_lengths"):
         if name in config:
-            ledger.exact(f"config.{name}", ledger.input(f"in.{name}").long(), torch.tensor(config[name]))
+            ledger.exact(f"config.{name}", ledger.whole(f"in.{name}"), torch.tensor(config[name]))
     ledger.use("in.img_lengths")
     captions, marks = ledger.input("in.captions"), fields["tokens"]
     padding = torch.arange(captions.shape[1]) >= lengths[:, None]
@@ -108,7 +108,7 @@ def forward_values(ledger: Ledger, method: Esl) -> dict[str, Tensor]:
     """
     values, tokens = ledger.input("in.images").to(method.log_temperature), ledger.input("in.captions")
     images = Images(values, torch.full((len(values),), values.shape[1]))
-    captions = Captions(tokens, ledger.input("in.cap_lengths").long())
+    captions = Captions(tokens, ledger.whole("in.cap_lengths"))
     found: dict[str, Tensor] = {}
     patches, words = method.image(images)[0], method.text(captions.tokens, captions.lengths)
     for side, block, is_unit, chain in (
@@ -211,8 +211,8 @@ def one_step(case: Case, method: Esl, phase: str, settings: TrainConfig) -> OneS
     """Train on the batch of a case; the method may be in float64."""
     tensors = case.tensors
     size = int(case.config.get("train_batch", min(len(tensors["in.images"]), len(tensors["in.captions"]))))
-    images = Images(tensors["in.images"].to(method.log_temperature), tensors["in.img_lengths"].long())[:size]
-    captions = Captions(tensors["in.captions"], tensors["in.cap_lengths"].long())[:size]
+    images = Images(tensors["in.images"].to(method.log_temperature), case.whole("in.img_lengths"))[:size]
+    captions = Captions(tensors["in.captions"], case.whole("in.cap_lengths"))[:size]
     optimizer = build_optimizer(method.train(), settings)
     optimizer.zero_grad()
     scores = method.score(method.encode_images(images), method.encode_captions(captions))

@@ -132,7 +132,7 @@ def account_for_state(ledger: Ledger, our_name: Callable[[str], object | None], 
 def read_batch(ledger: Ledger, prefix: str, *, clip: bool = False) -> tuple[Images, Captions, Tensor]:
     """Images, captions and image ids of a batch; AAHR's with CLIP's vectors."""
     extras = [{"clip": ledger.input(f"{prefix}clip_{side}")} if clip else {} for side in ("image", "text")]
-    lengths = [ledger.input(f"{prefix}{name}_lengths").long() for name in ("image", "caption")]
+    lengths = [ledger.whole(f"{prefix}{name}_lengths") for name in ("image", "caption")]
     images = Images(ledger.input(f"{prefix}images"), lengths[0], extra=extras[0])
     captions = Captions(ledger.input(f"{prefix}captions"), lengths[1], extra=extras[1])
     return images, captions, ledger.input(f"{prefix}img_ids")
@@ -268,7 +268,7 @@ def compare_slice(case: Case) -> Ledger:
     load_training(method, {name: value for name, value in state.items() if name is not None})
     account_for_state(ledger, hrem.our_key, ("img_enc.", "txt_enc.", "criterion."))
     ledger.use("seed")
-    counts = [ledger.input(f"in.{name}_lengths").long() for name in ("image", "caption")]
+    counts = [ledger.whole(f"in.{name}_lengths") for name in ("image", "caption")]
     for side, pool, lengths in (("image", method.image_pool, counts[0]), ("text", method.text_pool, counts[1])):
         if f"eval.{side}.pre_pool" in case.tensors:
             pooled = pool(ledger.input(f"eval.{side}.pre_pool"), lengths)

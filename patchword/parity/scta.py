@@ -148,7 +148,7 @@ def _compare_settings(ledger: Ledger, method: Scta, options: dict[str, Any]) -> 
 
 
 def _captions(ledger: Ledger) -> Captions:
-    return Captions(ledger.input("tokens"), ledger.input("lengths").long())
+    return Captions(ledger.input("tokens"), ledger.whole("lengths"))
 
 
 def _stored_heads(ledger: Ledger, prefix: str, method: Scta, lengths: Tensor, seed: int | None) -> Tensor | None:
@@ -210,7 +210,7 @@ def _encoded(ledger: Ledger, method: Scta) -> tuple[Encoded, Encoded]:
     tensors = ledger.case.tensors
     if "images" not in tensors:
         image, text = ledger.input("img_emb"), ledger.input("cap_emb")
-        lengths = ledger.input("lengths").long().clamp(max=text.shape[1])
+        lengths = ledger.whole("lengths").clamp(max=text.shape[1])
         sizes = torch.full((len(image),), image.shape[1])
         return Encoded.from_padded(image, sizes), Encoded.from_padded(text, lengths)
     images, captions = Images(ledger.input("images")), _captions(ledger)
@@ -258,7 +258,7 @@ def _compare_run(ledger: Ledger, method: Scta, state: dict[str, Tensor], k: int)
     ledger.use(*(f"runs.{k}.{key}" for key in ("run", "warmup_alpha", "max_violation", "rng_seed")))
     alpha = Fraction(run["warmup_alpha"]).limit_denominator(10**6)
     loss = method.loss.model_copy(update={"warmup_epochs": 0 if run["max_violation"] else 1})
-    ids = ledger.input("img_ids").long()
+    ids = ledger.whole("img_ids")
     step = Step(epoch=0, iteration=alpha.numerator, iterations=alpha.denominator, image_rows=ids)
     parameters = dict(method.named_parameters())
     for form, pairs in FORMS.items():

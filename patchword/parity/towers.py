@@ -61,7 +61,7 @@ def read_images(ledger: Ledger, prefix: str = "") -> Images:
     """The image batch of a case: regions with lengths, or pixels with the draws of the size augmentation."""
     values = ledger.input(f"{prefix}images")
     if f"{prefix}image_lengths" in ledger.case.tensors:
-        return Images(values, ledger.input(f"{prefix}image_lengths").long())
+        return Images(values, ledger.whole(f"{prefix}image_lengths"))
     keep = None
     if f"{prefix}np_rand_1" in ledger.case.tensors:
         keep = keep_cells_mask(ledger.input(f"{prefix}np_rand_1").numpy(), ledger.input(f"{prefix}np_rand_2").numpy())
@@ -70,7 +70,7 @@ def read_images(ledger: Ledger, prefix: str = "") -> Images:
 
 def read_captions(ledger: Ledger, prefix: str = "") -> Captions:
     """The caption batch of a case."""
-    return Captions(ledger.input(f"{prefix}captions"), ledger.input(f"{prefix}caption_lengths").long())
+    return Captions(ledger.input(f"{prefix}captions"), ledger.whole(f"{prefix}caption_lengths"))
 
 
 def compare_case(case: Case, runner: Runner) -> Ledger:
@@ -102,7 +102,7 @@ def check_config(ledger: Ledger) -> None:
         for prefix, path in (("", ""), ("train_", "train/")):
             listed = ledger.case.config.get(prefix + key)
             if listed is not None and path + tensor in ledger.case.tensors:
-                ledger.exact(f"config.{prefix}{key}", ledger.case.tensors[path + tensor].long(), torch.tensor(listed))
+                ledger.exact(f"config.{prefix}{key}", ledger.case.whole(path + tensor), torch.tensor(listed))
 
 
 def compare_training(ledger: Ledger, method: Method, state: dict[str, Tensor], runner: Runner) -> None:

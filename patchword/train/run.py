@@ -15,7 +15,7 @@ from rich.console import Console
 
 from patchword.checkpoint import load_training_state, load_weights
 from patchword.console import peak_memory_gib
-from patchword.data.tokenizers import load_tokenizer
+from patchword.data.tokenizers import Tokenizer, load_tokenizer
 from patchword.errors import CheckpointError, ConfigError
 from patchword.loading import load
 from patchword.model import Model
@@ -61,14 +61,14 @@ def train(
     Args:
         recipe: path, name or loaded recipe.
         out: run folder; ``runs/<recipe name>`` by default.
-        overrides: ``{"train": {"lr": 1e-4}}`` or ``["--train.lr", "1e-4"]``.
+        overrides: ``{"train": {"lr": 1e-4}}`` or ``["--train.lr", "1e-4"]``; not for a loaded recipe.
         console: where progress goes; quiet by default.
 
     Raises:
         ConfigError, DataError, CheckpointError, CollapseError: one line each, before training where possible.
         Interrupted: on Ctrl-C, after saving.
     """
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    loaded = as_recipe(recipe, overrides)
     folder = Path(out) if out is not None else Path("runs") / Path(loaded.source).stem
     accelerator = new_accelerator(loaded)
     if loaded.train.batch_size % accelerator.num_processes:
@@ -86,11 +86,27 @@ def train(
         if overrides and not isinstance(recipe, Recipe) and (changed := _changes(recipe, loaded)):
             shown.print(f"changed from the recipe: {', '.join(changed)}", highlight=False)
         parts = prepare(loaded)
-        run.write_config(loaded)
+        run.check_config(loaded)
         run.recover()
         accelerator.wait_for_everyone()
         position = _fit(loaded, accelerator, run, shown, parts)
     return TrainResult(folder, position, peak_memory_gib(), loaded)
+
+
+def as_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """A recipe by path or name with overrides on top, or one that is loaded already.
+
+    Raises:
+        ConfigError: overrides for a loaded recipe, which has its values; or as ``load_recipe``.
+    """
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    if overrides:
+        raise ConfigError(
+            f"`overrides` are given with a recipe that is already loaded ('{recipe.source}'). Expected its path or "
+            "name. Give that, or put them in while loading: load_recipe(name, overrides)."
+        )
+    return recipe
 
 
 def new_accelerator(recipe: Recipe) -> Accelerator:
@@ -150,16 +166,19 @@ def _fit(
     if parts.select is not None:  # a caption too long for the encoder must not stop the run at its first evaluation
         model.tokenize(parts.select.captions, where=f"{parts.select.dataset}/{parts.select.name}")
     optimizer = build_optimizer(method, recipe.train)
-    position = _resume(run, model, optimizer, is_main=accelerator.is_main_process)
+    position = _resume(run, model, optimizer)
     if position.step:
         _say_position(console, run.path, position, recipe)
     pairs, workers = training_pairs(recipe, parts), recipe.data.workers
+    if accelerator.is_main_process:  # not before: a run that is refused leaves its folder as it was
+        run.write_config(recipe)
+        run.forget_after(position)
     trainer = Trainer(model, pairs, parts.select, recipe.train, accelerator, optimizer, run, console, workers)
     describe(console, parts, method, trainer)
     return trainer.fit(position)
 
 
-def _resume(run: RunFolder, model: Model, optimizer: torch.optim.Optimizer, *, is_main: bool) -> Position:
+def _resume(run: RunFolder, model: Model, optimizer: torch.optim.Optimizer) -> Position:
     """Continue from ``last/`` when there is one.
 
     Raises:
@@ -167,19 +186,12 @@ def _resume(run: RunFolder, model: Model, optimizer: torch.optim.Optimizer, *, i
         ConfigError: the vocabulary is no longer the one that the run began with.
     """
     found = run.load_state()
-    state, position = found if found is not None else (None, Position())
-    if is_main:
-        run.forget_after(position)
-    if state is None:
-        return position
-    load_weights(model.method, run.last)
-    load_training_state(model.method, run.last)
-    stored = load_tokenizer(run.last)
-    if stored is None or stored.fingerprint() != model.require_tokenizer().fingerprint():
-        raise ConfigError(
-            f"run folder '{run.path}' holds a run over other words than this vocabulary, or in other case. "
-            "Use the same data and vocabulary to go on with it, or another folder with --out DIR."
-        )
+    if found is None:
+        return Position()
+    state, position = found
+    _require_same_words(run, model.require_tokenizer())
+    load_weights(model.method, run.last, built_from="the recipe")
+    load_training_state(model.method, run.last, built_from="the recipe")
     try:
         restore(optimizer, model.method, state)
     except ValueError as error:
@@ -187,6 +199,23 @@ def _resume(run: RunFolder, model: Model, optimizer: torch.optim.Optimizer, *, i
             f"the optimiser state in '{run.last}' does not fit the model: {error}. Remove '{run.last}' to start again."
         ) from None
     return position
+
+
+def _require_same_words(run: RunFolder, tokenizer: Tokenizer) -> None:
+    """Refuse to go on with a run over another vocabulary."""
+    stored = load_tokenizer(run.last)
+    if stored is None:
+        raise CheckpointError(f"'{run.last}' lacks its vocabulary. Remove '{run.last}' to start again.")
+    go_on = "Use the same data and vocabulary to go on with it, or another folder with --out DIR."
+    if stored.size != tokenizer.size:
+        raise ConfigError(
+            f"run folder '{run.path}' holds a run over another vocabulary: the vocabulary has {tokenizer.size:,} "
+            f"words, the weights have {stored.size:,} word rows. {go_on}"
+        )
+    if stored.fingerprint() != tokenizer.fingerprint():
+        raise ConfigError(
+            f"run folder '{run.path}' holds a run over other words than this vocabulary, or in other case. {go_on}"
+        )
 
 
 def _say_position(console: Console, run: Path, position: Position, recipe: Recipe) -> None:

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from patchword.config import merge, parse_overrides
 from patchword.errors import CollapseError, ConfigError
-from patchword.recipe import Recipe, load_recipe
-from patchword.train.run import TrainResult, train
+from patchword.recipe import Recipe
+from patchword.train.run import TrainResult, as_recipe, train
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def train_seeds(
             f"--seeds is {seeds}. Expected 2 or more; for a single run choose its seed with --train.seed."
         )
     changes = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    first = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, changes)
+    first = as_recipe(recipe, changes)
     folder = Path(out) if out is not None else Path("runs") / Path(first.source).stem
     if (folder / "config.yaml").is_file():
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,10 @@ def prepare(recipe: Recipe) -> Parts:
         select = open_named(data, data.dev if recipe.train.select_on == "dev" else data.test, pictures=pictures).limit(
             data.limit_dev
         )
-    for split in (train, select):
-        if split is not None:
-            split.require_images()
-            check_width(split, config.image)
+    splits = [split for split in (train, select) if split is not None]
+    for split in splits:
+        split.require_images()
+    check_widths(splits, config.image)
     if train.n_captions < recipe.train.batch_size and recipe.train.drop_last:
         raise ConfigError(
             f"{train.dataset}/{train.name} has {train.n_captions} captions, "
@@ -92,7 +93,7 @@ def prepare(recipe: Recipe) -> Parts:
         )
     start = None if recipe.train.start_from is None else open_start(recipe)
     if start is None:
-        text, tokenizer = resolve_text(config.text, data, [s for s in (train, select) if s is not None])
+        text, tokenizer = resolve_text(config.text, data, splits)
         image = resolve_image(config.image)
     else:
         text, tokenizer = continued(config.text, start, "text"), start.require_tokenizer()
@@ -132,21 +133,25 @@ def training_pairs(recipe: Recipe, parts: Parts) -> TrainingPairs:
     return pairs
 
 
-def check_width(split: Split, image: Any) -> None:
+def check_widths(splits: Sequence[Split], image: Any) -> None:
     """Refuse features of another width than the model reads.
 
     Raises:
-        ConfigError: naming both widths and the option.
+        ConfigError: all splits have the same other width; naming both widths and the option.
+        DataError: the splits differ, so that no width of the model would fit; naming the width of each.
     """
-    if (
-        isinstance(image, RegionsConfig)
-        and isinstance(split.images, RegionFeatures)
-        and split.images.width != image.width
-    ):
-        raise ConfigError(
-            f"'{split.images.path}' holds features of width {split.images.width}, the recipe expects {image.width}. "
-            f"If these are the right features, add --model.image.width {split.images.width}"
+    sources = {split.name: split.images for split in splits if isinstance(split.images, RegionFeatures)}
+    widths = {name: source.width for name, source in sources.items()}
+    if not isinstance(image, RegionsConfig) or set(widths.values()) <= {image.width}:
+        return
+    odd = next(source for source in sources.values() if source.width != image.width)
+    found = f"'{odd.path}' holds features of width {odd.width}, the recipe expects {image.width}"
+    if len(set(widths.values())) > 1:
+        raise DataError(
+            f"{found}, and the splits differ: {', '.join(f'{name} {width}' for name, width in widths.items())}. "
+            "Take the features of all splits from the same network."
         )
+    raise ConfigError(f"{found}. If these are the right features, add --model.image.width {odd.width}")
 
 
 def check_finite(split: Split, method: Method) -> None:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +32,7 @@ from patchword.files import write_whole
 from patchword.model import Model, write_model
 from patchword.recipe import Recipe, make_recipe, to_yaml
 
-STATE_FILE = "training.pt"
+STATE_FILE, LOCK_FILE = "training.pt", ".lock"
 # What torch's safe reader raises on damaged bytes.
 _UNREADABLE = (
     RuntimeError, OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError,
@@ -81,7 +82,7 @@ class RunFolder:
     """A run's folder, locked while it is open; the system drops the lock of a process that dies.
 
     Args:
-        path: created when missing.
+        path: created when missing, and removed again where nothing but the lock came into it.
 
     Raises:
         ConfigError: another live process trains in this folder, or the path is a file.
@@ -90,17 +91,46 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
+        self._made: list[Path] = []
 
     def __enter__(self) -> RunFolder:
+        handle = None
+        while handle is None:
+            self._make()
+            handle = self._try_lock()
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self._lock = handle
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            if self._made:
+                self._remove_if_unused()
+            os.close(self._lock)
+            self._lock = None
+
+    def _make(self) -> None:
+        """Make the folder and those above it that are missing."""
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise ConfigError(f"run folder '{self.path}' is a file. Choose another with --out DIR.") from None
         except OSError as error:
             raise ConfigError(f"run folder '{self.path}' can not be made: {error.strerror}.") from None
+        self._made = missing
+
+    def _try_lock(self) -> int | None:
+        """A handle of the lock file, which this process now holds; None when the file went away meanwhile."""
+        place = self.path / LOCK_FILE
         try:
-            handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+            handle = os.open(place, os.O_CREAT | os.O_RDWR)
         except OSError as error:
+            if not self.path.exists():
+                return None
             raise ConfigError(f"run folder '{self.path}' can not be written: {error.strerror}.") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,17 +141,22 @@ class RunFolder:
                 f"run folder '{self.path}' is in use by {owner or 'another process'}. Wait for it, "
                 "or choose another folder with --out DIR."
             ) from None
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        self._lock = handle
-        return self
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), place.stat()):
+                return handle
+        os.close(handle)
+        return None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._lock is not None:  # the file stays: removing a lock file lets two processes hold "the" lock
-            os.close(self._lock)
-            self._lock = None
+    def _remove_if_unused(self) -> None:
+        """Remove the folders that were made when nothing but the lock is in them: the run was refused.
+
+        Whoever opened the lock file before finds another one, or none, in its place, and tries again.
+        """
+        with suppress(OSError):  # not empty: another run has begun in it
+            if [path.name for path in self.path.iterdir()] == [LOCK_FILE]:
+                (self.path / LOCK_FILE).unlink()
+                for folder in self._made:
+                    folder.rmdir()
 
     @property
     def last(self) -> Path:
@@ -160,27 +195,30 @@ class RunFolder:
                 continue  # a line cut off by a kill
         write_whole(path, "".join(f"{text}\n" for text in kept))
 
-    def write_config(self, recipe: Recipe) -> None:
-        """Write the merged recipe with everything that made the run, or check it against the one that is there.
+    def check_config(self, recipe: Recipe) -> None:
+        """Check a recipe against the one that is there, if any.
 
         Raises:
             ConfigError: the folder holds a run of another recipe.
         """
         path = self.path / "config.yaml"
-        mine = recipe.dump()
-        if path.exists():
-            theirs = _flat(self._settings(path))
-            now = _flat(yaml.safe_load(to_yaml(mine)))  # written and read once, as theirs was
-            keys = [*now, *(key for key in theirs if key not in now)]
-            for key in keys:
-                if key not in _MAY_CHANGE and now.get(key) != theirs.get(key):
-                    raise ConfigError(
-                        f"run folder '{self.path}' holds a run with another setting: "
-                        f"`{key}` is {theirs.get(key)!r} there, {now.get(key)!r} now. "
-                        "Use the same setting to go on with it, or another folder with --out DIR."
-                    )
-        about = {"recipe": mine, "source": recipe.source, "made_with": versions()}
-        write_whole(path, to_yaml(about))
+        if not path.exists():
+            return
+        theirs = _flat(self._settings(path))
+        now = _flat(yaml.safe_load(to_yaml(recipe.dump())))  # written and read once, as theirs was
+        keys = [*now, *(key for key in theirs if key not in now)]
+        for key in keys:
+            if key not in _MAY_CHANGE and now.get(key) != theirs.get(key):
+                raise ConfigError(
+                    f"run folder '{self.path}' holds a run with another setting: "
+                    f"`{key}` is {theirs.get(key)!r} there, {now.get(key)!r} now. "
+                    "Use the same setting to go on with it, or another folder with --out DIR."
+                )
+
+    def write_config(self, recipe: Recipe) -> None:
+        """Write the merged recipe with everything that made the run, over the one that is there."""
+        about = {"recipe": recipe.dump(), "source": recipe.source, "made_with": versions()}
+        write_whole(self.path / "config.yaml", to_yaml(about))
 
     @staticmethod
     def _settings(path: Path) -> dict[str, Any]:

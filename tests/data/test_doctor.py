@@ -112,8 +112,8 @@ def test_bad_feature_rows_are_listed(tmp_path: Path) -> None:
     rows[7] *= -1
     np.save(tmp_path / "train_ims.npy", rows)
     report = check_data(tmp_path)
-    assert levels(report, "rows with NaN or infinity: 2, 5") == ["error"]
-    assert levels(report, "rows that are all zero: 6") == ["warning"]
+    assert levels(report, "2 rows with NaN or infinity: numbers 2, 5") == ["error"]
+    assert levels(report, "1 row with zeros only: number 6") == ["warning"]
     assert levels(report, "negative values") == ["warning"]
 
 
@@ -123,7 +123,7 @@ def test_ragged_features_are_checked(tmp_path: Path) -> None:
     np.save(tmp_path / "train_offsets.npy", np.asarray([0, 2, 3]))
     report = check_data(tmp_path)
     assert levels(report, "2 images x 1 to 2 regions x 1") == ["ok"]
-    assert levels(report, "region rows with NaN or infinity: 1") == ["error"]
+    assert levels(report, "1 region row with NaN or infinity: number 1") == ["error"]
 
 
 def test_truncated_features_name_both_sizes(tmp_path: Path) -> None:
@@ -137,6 +137,25 @@ def test_truncated_features_name_both_sizes(tmp_path: Path) -> None:
     build(tmp_path)
     path.write_bytes(path.read_bytes() + b"more")
     assert levels(check_data(tmp_path), "4 bytes after the data") == ["warning"]
+
+
+@pytest.mark.parametrize("content", [[None] * 100, [{"a": list(range(99))}]], ids=["short", "long"])
+def test_pickled_objects_are_not_called_truncated(tmp_path: Path, content: list[object]) -> None:
+    build(tmp_path)
+    np.save(tmp_path / "train_ims.npy", np.array(content, dtype=object), allow_pickle=True)
+    report = check_data(tmp_path)
+    assert not report.usable
+    assert levels(report, "holds pickled Python objects, which are never loaded") == ["error"]
+    assert "truncated" not in "\n".join(report.lines())
+
+
+def test_splits_of_different_width_are_not_usable(tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        build(tmp_path, split)
+    np.save(tmp_path / "dev_ims.npy", np.load(tmp_path / "dev_ims.npy")[..., :5])
+    report = check_data(tmp_path)
+    assert not report.usable
+    assert levels(report, "features: the splits differ in width: train 8, dev 5, test 8") == ["error"]
 
 
 def test_counts_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
@@ -238,7 +257,7 @@ def test_boxes_outside_the_picture_are_told(tmp_path: Path) -> None:
     assert levels(check_data(tmp_path), "3 boxes per image, all in 0..1") == ["ok"]
     boxes[1, 2] = [10, 20, 30, 40]
     np.save(tmp_path / "train_boxes.npy", boxes)
-    assert levels(check_data(tmp_path), "images with boxes outside 0..1 or turned around: 1") == ["warning"]
+    assert levels(check_data(tmp_path), "1 image with boxes outside 0..1 or turned around: number 1") == ["warning"]
 
 
 def test_git_lfs_pointers_are_found(tmp_path: Path) -> None:

@@ -244,6 +244,19 @@ def test_a_missing_input_is_refused(tmp_path: Path, case: str, name: str, capsys
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["caption_lengths", "image_lengths", "train/caption_lengths", "train/image_lengths"])
+def test_a_length_that_is_no_whole_number_is_refused(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = tensors_of("chan/case1")
+    tensors[name][1] += OFF
+    path = write(tmp_path, "chan/case1", tensors)
+    assert f"tensor `{name}` holds " in refused(["parity", path], capsys, kind="DataError")
+    (tmp_path / "other.json").write_text(json.dumps({"method": "chan"}))
+    assert main(["parity", str(tmp_path)]) == 1
+    assert "case1: FAILED" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("case", MODELS)
 @pytest.mark.parametrize("part", ["img_emb", "train/sims"])
 def test_a_missing_output_is_not_passed_over(tmp_path: Path, case: str, part: str) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from patchword.config import TrainConfig
 from patchword.encoders.bert import BertConfig
 from patchword.encoders.patches import RegionsConfig
+from patchword.errors import DataError
 from patchword.importers import esl as names
 from patchword.methods.esl import Esl, EslConfig
 from patchword.parity import esl
@@ -199,6 +200,14 @@ def all_off(kind: str) -> Ledger:
         changed[name] = tensors[name] * (1 + OFF)
     with TemporaryDirectory() as folder:
         return compare_path(write(Path(folder), changed, fields))
+
+
+@pytest.mark.parametrize("name", ["in.img_lengths", "in.cap_lengths"])
+def test_a_length_that_is_no_whole_number_is_refused(tmp_path: Path, name: str) -> None:
+    tensors, fields = whole_case("adaptive")
+    lengths = tensors[name].float() + torch.tensor([0.0, OFF, 0.0])
+    with pytest.raises(DataError, match=rf"tensor `{name}` holds 3\.001 as number 1\. Expected whole numbers"):
+        compare_path(write(tmp_path, {**tensors, name: lengths}, fields))
 
 
 @pytest.mark.parametrize("kind", KINDS)

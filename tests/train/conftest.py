@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from small import recipe, write_precomp
 
+from patchword.train import loop
 from patchword.train.run import train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logged_by_step() -> Iterator[None]:
+    """A busy machine logs no more lines than a free one, so that the logs of two runs can be compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOG_EVERY_S", math.inf)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from small import (
     command,
     one_line,
@@ -26,6 +28,7 @@ import patchword
 from patchword.checkpoint import recover_folder, save_folder
 from patchword.errors import CheckpointError, ConfigError
 from patchword.train.run import train
+from patchword.train.seeds import train_seeds
 from patchword.train.state import RunFolder
 
 
@@ -73,6 +76,35 @@ def test_a_lock_file_that_nobody_holds_is_taken_over(text: str, tmp_path: Path) 
     (tmp_path / ".lock").write_text(text, encoding="utf-8")
     with RunFolder(tmp_path):
         pass
+
+
+def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "runs" / "first"):
+        pass
+    assert not (tmp_path / "runs").exists()
+    with RunFolder(tmp_path / "runs" / "first") as run:
+        run.log({"step": 1})
+        with RunFolder(tmp_path / "runs" / "second"):
+            pass
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["first"]
+
+
+def test_a_lock_file_that_was_removed_while_it_was_opened_is_not_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, first = fcntl.flock, RunFolder(tmp_path / "run")
+    first.__enter__()
+
+    def late(handle: int, how: int) -> None:
+        if first._lock is not None:  # the other run ends between the opening of its lock file and the locking
+            first.__exit__(None, None, None)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with RunFolder(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").exists()
+        with pytest.raises(ConfigError, match="is in use by process"), RunFolder(tmp_path / "run"):
+            pass
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])
@@ -186,6 +218,29 @@ def test_a_cut_line_of_the_metrics_is_dropped(run: Path, trained: Path) -> None:
     train(trained / "tiny.yaml", run)
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 10, 10, 20, 20]
+
+
+def test_weights_of_another_shape_are_told_from_the_recipe(
+    run: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = load_file(run / "last" / "model.safetensors")
+    weights["text.embed.weight"] = torch.zeros(3, 12)
+    save_file(weights, run / "last" / "model.safetensors")
+    said = refused(["train", trained / "tiny.yaml", "--out", run], capsys, kind="CheckpointError")
+    assert "`text.embed.weight` has shape (3, 12); the recipe says (20, 12)" in said
+    (run / "last" / "vocabulary.json").unlink()
+    said = refused(["train", trained / "tiny.yaml", "--out", run], capsys, kind="CheckpointError")
+    assert "lacks its vocabulary" in said
+
+
+def test_a_loaded_recipe_takes_no_overrides(trained: Path, tmp_path: Path) -> None:
+    made = recipe("chan", trained / "data")
+    for overrides in ({"train": {"epochs": 1}}, ["--train.epochs", "1"]):
+        with pytest.raises(ConfigError, match=r"already loaded \('recipe'\).*load_recipe\(name, overrides\)"):
+            train(made, tmp_path / "run", overrides=overrides)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="already loaded"):
+            train_seeds(made, tmp_path / "run", seeds=2, overrides=overrides)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------ saving
