@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ class Searcher:
         if position is not None:
             return self.images.slice(position, position + 1)
         path = Path(image)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise DataError(
                 f"image '{image}' is neither an id of {self.split.dataset}/{self.split.name} "
                 f"({self.split.image_ids[0]} ...) nor a file."

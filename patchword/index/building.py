@@ -134,6 +134,8 @@ def _require_same_start(writer: Writer, folder: Path | str | None, source: Featu
     open_model(writer.manifest, model)
     roots = {(root.kind, root.path) for root in writer.roots()}
     mine = ("folder", locate(Path(folder))) if folder is not None else ("features", Path(source.root if source else ""))
+    if source is not None:
+        source = source.with_extras(model.method.image_extras)
     if mine not in roots or (source is not None and source != writer.manifest.features):
         names = ", ".join(f"'{path}'" for _, path in sorted(roots))
         raise ConfigError(
@@ -192,7 +194,7 @@ def _make_manifest(
     if stamp.reads == "pictures" and source is not None:
         raise ConfigError(f"this {stamp.method} reads pictures, not region features. Leave out --features.")
     if source is not None:
-        source = source.model_copy(update={"extras": tuple(model.method.image_extras)})
+        source = source.with_extras(model.method.image_extras)
     sets = _encode_one(model, None if source is None else FeatureFolder(source))
     return Manifest(
         created=time.strftime("%Y-%m-%dT%H:%M:%S"),

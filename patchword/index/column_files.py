@@ -6,13 +6,11 @@ file that was named last has the last word about a column that several have.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from patchword.errors import DataError
-from patchword.index.columns import Stamp, Table, apply_columns, hash_of, read_columns, stamp_of
+from patchword.index.columns import Stamp, Table, apply_columns, hash_of, places_of, read_columns, stamp_of
 from patchword.index.results import Changes
 from patchword.index.writer import Writer
 from patchword.store.schema import generation, meta, transaction
@@ -50,7 +48,8 @@ def follow_columns(writer: Writer, first: int, changes: Changes, *, besides: Tab
         besides: a table that is set after this in any case.
     """
     changed = _look(writer, None if besides is None else besides.file.resolve())
-    new = _paths_of_new(writer, first)
+    new = set(writer.connection.execute("SELECT root, path FROM items WHERE id >= ?", (first,)))
+    roots = writer.roots()
     if not new and not any(changed.values()):
         return changes
     said = list[str]()
@@ -61,7 +60,8 @@ def follow_columns(writer: Writer, first: int, changes: Changes, *, besides: Tab
             said.append(f"{error} The columns that it gave stay as they were.")
             continue
         if not any(changed.values()):
-            table = replace(table, rows={place: row for place, row in table.rows.items() if place in new})
+            rows = {name: row for name, row in table.rows.items() if not new.isdisjoint(places_of(name, roots))}
+            table = replace(table, rows=rows)
         if not table.rows:
             continue
         applied = apply_columns(writer, table)
@@ -104,13 +104,6 @@ def _renew(writer: Writer, path: Path, stamp: Stamp, digest: str) -> None:
         connection.execute(
             "UPDATE column_files SET size = ?, mtime = ?, hash = ? WHERE path = ?", (*stamp, digest, str(path))
         )
-
-
-def _paths_of_new(writer: Writer, first: int) -> Collection[str]:
-    """What a table may call the new images: their paths below their root, and their absolute ones."""
-    roots = {root.id: root.path for root in writer.roots()}
-    rows = writer.connection.execute("SELECT root, path FROM items WHERE id >= ?", (first,)).fetchall()
-    return {name for root, path in rows for name in (path, os.path.join(roots[root], path))}
 
 
 def next_id(writer: Writer) -> int:

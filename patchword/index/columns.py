@@ -11,7 +11,7 @@ from typing import Any
 
 from patchword.errors import DataError
 from patchword.index.file_bytes import hash_bytes
-from patchword.index.records import RACY_NS
+from patchword.index.records import RACY_NS, Root
 from patchword.index.tables import JSON_LINES, read_by_path
 from patchword.index.writer import Writer
 from patchword.store.filters import BUILT_IN, INTEGER, REAL, TEXT
@@ -32,7 +32,7 @@ class Table:
         file: where they come from, for messages.
         types: name of each column to ``text``, ``integer`` or ``real``.
         rows: path to its values, in the order of the columns.
-        stamp, hash: of the file when it was read.
+        stamp, hash: of the file, not of a later moment than the rows.
     """
 
     file: Path
@@ -82,7 +82,7 @@ def read_columns(file: Path | str) -> Table:
         DataError: it can not be read, has no such column, or names a path twice; with the line.
     """
     path = Path(file)
-    stamp = stamp_of(path)
+    stamp, digest = stamp_of(path), hash_of(path)  # before it is read: a change meanwhile is one that a sync sees
     key, records = read_by_path(path)
     is_typed = path.suffix.lower() in JSON_LINES
     fields = [{name: _value(path, line, name, value) for name, value in row.items()} for line, row in records.values()]
@@ -93,7 +93,7 @@ def read_columns(file: Path | str) -> Table:
         where: tuple(cast(row.get(name), types[name]) for name in names)
         for where, row in zip(records, fields, strict=True)
     }
-    return Table(path, types, rows, stamp or (0, 0), hash_of(path) or "")
+    return Table(path, types, rows, stamp or (0, 0), digest or "")
 
 
 def _value(path: Path, line: int, name: str, value: Any) -> Value:
@@ -164,6 +164,24 @@ def widest(a: str, b: str) -> str:
     return a if a == b else TEXT if TEXT in (a, b) else REAL
 
 
+def places_of(name: str, roots: Iterable[Root]) -> list[tuple[int, str]]:
+    """What a row that names this path may be about: number of a root, and path below it.
+
+    Example:
+        >>> photos = Root(1, Path("/photos"), "folder", False)
+        >>> places_of("/photos//a/x.png", [photos]), places_of("./a//x.png", [photos])
+        ([(1, '/photos//a/x.png'), (1, 'a/x.png')], [(1, './a//x.png'), (1, 'a/x.png')])
+    """
+    path, found = Path(name), list[tuple[int, str]]()
+    for root in roots:
+        found.append((root.id, name))  # the id of an image without a picture need not be a path
+        if not path.is_absolute():
+            found.append((root.id, path.as_posix()))
+        elif path.is_relative_to(root.path):
+            found.append((root.id, path.relative_to(root.path).as_posix()))
+    return list(dict.fromkeys(found))
+
+
 def apply_columns(writer: Writer, table: Table) -> Applied:
     """Set the columns of the items that a table names, in one transaction; columns that are new are made.
 
@@ -189,12 +207,8 @@ def apply_columns(writer: Writer, table: Table) -> Applied:
         roots = writer.roots()
         count, unknown = 0, list[str]()
         for path, row in table.rows.items():
-            places = [(root.id, path) for root in roots]
-            for root in roots:
-                if Path(path).is_absolute() and Path(path).is_relative_to(root.path):
-                    places.append((root.id, Path(path).relative_to(root.path).as_posix()))
             hits = 0
-            for place in places:
+            for place in places_of(path, roots):
                 values = [cast(value, kind) for value, kind in zip(row, kinds, strict=True)]
                 query = f"UPDATE items SET {', '.join(fields)} WHERE root = ? AND path = ?"
                 hits += connection.execute(query, (*values, *place)).rowcount if fields else 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
-from patchword.data.extras import ArrayExtra, read_extras
+from patchword.data.extras import read_extras
 from patchword.data.features import RegionFeatures, require_width
 from patchword.data.open import open_split, splits_of
 from patchword.data.table import Split
@@ -57,16 +58,12 @@ class FeatureFolder:
                 for row in range(split.n_images):
                     for name in _names(split, row):
                         self.keys.setdefault(make(name), Spot(number, row))
-        self.ids = {} if source.names is None else read_names(Path(source.names))
-        names = Counter(path.rpartition("/")[2] for path in self.ids)
-        self._id_by_name = {
-            name: given for path, given in self.ids.items() if names[name := path.rpartition("/")[2]] == 1
-        }
+        self.names = Names({} if source.names is None else read_names(Path(source.names)))
 
     def find(self, path: str) -> Spot | None:
-        """The features of a picture: those that the file of names gives its path or, where no two rows share it, its
-        name; else by its path, its name, its name without ending or its canonical id."""
-        given = self.ids.get(path, self._id_by_name.get(path.rpartition("/")[2]))
+        """The features of a picture: those that the file of names gives it, see `Names`; else by its path, its name,
+        its name without ending or its canonical id."""
+        given = self.names.find(path)
         wanted = path if given is None else given
         name = wanted.rpartition("/")[2]
         if given is not None and wanted not in self.keys:
@@ -123,29 +120,31 @@ class FeatureFolder:
         sources = [split.require_images() for split in self.splits]
         return {one.path.parent if isinstance(one, RegionFeatures) else Path(self.source.root) for one in sources}
 
-    def seen(self, root: int) -> list[tuple[Seen, Spot]]:
-        """Every image as if it were a file, named by its id (with its split where the id is in several)."""
-        counts: dict[str, int] = {}
-        for split in self.splits:
-            for name in split.image_ids:
-                counts[name] = counts.get(name, 0) + 1
-        found = []
-        for number, split in enumerate(self.splits):
-            source = split.require_images()
-            path = source.path if isinstance(source, RegionFeatures) else Path(self.source.root)
-            files = [path.stat(), *(extra.path.stat() for extra in self._side_files(split))]
-            size, changed = sum(one.st_size for one in files), max(one.st_mtime_ns for one in files)
-            for row, name in enumerate(split.image_ids):
-                key = name if counts[name] == 1 else f"{split.name}/{name}"
-                # Rows have no time of their own: when the files are untouched, so are they.
-                found.append((Seen(root, key, size, changed), Spot(number, row)))
-        return sorted(found, key=lambda pair: pair[0].path)
+    @cached_property
+    def alone(self) -> dict[str, Spot]:
+        """Every image by its name where it is indexed by itself: its id, with its split where the id is in several."""
+        counts = Counter(name for split in self.splits for name in split.image_ids)
+        return {
+            name if counts[name] == 1 else f"{split.name}/{name}": Spot(number, row)
+            for number, split in enumerate(self.splits)
+            for row, name in enumerate(split.image_ids)
+        }
+
+    def seen(self, root: int) -> list[Seen]:
+        """Every image as if it were a file, sorted by path: rows have the size and the time of their file."""
+        files = [split.require_images() for split in self.splits]
+        paths = [one.path if isinstance(one, RegionFeatures) else Path(self.source.root) for one in files]
+        abouts = [path.stat() for path in paths]
+        return [
+            Seen(root, name, abouts[spot.split].st_size, abouts[spot.split].st_mtime_ns)
+            for name, spot in sorted(self.alone.items())
+        ]
 
     def hash(self, images: Images, row: int, spot: Spot) -> str:
-        """Hash of all that is known of one image of a batch: features, boxes and the index's side inputs.
+        """Hash of all that an image of a batch is encoded from, and of its boxes.
 
         Args:
-            images: as read, the side inputs of the index among them.
+            images: as read, with the side inputs that the model reads.
             row: position in the batch.
             spot: where the image is.
         """
@@ -154,13 +153,50 @@ class FeatureFolder:
         digest, boxes = blake2b(values.tobytes(), digest_size=16), self.boxes(spot, count)
         if boxes is not None:
             digest.update(boxes.tobytes())
-        for name in self.source.extras:
-            digest.update(images.extra[name][row].contiguous().numpy().tobytes())
+        for side in images.extra.values():
+            digest.update(side[row].contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def _side_files(self, split: Split) -> list[ArrayExtra]:
-        extras = [split.image_extras.get(name) for name in self.source.extras]
-        return [one for one in extras if isinstance(one, ArrayExtra)]
+
+class Names:
+    """Which image of the features a picture is, as a file of names says it.
+
+    A row is about a picture where its path, or the end of one of the two paths in whole parts, is the other: so
+    ``/photos/a/x.png`` and ``a/x.png`` are one picture, and ``a/x.png`` and ``b/x.png`` are two.
+
+    Args:
+        ids: path to image id.
+
+    Example:
+        >>> names = Names({"images/x.png": "1", "y.png": "2", "a/z.png": "3", "b/z.png": "4"})
+        >>> [names.find(path) for path in ("x.png", "other/x.png", "deep/y.png", "z.png", "b/z.png")]
+        ['1', None, '2', None, '4']
+    """
+
+    def __init__(self, ids: dict[str, str]) -> None:
+        self._rows: dict[str, list[tuple[tuple[str, ...], str]]] = {}  # by name: parts of the path, and id
+        for path, given in ids.items():
+            parts = _parts(path)
+            self._rows.setdefault(parts[-1] if parts else "", []).append((parts, given))
+
+    def find(self, path: str) -> str | None:
+        """The id that is given to a picture; None where no row is about it, or several that differ are."""
+        parts = _parts(path)
+        rows = self._rows.get(parts[-1], []) if parts else []
+        found = {given for own, given in rows if own == parts}
+        found = found or {given for own, given in rows if own[-len(parts) :] == parts or parts[-len(own) :] == own}
+        return found.pop() if len(found) == 1 else None
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """The parts of a path, without its root.
+
+    Example:
+        >>> _parts("/photos//./a.png")
+        ('photos', 'a.png')
+    """
+    pure = PurePosixPath(path)
+    return pure.parts[1:] if pure.anchor else pure.parts
 
 
 def _require_extras(split: Split, names: Sequence[str]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import groupby
 
 from patchword.data.pictures import Transform
@@ -16,7 +16,7 @@ from patchword.index.options import EncodeOptions
 from patchword.index.pending import Batch, Rows
 from patchword.index.plan import Hashed
 from patchword.index.reading import Read, quiet_pictures, read_picture
-from patchword.index.records import NewItem, Root
+from patchword.index.records import Known, NewItem, Root
 from patchword.index.scan import Seen, Skip
 from patchword.index.writer import Writer
 from patchword.store.shards import Array
@@ -108,15 +108,25 @@ class FeaturesAlone:
     features: FeatureFolder
     root: int
 
-    @cached_property
-    def seen(self) -> list[tuple[Seen, Spot]]:
-        """Every image as if it were a file."""
-        return self.features.seen(self.root)
-
-    @cached_property
+    @property
     def spots(self) -> dict[str, Spot]:
         """Where the features are, by the name that stands for a path."""
-        return {seen.path: spot for seen, spot in self.seen}
+        return self.features.alone
+
+    def files(self, known: Mapping[str, Known], outdated: Collection[int]) -> list[Seen]:
+        """Every image as if it were a file. Those that were compared look as when they were registered.
+
+        Args:
+            known: items by path.
+            outdated: ids of those whose features have changed.
+        """
+        found = list[Seen]()
+        for seen in self.features.seen(self.root):
+            item = known.get(seen.path)
+            if item is not None and item.id not in outdated:
+                seen = Seen(self.root, item.path, item.size, item.mtime)
+            found.append(seen)
+        return found
 
     def open(self) -> None:
         """Load the model.
@@ -171,10 +181,13 @@ def open_pictures(writer: Writer, options: EncodeOptions, features: FeatureFolde
     return Pictures(open_encoder(writer, options), roots, options.threads, features)
 
 
-def open_features(writer: Writer, root: int, options: EncodeOptions) -> FeaturesAlone:
-    """The source of an index of region features without pictures."""
-    assert writer.manifest.features is not None
-    return FeaturesAlone(open_encoder(writer, options), FeatureFolder(writer.manifest.features), root)
+def open_features(
+    writer: Writer, root: int, options: EncodeOptions, features: FeatureFolder | None = None
+) -> FeaturesAlone:
+    """The source of an index of region features without pictures; ``features``, where they are open already."""
+    source = writer.manifest.features
+    assert source is not None
+    return FeaturesAlone(open_encoder(writer, options), features or FeatureFolder(source), root)
 
 
 def open_encoder(writer: Writer, options: EncodeOptions) -> Encoder:

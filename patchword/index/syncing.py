@@ -98,11 +98,13 @@ def sync_locked(
     scopes = named or [Scope(root.id) for root in writer.roots()]
     roots = {root.id: root for root in writer.roots()}
     alone = next((root for root in roots.values() if root.kind == "features" and Scope(root.id) in scopes), None)
-    features = FeatureChanges()
     if alone is not None:
-        source = _open_features(writer, alone, options)
-        scan, scopes = Scan(files=[seen for seen, _ in source.seen]), [Scope(alone.id)]
-        update = Update(writer, source.hashes, lambda: source, _console(options), started=started)
+        features = find_feature_changes(writer)
+        source = _open_features(writer, alone, options, features)
+        scan, scopes = Scan(files=source.files(writer.known(alone.id), features.outdated)), [Scope(alone.id)]
+        update = Update(
+            writer, source.hashes, lambda: source, _console(options), outdated=features.outdated, started=started
+        )
     else:
         scan = Scan()
         for scope in scopes:
@@ -203,11 +205,11 @@ def _of_pictures(
     )
 
 
-def _open_features(writer: Writer, root: Root, options: EncodeOptions) -> FeaturesAlone:
+def _open_features(writer: Writer, root: Root, options: EncodeOptions, changed: FeatureChanges) -> FeaturesAlone:
     """Region features as the items themselves; what is there can only be known with what reads them."""
     from patchword.index.sources import open_features
 
-    return open_features(writer, root.id, options)
+    return open_features(writer, root.id, options, changed.features)
 
 
 def _restore_captions(writer: Writer, options: EncodeOptions) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def encode_image(
             return _encode_regions(model, regions, image)
         return model.encode_images(DecodedPictures([Path("picture")], None, (image,)))
     path = Path(image)
-    if not path.is_file():
+    if not os.path.isfile(path):  # false for names that no file can have, which pathlib may raise for
         raise DataError(f"'{path}' is missing. Expected a picture file, or the id of an indexed image.")
     if regions is not None:
         return _encode_regions(model, regions, decode(path))

@@ -4,6 +4,7 @@ what the catalog knows and with their probabilities.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -101,7 +102,7 @@ class Searching:
         """The id of an indexed image that is named by its path or its features; a file that can be encoded stays."""
         if not isinstance(image, Path | str):
             return image
-        is_encoded = not reads_regions(self.model) and not self.model.method.image_extras and Path(image).is_file()
+        is_encoded = not reads_regions(self.model) and not self.model.method.image_extras and os.path.isfile(image)
         found = None if is_encoded else self.catalog.named(image)
         return image if found is None else found
 

@@ -238,6 +238,8 @@ class Catalog:
             DataError: several images have it.
         """
         text = os.fspath(name)
+        if not _can_be_stored(text):
+            return None
         places = {Path(os.path.abspath(text)), Path(os.path.realpath(text))}
 
         def read(connection: sqlite3.Connection) -> set[int]:
@@ -292,6 +294,15 @@ class Catalog:
                 return np.fromiter((row[0] for row in rows), dtype=np.int64)
 
         return self._read(read)
+
+
+def _can_be_stored(text: str) -> bool:
+    """Whether a text can be that of a catalog, and a path: no NUL, and no half characters, which are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _columns(connection: sqlite3.Connection) -> dict[str, Column]:

@@ -16,8 +16,9 @@ stands for any characters, ``_`` for one, and ASCII letters match in either case
 
 from __future__ import annotations
 
+import heapq
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from patchword.config import suggestion
@@ -55,6 +56,7 @@ BUILT_IN = {
 }
 WORDS = ("and", "or", "not", "in", "like", "is", "null", "between")
 MAX_LENGTH, MAX_DEPTH, MAX_VALUES = 20_000, 60, 10_000
+MAX_HEIGHT, TEST_HEIGHT = 80, 12  # SQLite reads a statement with a stack of 100; what a test takes of it at most
 _COMPARE = {"=": "=", "==": "=", "!=": "<>", "<>": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])
@@ -84,6 +86,19 @@ class _Token:
     place: int
 
 
+@dataclass(frozen=True)
+class _Part:
+    """SQL of a part of a filter, which stands by itself or in parentheses.
+
+    Attributes:
+        height: of SQLite's stack when it is read.
+    """
+
+    sql: str
+    values: tuple[str | int | float, ...]
+    height: int = TEST_HEIGHT
+
+
 def compile_filter(expression: str, columns: Mapping[str, Column]) -> Compiled:
     """Parse a filter.
 
@@ -94,10 +109,29 @@ def compile_filter(expression: str, columns: Mapping[str, Column]) -> Compiled:
     if len(expression) > MAX_LENGTH:
         raise ConfigError(f"the filter has {len(expression):,} characters. At most {MAX_LENGTH:,} are read.")
     parser = _Parser(expression, _tokens(expression), columns)
-    sql = parser.either(0)
+    part = parser.either(0)
     if parser.now.kind != "end":
         raise parser.unexpected("`and`, `or` or the end")
-    return Compiled(sql, parser.values)
+    if part.height > MAX_HEIGHT:
+        raise ConfigError(
+            "the filter is nested too deep for SQLite. Expected fewer `not` and parentheses within parentheses: write "
+            "(a or b) or c as a or b or c, and many values of one column as: column in (1, 2, 3)."
+        )
+    return Compiled(part.sql, list(part.values))
+
+
+def _joined(parts: Sequence[_Part], word: str) -> _Part:
+    """Parts with ``AND`` or ``OR`` between them, as the lowest tree: a chain is as deep as it is long, and SQLite takes
+    1,000 at most. The order does not matter; the higher part goes first, where it takes less of the stack."""
+    waiting = [(part.height, number, part) for number, part in enumerate(parts)]
+    heapq.heapify(waiting)
+    for number in range(len(parts), 2 * len(parts) - 1):
+        _, _, low = heapq.heappop(waiting)
+        _, _, high = heapq.heappop(waiting)
+        height = max(1 + high.height, 3 + low.height)
+        made = _Part(f"({high.sql} {word} {low.sql})", high.values + low.values, height)
+        heapq.heappush(waiting, (height, number, made))
+    return waiting[0][2]
 
 
 def _tokens(expression: str) -> list[_Token]:
@@ -130,12 +164,13 @@ def _tokens(expression: str) -> list[_Token]:
 
 @dataclass
 class _Parser:
-    """One function for each rule of the grammar; each returns the SQL of what it read."""
+    """One function for each rule of the grammar; each returns what it read as SQL."""
 
     expression: str
     tokens: list[_Token]
     columns: Mapping[str, Column]
-    values: list[str | int | float] = field(default_factory=list)
+    values: list[str | int | float] = field(default_factory=list)  # of the test that is read
+    count: int = 0  # of all values so far
     at: int = 0
 
     @property
@@ -159,28 +194,31 @@ class _Parser:
         found = "its end" if token.kind == "end" else f"{token.text!r} at character {token.place + 1}"
         return ConfigError(f"the filter {self.expression[:200]!r} has {found} where {wanted} is expected.")
 
-    def either(self, depth: int) -> str:
+    def either(self, depth: int) -> _Part:
         parts = [self.all_of(depth)]
         while self.take("word", "or"):
             parts.append(self.all_of(depth))
-        return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"
+        return _joined(parts, "OR")
 
-    def all_of(self, depth: int) -> str:
+    def all_of(self, depth: int) -> _Part:
         parts = [self.negated(depth)]
         while self.take("word", "and"):
             parts.append(self.negated(depth))
-        return parts[0] if len(parts) == 1 else f"({' AND '.join(parts)})"
+        return _joined(parts, "AND")
 
-    def negated(self, depth: int) -> str:
+    def negated(self, depth: int) -> _Part:
         if depth > MAX_DEPTH:
             raise ConfigError(f"the filter is nested more than {MAX_DEPTH} deep.")
         if self.take("word", "not"):
-            return f"(NOT {self.negated(depth + 1)})"
+            inside = self.negated(depth + 1)
+            return _Part(f"(NOT {inside.sql})", inside.values, inside.height + 2)
         if self.take("mark", "("):
             inside = self.either(depth + 1)
             self.need("mark", ")")
-            return f"({inside})"
-        return self.test()
+            return inside
+        self.values = []
+        sql = self.test()
+        return _Part(sql, tuple(self.values))
 
     def test(self) -> str:
         token = self.take("column")
@@ -237,7 +275,8 @@ class _Parser:
                 f"the column `{name}` is {_a(column.type)}, and {shown} is {_a(token.kind)}. "
                 + (f"Write: '{token.text}'." if column.type == TEXT else "Write a number without quotes.")
             )
-        if len(self.values) >= MAX_VALUES:
+        self.count += 1
+        if self.count > MAX_VALUES:
             raise ConfigError(f"the filter has more than {MAX_VALUES:,} values.")
         self.values.append(token.text if token.kind == "text" else _number(token.text))
         return "?"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from patchword.errors import DataError
 from patchword.files import sync_folder
 
 FORMAT, VERSION = "patchword-index", 1
+_TRIES = 5  # at a file whose draft a writer takes for one that was left
+_LEFT_S = 60.0  # a draft of this age was left by a process that was killed
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,28 @@ def is_index(folder: Path) -> bool:
 def write_whole(path: Path, content: str) -> None:
     """Put a text file in place under its name only once it is complete and on the disk.
 
-    One writer holds the lock, so the draft has a fixed name: what a killed one left is written over by the next.
+    Not all who write hold the lock (measuring does not), so each has a draft of its own. A writer that begins removes
+    drafts, see `Writer.remove_orphans`; whose was not left over writes it again.
     """
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.new")
+    for attempt in range(_TRIES):
+        try:
+            with fresh.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+            break
+        except FileNotFoundError:
+            if attempt + 1 == _TRIES:
+                raise
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
     sync_folder(path.parent)
+    for left in path.parent.glob(f".{path.name}.*.new"):  # of processes that were killed
+        try:
+            if time.time() - left.stat().st_mtime > _LEFT_S:
+                left.unlink()
+        except OSError:
+            continue

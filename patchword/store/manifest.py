@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,10 @@ class FeatureSource(Config):
     splits: tuple[str, ...] = ()
     names: str | None = None
     extras: tuple[str, ...] = ()
+
+    def with_extras(self, names: Sequence[str]) -> FeatureSource:
+        """The same, of a model that reads these side inputs."""
+        return self.model_copy(update={"extras": tuple(names)})
 
 
 class BackendChoice(Config):
@@ -146,5 +151,4 @@ def read_manifest(folder: Path | str | IndexFolder) -> Manifest:
 
 def write_manifest(folder: IndexFolder, manifest: Manifest) -> None:
     """Write or replace the manifest."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    write_whole(folder.manifest, text + "\n")
+    write_whole(folder.manifest, json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")

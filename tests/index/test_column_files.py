@@ -12,6 +12,7 @@ from store_toys import age, save_picture
 
 from patchword.cli import main
 from patchword.index import Catalog, add, build, sync, verify
+from patchword.index.tables import Record, read_by_path
 from patchword.model import Model
 
 
@@ -78,6 +79,39 @@ def test_a_new_picture_gets_the_columns_that_wait_for_it(
     write(table, "a/p001.png,sea", "a/new.png,wood", f"{other},far")
     add(tagged, [other], model=model)
     assert tags(tagged) == {"a/p001.png": "sea", "a/new.png": "wood", "z.png": "far"}
+
+
+def test_a_path_may_be_written_in_several_ways(
+    tagged: Path, table: Path, pictures: Path, model: Model, tmp_path: Path
+) -> None:
+    ways = (f"{pictures}//a/p001.png,one", "./a//p003.png,two", f"{pictures}/./a//new.png,three", "./a/late.png,four")
+    add(tagged, columns=write(table, *ways))
+    assert tags(tagged) == {"a/p001.png": "one", "a/p003.png": "two"}
+    age(table)
+    assert sync(tagged).column_files == ()
+    for seed, name in enumerate(("a/new.png", "a/late.png")):
+        age(save_picture(pictures / name, 60 + seed))
+    assert sync(tagged, model=model).column_files == ()
+    assert tags(tagged) == {"a/p001.png": "one", "a/p003.png": "two", "a/new.png": "three", "a/late.png": "four"}
+
+
+def test_a_change_while_a_file_is_read_is_not_lost(
+    tagged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = age(write(tmp_path / "kind.csv", "a/p001.png,old", header="path,kind"))
+
+    def read_and_change(file: Path) -> tuple[str, dict[str, Record]]:
+        found = read_by_path(file)
+        age(write(file, "a/p001.png,new", header="path,kind"))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("patchword.index.columns.read_by_path", read_and_change)
+        add(tagged, columns=table)
+    assert tags(tagged, "kind") == {"a/p001.png": "old"}
+    age(table)
+    assert len(sync(tagged).column_files) == 1
+    assert tags(tagged, "kind") == {"a/p001.png": "new"}
 
 
 def test_the_file_that_was_named_last_has_the_last_word(tagged: Path, table: Path, tmp_path: Path) -> None:

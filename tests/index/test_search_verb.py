@@ -126,6 +126,18 @@ def test_the_header_shows_which_words_are_one_part(
     assert header("-red wall") == "- red wall"
 
 
+@pytest.mark.parametrize("image", ["a" * 300, "a\0b", "\ud800", ""])
+def test_no_name_of_a_picture_stops_the_others(
+    image: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "queries.jsonl"
+    lines.write_text(f'{json.dumps({"parts": [{"image": image}]})}\n"a red wall"\n', encoding="utf-8")
+    assert main(["search", str(folder), "--file", str(lines), "--json"]) == 2
+    printed, told = capsys.readouterr()
+    assert ["error" in one for one in json.loads(printed)] == [True, False]
+    assert "1 of 2 queries could not be answered" in told
+
+
 def test_unknown_words_are_told_with_their_sentence(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

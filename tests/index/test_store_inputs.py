@@ -281,6 +281,20 @@ def test_a_file_says_which_features_belong_to_pictures_of_other_names(regions: M
         build(pictures, tmp_path / "k", model=regions, feature_names=listing)
 
 
+def test_a_row_is_about_the_picture_whose_path_it_names(regions: Model, tmp_path: Path) -> None:
+    data, pictures = write_features(tmp_path / "data"), tmp_path / "p"
+    for name in ("a/x.png", "b/x.png", "c/y.png"):
+        save_picture(pictures / name, 1)
+    listing = tmp_path / "names.csv"
+    listing.write_text(f"path,id\na/x.png,dev_3\n{pictures}//c/y.png,dev_4\n", encoding="utf-8")
+    changes = build(pictures, tmp_path / "i", model=regions, features=data, feature_names=listing)
+    assert (changes.indexed, changes.skipped) == (2, 1)  # b/x.png is another picture
+    assert {item.path: item.feature for item in items(tmp_path / "i")} == {
+        "a/x.png": "dev/dev_3",
+        "c/y.png": "dev/dev_4",
+    }
+
+
 def test_model_and_input_must_fit(model: Model, regions: Model, tmp_path: Path) -> None:
     data, pictures = write_features(tmp_path / "data"), save_pictures(tmp_path / "p", 1)
     with pytest.raises(ConfigError, match=r"reads region features, which picture files do not have\. .*--features DIR"):

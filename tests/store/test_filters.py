@@ -154,6 +154,50 @@ def test_and_binds_closer_than_or(catalog: Catalog) -> None:
     assert catalog.where("not id > 2 and id > 1").tolist() == [2]
 
 
+LONG = ("id = 1", "modified not between '1971' and '1972'", "id in (1, 2, 3)", "not width is null", "tag like 'b%'")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " or ".join(["id=1"] * 2500),
+        " and ".join(["id>0"] * 2200),
+        "not " * 30 + "id = 1",
+        "(" * MAX_DEPTH + "id = 1" + ")" * MAX_DEPTH,
+        "".join(f"{LONG[k % 5]} or (" for k in range(MAX_DEPTH)) + "id = 1" + ")" * MAX_DEPTH,
+        "".join(f"{LONG[k % 5]} {('or', 'and')[k % 2]} (" for k in range(MAX_DEPTH)) + "id = 1" + ")" * MAX_DEPTH,
+    ],
+    ids=["or", "and", "not", "parentheses", "nested or", "nested or and and"],
+)
+def test_long_and_deep_filters_are_read(text: str, catalog: Catalog) -> None:
+    assert catalog.where(text).tolist()
+
+
+def test_a_filter_that_sqlite_can_not_read_is_refused_in_one_line(catalog: Catalog) -> None:
+    deep = "".join(f"not ({LONG[k % 5]} or " for k in range(MAX_DEPTH // 2)) + "id = 1" + ")" * (MAX_DEPTH // 2)
+    with pytest.raises(ConfigError, match="the filter is nested too deep for SQLite") as error:
+        catalog.where(deep)
+    assert "\n" not in str(error.value)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    parts=st.lists(
+        st.tuples(
+            st.sampled_from(["{0} or ({1})", "({1}) or {0}", "{0} and ({1})", "not ({1})", "{0} or {0} and ({1})"]),
+            st.sampled_from(LONG),
+        ),
+        max_size=45,
+    )
+)
+def test_no_filter_is_too_deep_for_sqlite_that_is_not_refused(parts: list[tuple[str, str]], catalog: Catalog) -> None:
+    text = "id = 1"
+    for form, test in parts:
+        text = form.format(test, text)
+    with contextlib.suppress(ConfigError):
+        catalog.where(text)
+
+
 def test_modified_and_root_are_columns(catalog: Catalog) -> None:
     assert len(catalog.where("modified < '1970-01-02' and root = '/photos'")) == len(ROWS)
 

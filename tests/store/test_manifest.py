@@ -41,7 +41,7 @@ MANIFEST: dict[str, Any] = {
     "dtype": "float16",
     "pooled": POOLED,
     "backend": {"kind": "faiss", "options": {"nprobe": 4}},
-    "features": {"root": "/data/f30k", "name": None, "splits": ["test"], "names": None},
+    "features": {"root": "/data/f30k", "name": None, "splits": ["test"], "names": None, "extras": []},
     "shard_mb": 256.0,
 }
 SAVED: dict[str, Any] = {
