@@ -25,7 +25,7 @@ from patchword.data.clip_files import read_parts
 from patchword.data.growing_arrays import GrowingArrays
 from patchword.data.open import open_split, require_pictures, require_place
 from patchword.data.pictures import Picture, PictureFiles
-from patchword.data.text_files import in_split_order
+from patchword.data.precomp import splits_in
 from patchword.errors import DataError
 
 Progress = Callable[[int], None]
@@ -193,7 +193,7 @@ def extract_clip(
             f"'{data}' has the layout {place.layout.name}, in which side files have no place. "
             f"Expected {' or '.join(LAYOUTS)}: files such as train_caps.txt, train_ids.txt and train_ims.npy."
         )
-    chosen = list(splits) or in_split_order({p.name.removesuffix("_caps.txt") for p in place.path.glob("*_caps.txt")})
+    chosen = list(splits) or splits_in(place.path)
     opened = {split: open_split(data, split, name=name, layout=place.layout.name) for split in chosen}
     pictures = {split: require_pictures(opened[split], "CLIP") for split in chosen}  # all, before any work is done
     note = place.path / STAND_INS

@@ -341,19 +341,18 @@ def check_unused_pictures(files_of: Mapping[str, Sequence[Path]]) -> list[Findin
 
 
 def check_overlap(splits: Sequence[Split]) -> list[Finding]:
-    """Images that are in the training split and in another one."""
+    """Images that are in the training split and in another one: pictures where they are known, else ids."""
     found = []
     for train in (split for split in splits if split.name.lower().startswith("train")):
         for other in (split for split in splits if not split.name.lower().startswith("train")):
-            both = sorted(set(train.image_ids) & set(other.image_ids))
+            files = train.files is not None and other.files is not None
+            mine, theirs = ((one.files if files else one.image_ids) or [] for one in (train, other))
+            seen = set(mine)
+            both = sorted(image for image, key in zip(other.image_ids, theirs, strict=True) if key in seen)
             numbered = other.image_ids == [str(i) for i in range(other.n_images)]
             if both and not numbered:
-                what = f"{train.name} and {other.name}"
-                found.append(
-                    Finding(
-                        "warning", what, f"{len(both):,} images in both: {first_few(both)}", "none", "remove from train"
-                    )
-                )
+                said = f"{len(both):,} images in both: {first_few(both)}"
+                found.append(Finding("warning", f"{train.name} and {other.name}", said, "none", "remove from train"))
     return found
 
 

@@ -26,7 +26,7 @@ from patchword.data.extracted_regions import (
     open_rows,
     read_earlier,
     regions_file,
-    stamp,
+    stamps_of,
     write_pictures,
 )
 from patchword.data.find_pictures import pictures_in
@@ -116,7 +116,8 @@ def extract_regions(
     """Write ``{split}_ims.npy``, ``{split}_boxes.npy``, ``{split}_ids.txt`` and ``{split}_caps.txt`` of some pictures.
 
     Splits that are complete are kept; an unfinished one goes on. Where pictures have come, changed or gone, the rows of
-    the others are taken over; a picture with the same id, size and time of change is the same.
+    the others are taken over; a picture with the same id, size and time of change is the same;
+    one inside a table, with the same id and bytes.
 
     Args:
         data: a data folder of any layout with pictures, or a folder of pictures alone; those become the split ``all``,
@@ -196,7 +197,7 @@ def run_job(
 ) -> Extracted:
     """Write the files of one split, or find them complete. Rows of pictures that are as they were are taken over."""
     regions, width = detector.regions, detector.width
-    stamps = [stamp(path) for path in job.source.files]
+    stamps = stamps_of(job.source)
     listed = json.dumps([job.ids, job.captions, [str(path) for path in job.source.files]])
     fingerprint = hashlib.sha256((mark + listed).encode()).hexdigest()
     kept: dict[int, int] = {}

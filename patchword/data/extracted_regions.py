@@ -1,11 +1,13 @@
 """What an earlier extraction of regions left beside its features: of which detector they are, and of which pictures.
 
 ``{split}_regions.json`` tells the detector; ``{split}_pictures.jsonl`` has a line for each picture: its id, its size
-and time of change, and its row in the features, which a picture that could not be decoded has not.
+and time of change (inside a table: a hash of its bytes), and its row in the features, which a picture that could not be
+decoded has not.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchword.data.hf import TablePictures
+from patchword.data.pictures import PictureFiles
 from patchword.files import write_whole
 
-Stamp = tuple[int, int]  # bytes, and time of change in ns; (-1, 0) of a file that is not there
+Stamp = tuple[int, int]  # bytes, and time of change in ns or a hash; (-1, 0) of a file that is not there
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,18 @@ def stamp(path: Path) -> Stamp:
     except OSError:
         return -1, 0
     return about.st_size, about.st_mtime_ns
+
+
+def stamps_of(source: PictureFiles) -> list[Stamp]:
+    """The stamps of all pictures; those inside a table have no time of change, so their bytes are hashed."""
+    if not isinstance(source, TablePictures):
+        return [stamp(path) for path in source.files]
+    pictures = (source.raw(k) for k in range(len(source)))
+    return [(-1, 0) if raw is None else (len(raw), _hash_of(raw)) for raw in pictures]
+
+
+def _hash_of(raw: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big")
 
 
 def open_rows(folder: Path, split: str) -> list[NDArray[np.float32]]:

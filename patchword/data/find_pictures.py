@@ -8,7 +8,8 @@ soon as one picture is there; whether all exist is decided when the split is ope
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,29 +56,62 @@ def pictures_in(folder: Path, *, levels: int = 1) -> Iterator[str]:
 
 @dataclass
 class PictureIndex:
-    """Where pictures are, by path below their folder, by file name, by name without ending and by canonical id."""
+    """Where pictures are, by path below their folder, by file name, by name without ending and by canonical id.
+
+    ``repeated`` holds the names and ids that several pictures of one folder have.
+    """
 
     folders: list[Path] = field(default_factory=list)
     exact: dict[str, Path] = field(default_factory=dict)
     canonical: dict[str, Path] = field(default_factory=dict)
+    repeated: set[str] = field(default_factory=set)
 
     def add(self, folder: Path) -> None:
         """Index a folder; what is already known stays."""
         self.folders.append(folder)
-        for below in pictures_in(folder):
+        there = list(pictures_in(folder))
+        self.repeated |= shared_names(there)
+        for below in there:
             path, name = folder / below, below.rpartition("/")[2]
             for key in (below, f"{folder.name}/{below}", name, strip_suffix(name)):
                 self.exact.setdefault(key, path)
             self.canonical.setdefault(canonical_id(name), path)
 
-    def resolve(self, name: str) -> Path | None:
-        """The picture of an id or listed file name; None when there is none."""
-        key = name.replace("\\", "/").removeprefix("./")
-        for known in (key, key.rpartition("/")[2]):
-            if known in self.exact:
-                return self.exact[known]
-        short = canonical_id(key)
-        return self.canonical.get(short)
+    def resolve(self, name: str, shared: Collection[str] = ()) -> Path | None:
+        """The picture of an id or listed file name; None when there is none.
+
+        Args:
+            name: as listed. A path that is not there stands for the picture of its last part, when that is one picture
+                and no other path is listed with it: pictures are moved, but ``b/1.jpg`` is not ``a/1.jpg``.
+            shared: last parts that several listed paths have, see `shared_names`.
+        """
+        key = _path_of(name)
+        if key in self.exact:
+            return self.exact[key]
+        folder, _, last = key.rpartition("/")
+        for part, known in ((last, self.exact), (canonical_id(key), self.canonical)):
+            if part in known and not (folder and (part in self.repeated or part in shared)):
+                return known[part]
+        return None
+
+
+def _path_of(name: str) -> str:
+    """A listed path with ``/`` between its parts."""
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def shared_names(paths: Iterable[str]) -> set[str]:
+    """File names, with and without ending, and canonical ids that several different paths have.
+
+    Example:
+        >>> sorted(shared_names(["a/1.jpg", "b/1.jpg", "b/2.jpg", "b/2.jpg"]))
+        ['1', '1.jpg']
+    """
+    names = Counter[str]()
+    for path in {_path_of(path) for path in paths}:
+        last = path.rpartition("/")[2]
+        names.update({last, strip_suffix(last), canonical_id(last)})
+    return {name for name, times in names.items() if times > 1}
 
 
 def index_pictures(folders: Sequence[Path]) -> PictureIndex:
@@ -95,7 +129,8 @@ def expected_files(names: Sequence[str], folders: Sequence[Path]) -> tuple[list[
         The paths, or None when no single picture was found; and a note that says what was missing.
     """
     index = index_pictures(folders)
-    found = [index.resolve(name) for name in names]
+    shared = shared_names(names)
+    found = [index.resolve(name, shared) for name in names]
     n_missing = sum(path is None for path in found)
     if n_missing == len(found):
         looked = ", ".join(f"'{folder}'" for folder in folders) or "no picture folder is near"

@@ -15,7 +15,7 @@ from patchword.data.find_pictures import expected_files, picture_folders
 from patchword.data.pictures import Picture, PictureFiles, decode, decode_bytes
 from patchword.data.split_names import is_split_name
 from patchword.data.table import Split, group_by_image
-from patchword.data.tabular import KNOWN_COLUMNS, numbers_rows, pick_columns
+from patchword.data.tabular import KNOWN_COLUMNS, numbered_captions, numbers_rows, pick_columns, show_columns
 from patchword.data.text_files import in_split_order, missing_split, require_caption
 from patchword.errors import DataError
 
@@ -77,6 +77,15 @@ class TablePictures(PictureFiles):
             return decode(Path(cell["path"]))
         raise DataError(f"'{self.files[image]}' holds no picture. Expected its bytes or a file name.")
 
+    def raw(self, image: int) -> bytes | None:
+        """The bytes of one picture, in the table or in the file that it names; None where there are none."""
+        cell = self.table[self.rows[image]][self.column] or {}
+        path = Path(cell.get("path") or "")
+        if cell.get("bytes") is None and path.is_file():
+            return path.read_bytes()
+        stored: bytes | None = cell.get("bytes")
+        return stored
+
     def problem(self, image: int) -> str | None:
         """Why one picture can not be used, as one sentence; None when it decodes."""
         try:
@@ -109,13 +118,20 @@ def _open_tables(place: Path) -> dict[str, Any]:
     parquet = _parquet_files(place)
     try:
         if parquet:
-            return {
+            found: dict[str, Any] = {
                 split if len(parquet) > 1 or is_split_name(split) else NO_SPLIT: (
                     datasets.Dataset.from_parquet([str(path) for path in paths])
                 )
                 for split, paths in parquet.items()
             }
-        found = datasets.load_from_disk(str(place))
+        else:
+            saved = datasets.load_from_disk(str(place))
+            found = dict(saved) if isinstance(saved, datasets.DatasetDict) else {NO_SPLIT: saved}
+        if "restval" in found:  # counts as train
+            parts = [found[name] for name in ("train", "restval") if name in found]
+            found = {name: table for name, table in found.items() if name != "restval"}
+            found["train"] = datasets.concatenate_datasets(parts)
+        return found
     except (
         OSError,
         ValueError,
@@ -126,7 +142,6 @@ def _open_tables(place: Path) -> dict[str, Any]:
     ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"'{place}' can not be opened as a Hugging Face data set: {reason}") from None
-    return dict(found) if isinstance(found, datasets.DatasetDict) else {NO_SPLIT: found}
 
 
 def _tables(place: Path, columns: Mapping[str, str] | None) -> dict[str, tuple[Any, dict[str, str], list[int] | None]]:
@@ -167,13 +182,13 @@ def read(place: Path, split: str, *, dataset: str, columns: Mapping[str, str] | 
     image_column, stored = _picture_column(table, chosen)
     cells = table.remove_columns([image_column] if stored else [])[:]  # lists; the pictures are left where they are
     numbers = list(range(len(table))) if rows is None else rows
-    ids = _ids(cells, chosen, image_column if stored else None, numbers, is_named="id" in (columns or {}))
+    ids = _ids(place, cells, chosen, image_column if stored else None, numbers, is_named="id" in (columns or {}))
     numbers = _in_image_order(cells, ids, numbers)
     texts: list[str] = []
     owner: list[str] = []
     row_of: dict[str, int] = {}
     for number in numbers:
-        cell = cells[chosen["caption"]][number]
+        cell = _captions_of(cells, chosen, number)
         row_of.setdefault(ids[number], number)
         for item in cell if isinstance(cell, (list, tuple)) else [cell]:
             text = item["raw"] if isinstance(item, dict) and "raw" in item else item
@@ -200,8 +215,15 @@ def read(place: Path, split: str, *, dataset: str, columns: Mapping[str, str] | 
         images=source,
         files=files,
         layout=f"hf in '{place}'",
-        notes=tuple(n for n in (f"columns: {', '.join(f'{a} = {b}' for a, b in chosen.items())}", note) if n),
+        notes=tuple(n for n in (f"columns: {show_columns(chosen)}", note) if n),
     )
+
+
+def _captions_of(cells: Mapping[str, Sequence[Any]], chosen: Mapping[str, str], number: int) -> Any:
+    """The caption or captions of a row."""
+    if chosen["caption"]:
+        return cells[chosen["caption"]][number]
+    return numbered_captions({name: column[number] for name, column in cells.items()})
 
 
 def _picture_column(table: Any, chosen: Mapping[str, str]) -> tuple[str, bool]:
@@ -221,6 +243,7 @@ def _undecoded(table: Any, column: str) -> Any:
 
 
 def _ids(
+    place: Path,
     cells: Mapping[str, Sequence[object]],
     chosen: Mapping[str, str],
     stored: str | None,
@@ -231,16 +254,27 @@ def _ids(
     """Image id of each row: the id column, else a file name, else the number of the row.
 
     Ids of which one file has several are those of captions, unless the user named their column: then the file name.
+
+    Raises:
+        DataError: the cell is empty.
     """
     names = [name for name in KNOWN_COLUMNS["image"] if name in cells]
     file_column = chosen.get("image", "") if stored is None else (names[0] if names else "")
     column = chosen.get("id", file_column)
     if file_column and column != file_column and not is_named:
-        keys, files = ([str(cells[name][number]) for number in numbers] for name in (column, file_column))
+        keys, files = ([_word(cells[name][number]) for number in numbers] for name in (column, file_column))
         column = file_column if numbers_rows(keys, files) else column
     if not column:
         return {number: str(number) for number in numbers}
+    for number in numbers:
+        if not _word(cells[column][number]):
+            raise DataError(f"'{place}' row {number}: {column!r} is empty. Expected a file name or an id in every row.")
     return {number: str(cells[column][number]) for number in numbers}
+
+
+def _word(cell: object) -> str:
+    """A cell as text; empty where it is."""
+    return "" if cell is None else str(cell).strip()
 
 
 def _in_image_order(cells: Mapping[str, Sequence[Any]], ids: Mapping[int, str], numbers: Sequence[int]) -> list[int]:

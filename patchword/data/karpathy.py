@@ -14,11 +14,12 @@ from pathlib import Path
 
 from patchword.data.find_pictures import expected_files, picture_folders
 from patchword.data.json_fields import as_list, as_object, field, text_field
+from patchword.data.open import guess_name
 from patchword.data.table import Split, group_by_image
 from patchword.data.text_files import canonical_id, in_split_order, missing_split, read_json, require_caption
 from patchword.errors import DataError
 
-_LIST_NAME = re.compile(r"(?:\w+_karpathy|flickr30k|flickr8k)_(train|val|test)\.json(?:\.gz)?")
+_LIST_NAME = re.compile(r"(?P<set>(?P<stem>\w+)_karpathy|flickr30k|flickr8k)_(?P<split>train|val|test)\.json(?:\.gz)?")
 _SYNONYMS = {"f30k": ("flickr30k",), "f8k": ("flickr8k",)}
 
 
@@ -38,7 +39,7 @@ def candidates(root: Path, name: str | None) -> list[Path]:
 
 
 def find(root: Path, name: str | None = None) -> Path | None:
-    """The JSON file, or the folder of BLIP-style lists, or None.
+    """The JSON file, or the folder of BLIP-style lists, or ``<set>_*.json`` in a folder with lists of several, or None.
 
     Raises:
         DataError: files of several data sets lie side by side and no name was given.
@@ -51,29 +52,54 @@ def find(root: Path, name: str | None = None) -> Path | None:
             found = sorted({*path.parent.glob(path.name), *path.parent.glob(f"{path.name}.gz")})
             found = [file for file in found if file.name.partition(".")[0] not in ("dataset_info", "dataset_dict")]
             if len(found) > 1:
-                raise DataError(
-                    f"'{path.parent}' holds several data sets: {', '.join(file.name for file in found)}. "
-                    "Name the one that is meant."
-                )
+                raise _several(path.parent, [file.name for file in found])
             if found:
                 return found[0]
-        elif _lists(path.parent):
-            return path.parent
+        elif (place := _place_of_lists(path.parent, name)) is not None:
+            return place
     return None
 
 
+def _several(folder: Path, names: list[str]) -> DataError:
+    return DataError(f"'{folder}' holds several data sets: {', '.join(names)}. Name the one that is meant.")
+
+
+def _place_of_lists(folder: Path, name: str | None) -> Path | None:
+    """Where the BLIP-style lists of a data set are, see `find`; lists of another name count in a folder of this name.
+
+    Raises:
+        DataError: there are lists of several data sets, and the name fits none of them or all.
+    """
+    stem_of = {named["set"]: named["stem"] or named["set"] for named, _ in _lists_in(folder)}
+    meant = list(stem_of)
+    if name is not None:
+        wanted = [known for known, stem in stem_of.items() if stem in (name, *_SYNONYMS.get(name, ()))]
+        meant = wanted or (meant if name in (folder.name, guess_name(folder)) else [])
+    if len(meant) > 1:
+        raise _several(folder, [f"{known}_*.json" for known in meant])
+    if not meant:
+        return None
+    return folder if len(stem_of) == 1 else folder / f"{meant[0]}_*.json"
+
+
+def _lists_in(folder: Path) -> list[tuple[re.Match[str], Path]]:
+    """The BLIP-style lists of a folder, with the parts of their names; sorted."""
+    if not folder.is_dir():
+        return []
+    named = ((_LIST_NAME.fullmatch(path.name), path) for path in sorted(folder.iterdir()) if path.is_file())
+    return [(parts, path) for parts, path in named if parts]
+
+
 def _lists(place: Path) -> dict[str, Path]:
-    """BLIP-style lists of a folder, or the one given: split to file."""
+    """BLIP-style lists of a folder, those of one data set in it (``<set>_*.json``), or the one given: split to file."""
     if place.is_file():
         named = _LIST_NAME.fullmatch(place.name)
-        return {named.group(1): place} if named else {}
-    if not place.is_dir():
-        return {}
+        return {named["split"]: place} if named else {}
+    known = place.name.removesuffix("_*.json") if place.name.endswith("_*.json") else None
     found: dict[str, Path] = {}
-    for path in sorted(place.iterdir()):
-        named = _LIST_NAME.fullmatch(path.name)
-        if named and path.is_file():
-            found.setdefault(named.group(1), path)
+    for parts, path in _lists_in(place if known is None else place.parent):
+        if known in (None, parts["set"]):
+            found.setdefault(parts["split"], path)
     return found
 
 
@@ -172,11 +198,12 @@ def _split(
     """The table from ids, file names, captions and the image id of each caption."""
     ids, names, captions, image_of_caption = found
     if len(set(ids)) == len(ids):
-        ids, owner = group_by_image(image_of_caption, captions)
+        name_of = dict(zip(ids, names, strict=True))
+        ids, owner = group_by_image(image_of_caption, captions)  # in the order of the captions
     else:
         again = Counter(ids).most_common(1)[0][0]
         raise DataError(f"'{path}': image {again!r} is listed twice in split {split!r}. Expected every image once.")
-    files, note = expected_files(names, picture_folders(path))
+    files, note = expected_files([name_of[image] for image in ids], picture_folders(path))
     return Split(
         dataset=dataset,
         name=split,

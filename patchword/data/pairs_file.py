@@ -23,6 +23,7 @@ ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
 SINGLE_FILES = ("captions.jsonl", "captions.json", "captions.csv", "captions.tsv", "captions.txt",
                 "metadata.jsonl", "metadata.csv", "metadata.tsv", "pairs.jsonl", "pairs.csv", "pairs.tsv")  # fmt: skip
 NO_SPLIT = "all"
+RESTVAL = "restval"  # the part of COCO's val2014 that everyone trains on
 SHOWN_SOURCES = 8
 
 
@@ -95,8 +96,12 @@ def _rows_of(place: Path, split: str | None, columns: Mapping[str, str] | None) 
     for row in rows:
         if not row.split:
             raise DataError(f"{row.where}: the row names no split, but others do. Fill in its split.")
-    there = in_split_order({row.split for row in rows})
-    return [row for row in rows if split is None or row.split == split], there
+    there = in_split_order({_split_of(row) for row in rows})
+    return [row for row in rows if split is None or _split_of(row) == split], there
+
+
+def _split_of(row: Row) -> str:
+    return "train" if row.split == RESTVAL else row.split
 
 
 def splits(place: Path, *, columns: Mapping[str, str] | None = None) -> list[str]:
@@ -128,6 +133,9 @@ def read(place: Path, split: str, *, dataset: str, columns: Mapping[str, str] | 
     if "id" not in (columns or {}) and numbers_rows([row.id for row in rows], [row.image for row in rows]):
         notes.append("the ids number captions, not images: images are told apart by their files")
         rows = [replace(row, id=row.image or row.id) for row in rows]
+    rest = len({row.id for row in rows if row.split == RESTVAL})
+    if rest:
+        notes.append(f"{rest:,} images are {RESTVAL}, which counts as train")
     texts, images, file_of = [], [], dict[str, str]()
     for row in rows:
         if file_of.setdefault(row.id, row.image) != row.image:

@@ -142,7 +142,7 @@ def to_penman(graph: Graph) -> str:
 
 def _symbol(text: str) -> str:
     """A word without the characters that mean something in PENMAN."""
-    return re.sub(r'[\s"()/:~]+', "-", text)
+    return re.sub(r'^#|[\s"()/:~]+', "-", text)  # a "#" at the start begins a comment
 
 
 class _Reader:

@@ -72,8 +72,9 @@ def pick_columns(header: Sequence[str], columns: Mapping[str, str] | None, where
         for name in known:
             if ours not in chosen and name in by_lower and by_lower[name] not in chosen.values():
                 chosen[ours] = by_lower[name]
-    if "caption" not in chosen and any(_NUMBERED_CAPTION.fullmatch(name.strip().lower()) for name in header):
-        chosen["caption"] = ""
+    is_free = "caption" not in (columns or {}) and chosen.get("caption", "caption").strip().lower() == "caption"
+    if is_free and any(_NUMBERED_CAPTION.fullmatch(name.strip().lower()) for name in header):
+        chosen["caption"] = ""  # all of them, see `numbered_captions`
     if "caption" not in chosen or not ("image" in chosen or "id" in chosen):
         lacking = "caption" if "caption" not in chosen else "image"
         unnamed = [ours for ours in ("image", "caption") if ours == lacking or (ours not in chosen)]
@@ -86,6 +87,11 @@ def pick_columns(header: Sequence[str], columns: Mapping[str, str] | None, where
 
 
 _NUMBERED_CAPTION = re.compile(r"captions?_?\d+")
+
+
+def show_columns(chosen: Mapping[str, str]) -> str:
+    """Which columns are used, for a note."""
+    return ", ".join(f"{ours} = {theirs or 'caption 1, 2, ...'}" for ours, theirs in chosen.items())
 
 
 def name_columns(rows: Sequence[Row]) -> str:
@@ -125,7 +131,7 @@ def _row(folder: Path, where: str, record: Mapping[str, object], chosen: Mapping
     image, identity = (_word(cells[key], where, key) if key in cells else "" for key in ("image", "id"))
     if not image and not identity:
         raise DataError(f"{where}: the image is empty. Expected a file name or an id.")
-    captions: object = cells["caption"] if chosen["caption"] else _numbered_captions(record)
+    captions: object = cells["caption"] if chosen["caption"] else numbered_captions(record)
     listed = captions if isinstance(captions, (list, tuple)) else _written_list(captions)
     texts = tuple(_text_of(item) for item in listed)
     if not texts:
@@ -138,7 +144,7 @@ def _row(folder: Path, where: str, record: Mapping[str, object], chosen: Mapping
         captions=texts,
         split=_word(cells["split"], where, "split") if "split" in cells else "",
         source=_word(cells["source"], where, "source") if "source" in cells else "",
-        columns=", ".join(f"{ours} = {theirs or 'caption 1, 2, ...'}" for ours, theirs in chosen.items()),
+        columns=show_columns(chosen),
     )
 
 
@@ -178,11 +184,15 @@ def numbers_rows(ids: Sequence[str], files: Sequence[str]) -> bool:
     return len(named) > len({file for file, _ in named})
 
 
-def _numbered_captions(record: Mapping[str, object]) -> list[object]:
-    """The filled ones of the columns caption_1, caption_2 ..."""
-    names = [name for name in record if _NUMBERED_CAPTION.fullmatch(name.strip().lower())]
-    names.sort(key=lambda name: int(re.sub(r"\D", "", name)))
+def numbered_captions(record: Mapping[str, object]) -> list[object]:
+    """The filled ones of the columns caption, caption_1, caption_2 ..."""
+    number_of = {name: re.sub(r"\D", "", name) for name in record if _is_one_of_captions(name.strip().lower())}
+    names = sorted(number_of, key=lambda name: int(number_of[name] or -1))
     return [record[name] for name in names if record[name] not in ("", None)]
+
+
+def _is_one_of_captions(name: str) -> bool:
+    return name == "caption" or _NUMBERED_CAPTION.fullmatch(name) is not None
 
 
 def _word(value: object, where: str, column: str) -> str:
@@ -253,6 +263,7 @@ def _delimited(path: Path, columns: Mapping[str, str] | None) -> Iterator[tuple[
         where = f"'{path}' line {number}"
         if header is None:
             header = [cell.strip() for cell in cells]
+            _require_once(header, columns, where)
             continue
         if len(cells) != len(header):
             raise DataError(
@@ -260,6 +271,20 @@ def _delimited(path: Path, columns: Mapping[str, str] | None) -> Iterator[tuple[
                 f"A {delimiter!r} inside a caption needs quotes around it."
             )
         yield where, dict(zip(header, cells, strict=True))
+
+
+def _require_once(header: Sequence[str], columns: Mapping[str, str] | None, where: str) -> None:
+    """Refuse a header that has a column of ours twice: one of the two would be lost."""
+    if len(set(header)) == len(header):
+        return
+    chosen = pick_columns(header, columns, where)
+    for name in header:
+        is_used = name in chosen.values() or (not chosen["caption"] and _is_one_of_captions(name.lower()))
+        if name and is_used and header.count(name) > 1:
+            raise DataError(
+                f"{where} names {header.count(name)} columns {name!r}. Expected every name once; "
+                "several captions of an image are caption_1, caption_2, ..."
+            )
 
 
 def _csv_records(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:

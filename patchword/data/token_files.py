@@ -45,9 +45,9 @@ def find(root: Path, name: str | None = None) -> Path | None:
     if root.is_file():
         return root if _is_token_file(root) else None
     for pattern in candidates(root, name):
-        for path in sorted(pattern.parent.glob(pattern.name)):
-            if _is_token_file(path):
-                return path
+        there = sorted(path for path in pattern.parent.glob(pattern.name) if _is_token_file(path))
+        if there:  # Flickr8k comes with ``Flickr8k.lemma.token.txt``, whose words are base forms, not sentences
+            return next((path for path in there if ".lemma." not in path.name), there[0])
     return None
 
 

@@ -239,3 +239,9 @@ def test_data_without_pictures_or_place_is_refused(
     (table / "captions.jsonl").write_text('{"image": "a.png", "split": "train", "captions": ["red"]}\n')
     said = refused(["extract", "clip", table, "--clip", clip], capsys, kind="DataError")
     assert "layout pairs_file" in said
+
+
+def test_graphs_beside_the_captions_are_no_split(data: Path, encoder: ClipEncoder) -> None:
+    shutil.copy(data / "train_caps.txt", data / "train_amr_caps.txt")
+    written = extract_clip(data, encoder)
+    assert [one.path.name for one in written] == [f"{s}_{side}_clip.npy" for s in SIZES for side in ("ims", "caps")]

@@ -334,3 +334,15 @@ def test_expected_counts_follow_the_layout() -> None:
     assert expected_counts("flickr8k", "token_files")["dev"].images == 1_000
     assert expected_counts("holiday", "folder") == {}
     assert first_few([1, 2]) == "1, 2"
+
+
+def test_equal_names_in_the_folders_of_splits_are_no_overlap(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for k, name in enumerate("ab"):
+            Image.fromarray(np.full((4, 4, 3), k, np.uint8)).save(tmp_path / split / f"{name}.png")
+            (tmp_path / split / f"{name}.txt").write_text(f"{split} {name}\n")
+    assert levels(check_data(tmp_path), "in both") == []
+    rows = [{"image": "train/a.png", "caption": "x", "split": split} for split in ("train", "test")]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert levels(check_data(tmp_path), "train and test: 1 images in both: train/a.png") == ["warning"]

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -293,3 +294,21 @@ def test_what_can_not_be_done_is_refused(
     assert "regions are made by a detector" in said
     said = refused(["extract", "clip", photos], capsys, kind="ConfigError")
     assert "patchword extract clip DIR --clip MODEL" in said
+
+
+def test_pictures_inside_a_table_are_told_apart_by_their_bytes(tmp_path: Path, detector: Detector) -> None:
+    def put(seed: int) -> None:
+        noise(tmp_path / "x.png", 40, 30, seed)
+        stored = {"bytes": (tmp_path / "x.png").read_bytes(), "path": None}
+        table = datasets.Dataset.from_dict({"image": [stored], "caption": ["x"]})
+        table.to_parquet(tmp_path / "data" / "test-0.parquet")
+
+    (tmp_path / "data").mkdir()
+    out, rows = tmp_path / "out", []
+    for seed, computed in ((0, 1), (0, 0), (1, 1)):
+        put(seed)
+        (one,) = extract_regions(tmp_path / "data", out, detector)
+        assert one.computed == computed
+        rows.append(np.load(out / "test_ims.npy").copy())
+    assert np.array_equal(rows[0], rows[1])
+    assert not np.array_equal(rows[1], rows[2])

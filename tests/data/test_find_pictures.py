@@ -63,3 +63,19 @@ def test_mapping_leads_to_the_picture(tmp_path: Path) -> None:
         mapping.write_text(wrong, encoding="utf-8")
         with pytest.raises(DataError, match="not an object of file names"):
             pictures_of_ids(place, ["0"])
+
+
+def test_a_missing_picture_is_not_another_one_of_its_name(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    touch(images / "a" / "1.jpg")
+    files, note = expected_files(["images/a/1.jpg", "images/b/1.jpg"], [images])
+    assert files is not None
+    assert files[0] == images / "a" / "1.jpg"
+    assert files[1] != files[0]
+    assert note == "1 of 2 pictures are missing"
+    assert expected_files(["elsewhere/1.jpg"], [images]) == ([images / "a" / "1.jpg"], "")  # the one there is
+    touch(images / "c" / "1.jpg", images / "2.jpg")
+    files, note = expected_files(["images/b/1.jpg", "2.jpg"], [images])
+    assert files is not None
+    assert files[1] == images / "2.jpg"
+    assert not files[0].is_file()

@@ -7,7 +7,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from small import refused, write_precomp
 
 from patchword.cli import main
@@ -174,3 +176,34 @@ def test_what_can_not_be_used_is_one_line(tmp_path: Path, capsys: pytest.Capture
         (tmp_path / "parses" / "dev.conllu").write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=message):
             ConlluFile(tmp_path / "parses" / "dev.conllu").graphs(["a dog"])
+
+
+def test_a_number_sign_is_no_comment() -> None:
+    tokens = [Token("wear", "VERB", -1, "root"), Token("#23", "NOUN", 0, "obj"), Token("c#", "NOUN", 0, "obl")]
+    graph = graph_of(tokens)
+    assert graph is not None
+    (again,) = parse_graphs(to_penman(graph))
+    assert [concept for _, concept in again.nodes] == ["wear", "-23", "c#"]
+
+
+def test_graphs_without_features_are_found_again(tmp_path: Path) -> None:
+    home = tmp_path / "f30k"
+    (home / "images").mkdir(parents=True)
+    captions = ["a sign says 12::30 ::: now", "a dog"]
+    (home / "train_caps.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+    (home / "train_ids.txt").write_text("x\ny\n", encoding="utf-8")
+    for name in "xy":
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(home / "images" / f"{name}.png")
+    parser = Parser(lambda sentences: ["(d / dog)"] * len(sentences))
+    (written,) = write_graphs(tmp_path, lambda split: parser, name="f30k")
+    assert written.path == home / "train_amr.penman"
+    assert "graph" in open_split(tmp_path, "train", name="f30k").caption_extras
+    assert all(graph is not None for graph in PenmanFile(written.path).graphs(captions))
+
+
+def test_layouts_without_a_place_for_graphs_are_refused(tmp_path: Path) -> None:
+    rows = tmp_path / "captions.jsonl"
+    rows.write_text('{"image": "a.jpg", "caption": "a dog", "split": "train"}\n', encoding="utf-8")
+    for root in (tmp_path, rows):
+        with pytest.raises(DataError, match="layout pairs_file, in which graphs have no place"):
+            write_graphs(root, lambda split: None)

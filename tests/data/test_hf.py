@@ -142,3 +142,32 @@ def test_absent_package_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(DataError, match=r"pip install '\.\[hub\]'"):
         open_split(tmp_path / "d", "all")
+
+
+@pytest.mark.parametrize("empty", [None, "", " "])
+def test_an_empty_image_cell_is_refused(tmp_path: Path, empty: str | None) -> None:
+    rows = {"image": ["a.jpg", empty, empty], "caption": ["x", "y", "z"]}
+    datasets.DatasetDict({"test": datasets.Dataset.from_dict(rows)}).save_to_disk(tmp_path / "x")
+    with pytest.raises(DataError, match="row 1: 'image' is empty"):
+        open_split(tmp_path / "x", "test")
+
+
+def test_restval_counts_as_train(tmp_path: Path) -> None:
+    tables = {
+        name: datasets.Dataset.from_dict({"image": [f"{name}.jpg"], "caption": [name]})
+        for name in ("train", "restval", "test")
+    }
+    datasets.DatasetDict(tables).save_to_disk(tmp_path / "saved")
+    (tmp_path / "parquet").mkdir()
+    for name, table in tables.items():
+        table.to_parquet(tmp_path / "parquet" / f"{name}-00000-of-00001.parquet")
+    for folder in ("saved", "parquet"):
+        assert splits_of(tmp_path / folder) == ["train", "test"]
+        assert open_split(tmp_path / folder, "train").captions == ["train", "restval"]
+
+
+def test_numbered_caption_columns(tmp_path: Path) -> None:
+    rows = {"image": ["a.jpg", "b.jpg"], "caption_0": ["a 0", "b 0"], "caption_1": ["a 1", None]}
+    datasets.DatasetDict({"test": datasets.Dataset.from_dict(rows)}).save_to_disk(tmp_path / "x")
+    split = open_split(tmp_path / "x", "test")
+    assert (split.captions, split.owner.tolist()) == (["a 0", "a 1", "b 0"], [0, 0, 1])

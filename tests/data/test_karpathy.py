@@ -140,3 +140,30 @@ def test_damaged_lists_are_named(tmp_path: Path, entries: list[dict[str, Any]], 
     (tmp_path / "x_karpathy_test.json").write_text(json.dumps(entries), encoding="utf-8")
     with pytest.raises(DataError, match=message):
         open_split(tmp_path, "test")
+
+
+def test_lists_of_several_data_sets_need_a_name(tmp_path: Path) -> None:
+    for file, caption in (("coco_karpathy_test", "of coco"), ("flickr30k_test", "of f30k"), ("flickr30k_val", "dev")):
+        (tmp_path / f"{file}.json").write_text(json.dumps([{"image": "1.jpg", "caption": [caption]}]), encoding="utf-8")
+    for name, caption in (("f30k", "of f30k"), ("flickr30k", "of f30k"), ("coco", "of coco")):
+        assert open_split(tmp_path, "test", name=name).captions == [caption]
+    assert splits_of(tmp_path, name="coco") == ["test"]
+    assert splits_of(tmp_path, name="f30k") == ["val", "test"]
+    with pytest.raises(DataError, match=r"several data sets: coco_karpathy_\*\.json, flickr30k_\*\.json"):
+        open_split(tmp_path, "test")
+    (tmp_path / "coco_karpathy_test.json").unlink()
+    assert open_split(tmp_path, "test").captions == ["of f30k"]
+    assert open_split(tmp_path, "test", name=tmp_path.name).captions == ["of f30k"]  # the folder is called so
+    with pytest.raises(DataError, match="called 'coco'"):
+        open_split(tmp_path, "test", name="coco")
+
+
+def test_a_list_keeps_pictures_with_their_captions(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in "AB":
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "images" / f"{name}.jpg")
+    rows = [{"image": f"{name}.jpg", "caption": texts} for name, texts in (("A", []), ("B", ["b"]), ("A", ["a"]))]
+    (tmp_path / "x_karpathy_test.json").write_text(json.dumps(rows), encoding="utf-8")
+    split = open_split(tmp_path, "test")
+    assert (split.image_ids, split.captions) == (["B", "A"], ["b", "a"])
+    assert split.files == [tmp_path / "images" / "B.jpg", tmp_path / "images" / "A.jpg"]

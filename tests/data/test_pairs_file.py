@@ -281,3 +281,25 @@ def test_damage_is_named(tmp_path: Path, name: str, content: str, message: str) 
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         open_split(tmp_path, "all")
+
+
+def test_restval_counts_as_train(tmp_path: Path) -> None:
+    splits = ("train", "restval", "test")
+    lines(tmp_path / "captions.jsonl", *({"image": f"{one}.jpg", "caption": one, "split": one} for one in splits))
+    assert splits_of(tmp_path) == ["train", "test"]
+    train = open_split(tmp_path, "train")
+    assert train.captions == ["train", "restval"]
+    assert "1 images are restval, which counts as train" in train.notes
+
+
+def test_every_caption_column_is_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text("image,caption_3,caption,caption_2,width,width\na.jpg,three,one,two,1,2\n", encoding="utf-8")
+    split = open_split(tmp_path, "all")
+    assert split.captions == ["one", "two", "three"]
+    assert "columns: image = image, caption = caption 1, 2, ..." in split.notes
+    assert open_split(tmp_path, "all", columns={"caption": "caption"}).captions == ["one"]
+    for header in ("image,caption,caption,caption", "image,caption_1,caption_1,x", "image,image,caption,x"):
+        path.write_text(f"{header}\na.jpg,one,two,three\n", encoding="utf-8")
+        with pytest.raises(DataError, match=r"line 1 names \d columns '\w+'\. Expected every name once"):
+            open_split(tmp_path, "all")

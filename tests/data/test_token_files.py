@@ -90,3 +90,10 @@ def test_list_of_other_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Flickr_8k.testImages.txt").write_text("x.jpg\ny.jpg\n", encoding="utf-8")
     with pytest.raises(DataError, match="lists 2 pictures, none of which has a caption"):
         open_split(tmp_path, "test")
+
+
+def test_sentences_go_before_their_base_forms(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg#0\ttwo dog be run .\n", "Flickr8k.lemma.token.txt")
+    assert open_split(tmp_path, "all").captions == ["two dog be run ."]
+    write(tmp_path, "a.jpg#0\tTwo dogs are running .\n")
+    assert open_split(tmp_path, "all").captions == ["Two dogs are running ."]
