@@ -226,14 +226,18 @@ def _construct(node: yaml.Node, at: tuple[str | int, ...], lines: dict[tuple[str
     raise ConfigError(f"{path}:{line}: unsupported YAML.")
 
 
+_NO_VALUE = (ValueError, LookupError, AttributeError)  # what PyYAML raises for a date that there is not
+_BUT = "looks like a date or a number, but is none. To give a text, write "
+
+
 def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
-    loader = yaml.SafeLoader("")
+    loader, where = yaml.SafeLoader(""), f"{path}:{node.start_mark.line + 1}"
     try:
         return loader.construct_object(node, deep=True)
     except yaml.YAMLError:
-        raise ConfigError(
-            f"{path}:{node.start_mark.line + 1}: tag '{node.tag}' is not allowed. Recipes hold plain values only."
-        ) from None
+        raise ConfigError(f"{where}: tag '{node.tag}' is not allowed. Recipes hold plain values only.") from None
+    except _NO_VALUE:
+        raise ConfigError(f"{where}: '{node.value}' {_BUT}'{node.value}'.") from None
     finally:
         loader.dispose()
 
@@ -263,7 +267,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         {'train': {'lr': '1e-4'}, 'data': {'name': 'coco'}}
 
     Raises:
-        ConfigError: an argument is not of this form, is given twice, or is a list of numbers without brackets.
+        ConfigError: an argument is not of this form, is given twice, is a bare list of numbers, or is no date.
     """
     result: dict[str, Any] = {}
     rest = list(arguments)
@@ -292,6 +296,8 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             here[leaf] = yaml.safe_load(value)
         except yaml.YAMLError:
             here[leaf] = value
+        except _NO_VALUE:
+            raise ConfigError(f"option '--{name}': '{value}' {_BUT}\"'{value}'\".") from None
     return result
 
 

@@ -111,10 +111,10 @@ def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
 def _without_old_kinds(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a recipe without what only a part had that the overrides replace by one of another kind."""
     model, new = values.get("model"), over.get("model")
-    method = over.get("method", values.get("method"))
+    method = str(over.get("method", values.get("method")))
     if not isinstance(model, Mapping) or not isinstance(new, Mapping) or method not in METHODS:
         return dict(values)
-    cls: Any = method_class(str(method))
+    cls: Any = method_class(method)
     return {**values, "model": without_old_kind(cls.Config, model, new)}
 
 

@@ -45,6 +45,7 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
         ("just words\n", "expected a mapping .* found a str"),
         ("? [a, b]\n: 1\n", r"my\.yaml:1: a key must be a plain word"),
         ("a: &x [1]\nb: *x\n", r"my\.yaml:2: aliases \(\*x\) are not allowed"),
+        ("a: 1\nb: 2024-13-45\n", r"my\.yaml:2: '2024-13-45' looks like a date or a number, but is none"),
         ("a: &x [*x]\n", r"my\.yaml:1: aliases"),
         ("a: " + "[" * 600 + "]" * 600 + "\n", "nests its values too deeply"),
     ],
@@ -157,6 +158,10 @@ def test_overrides_become_nested_values(arguments: list[str], expected: dict[str
         (["--", "3"], "unexpected argument '--'"),
         (["--train.lr", "1", "--train.lr", "2"], "is given twice"),
         (["--train", "1", "--train.lr", "2"], "contradicts"),
+        (
+            ["--data.name", "2024-13-45"],
+            r"option '--data\.name': '2024-13-45' looks like a date .* write \"'2024-13-45'\"",
+        ),
     ],
 )
 def test_bad_overrides_are_refused(arguments: list[str], message: str) -> None:

@@ -87,6 +87,13 @@ def test_a_wrong_recipe_is_refused_with_file_and_line(text: str, message: str, t
         load_recipe(path)
 
 
+def test_a_method_that_is_no_name_is_refused_with_another_tower_too(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("method: [chan]\nmodel: {text: {kind: bigru}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="unknown method"):
+        load_recipe(path, ["--model.text.kind", "bert"])
+
+
 def test_an_unknown_name_suggests_the_nearest_recipe() -> None:
     known = sorted(path.stem for path in recipe_folders()[-1].glob("*.yaml"))[0]
     with pytest.raises(ConfigError, match=rf"does not exist\. Did you mean `{known}`\?"):

@@ -30,8 +30,8 @@ def read_vectors(path: Path, words: Sequence[str], width: int) -> dict[int, Tens
     """Vectors of the words that the file knows, by word id; the file is streamed, never held.
 
     Args:
-        path: one word and ``width`` numbers per line, blank-separated; a fastText header line (count, width) is
-            skipped.
+        path: one word and ``width`` numbers per line, blank-separated; a word may hold blanks (". . ." in GloVe 840B);
+            a fastText header line (count, width) is skipped.
         words: the vocabulary in the order of its ids.
         width: expected number of components.
 
@@ -46,7 +46,7 @@ def read_vectors(path: Path, words: Sequence[str], width: int) -> dict[int, Tens
             second.setdefault(plain_form(word), []).append(k)
     rows: dict[int, Tensor] = {}
     later: dict[int, Tensor] = {}
-    for number, word, values in _lines(path):
+    for number, word, values in _lines(path, width):
         if word not in wanted and word not in second:
             continue
         if len(values) != width:
@@ -65,13 +65,23 @@ def read_vectors(path: Path, words: Sequence[str], width: int) -> dict[int, Tens
     return {**later, **rows}
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _lines(path: Path, width: int) -> Iterator[tuple[int, str, list[str]]]:
     """Number, word and components of every line but a fastText header."""
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 word, _, rest = line.rstrip("\n").partition(" ")
                 values = rest.split()
+                if len(values) > width and not all(map(_is_number, values[:-width])):
+                    word, values = " ".join([word, *values[:-width]]), values[-width:]
                 if number > 1 or len(values) != 1:
                     yield number, word, values
     except UnicodeDecodeError:

@@ -68,7 +68,7 @@ def read_arch(kind: str, folder: Path) -> dict[str, Any]:
     """Architecture fields of a local pretrained folder.
 
     Raises:
-        ConfigError: there is no ``config.json``, or it describes another kind of model.
+        ConfigError: there is no ``config.json``, or it holds no fields or those of another kind of model.
     """
     path = folder / "config.json"
     try:
@@ -80,6 +80,10 @@ def read_arch(kind: str, folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise ConfigError(f"'{path}' is not valid JSON: {error}.") from None
+    if not isinstance(fields, dict):
+        raise ConfigError(
+            f"'{path}' holds a {type(fields).__name__}. Expected the fields of a pretrained {kind} model."
+        )
     if fields.get("model_type", kind) != kind:
         raise ConfigError(f"'{path}' describes a {fields['model_type']!r} model. Expected {kind!r}.")
     return {k: v for k, v in fields.items() if k not in _NOT_ARCHITECTURE}

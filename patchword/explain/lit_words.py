@@ -59,7 +59,7 @@ def light_words(model: Model, split: Split, image: int, caption: int | str) -> A
 
     Args:
         model: any loaded model.
-        split: where the image is; its boxes are used when it has any.
+        split: where the image is; its boxes are those of its regions, so a model that reads pictures has its own cells.
         image: position in the split.
         caption: position in the split, or a text of one's own.
 
@@ -88,9 +88,9 @@ def light_words(model: Model, split: Split, image: int, caption: int | str) -> A
         own = {side: split.caption_extras[side].select([position]) for side in wanted}
         bound = {side: bind_tokens(one, model.require_tokenizer()) for side, one in own.items()}
         extra = read_extras(bound, wanted, [0])
-    boxes = None if split.boxes is None else torch.from_numpy(np.array(split.boxes[image], dtype=np.float32))
-    found = explain_pair(model, images, text, boxes=boxes, extra=extra)
-    return found if split.boxes is not None else in_picture(found, source, image)
+    regions = None if isinstance(source, PictureFiles) else split.boxes
+    boxes = None if regions is None else torch.from_numpy(np.array(regions[image], dtype=np.float32))
+    return in_picture(explain_pair(model, images, text, boxes=boxes, extra=extra), source, image)
 
 
 def explain_picture(model: Model, file: Path, caption: str) -> Alignment:

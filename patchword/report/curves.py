@@ -49,9 +49,11 @@ def read_log(run: Path) -> RunLog:
     lines = []
     for raw in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(raw))
+            line = json.loads(raw)
         except ValueError:
             continue
+        if isinstance(line, dict):
+            lines.append(line)
     times = [line["time"] for line in lines if "time" in line]
     return RunLog(
         tuple((float(line["step"]), float(line["loss"])) for line in lines if line.get("kind") == "train"),
@@ -74,10 +76,11 @@ def chart(
     Args:
         title: what is drawn, above the figure.
         x_name: what the horizontal axis counts.
-        curves: with at least one point in all.
+        curves: points that are not finite (a loss that diverged) are left out; nothing is drawn without any other.
         is_log: draw the vertical axis logarithmically (values above 0).
         reference: a level to compare with, and its name.
     """
+    curves = [Curve(curve.name, tuple(p for p in curve.points if all(map(math.isfinite, p)))) for curve in curves]
     points = [point for curve in curves for point in curve.points if not is_log or point[1] > 0]
     if not points:
         return ""

@@ -106,7 +106,7 @@ def leads(scores: Float[Tensor, "N M"], owner: Int[np.ndarray, " M"]) -> Float[n
     """
     parts = []
     for start in range(0, scores.shape[1], _COLUMNS):
-        block = scores[:, start : start + _COLUMNS].double()
+        block = scores[:, start : start + _COLUMNS].to(torch.float64, copy=True)  # changed below
         rows, columns = torch.from_numpy(owner[start : start + _COLUMNS]), torch.arange(block.shape[1])
         right = block[rows, columns]
         block[rows, columns] = -torch.inf

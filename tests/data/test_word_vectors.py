@@ -56,6 +56,12 @@ def test_odd_lines_of_words_that_nobody_wants_do_not_matter(tmp_path: Path) -> N
     assert found(path) == {"dog": [1, 2], "zebra": [3, 4]}
 
 
+def test_words_with_blanks_are_not_taken_for_their_first_part(tmp_path: Path) -> None:
+    path = vectors(tmp_path / "v.txt", ". 1 2", "dog 3 4", ". . . 5 6", "dog name@domain.com 7 8", "dog . 9 9")
+    rows = read_vectors(path, [".", "dog"], 2)
+    assert {k: v.tolist() for k, v in rows.items()} == {0: [1, 2], 1: [3, 4]}
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [

@@ -122,6 +122,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, folder: Path) -> 
     (folder / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
         read_arch("bert", folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"holds a list\. Expected the fields of a pretrained bert model"):
+        read_arch("bert", folder)
     with pytest.raises(CheckpointError, match="holds no weights"):
         weights_file(tmp_path)
 

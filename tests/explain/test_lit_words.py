@@ -85,6 +85,17 @@ def test_pictures_get_the_cells_of_their_grid(tmp_path: Path) -> None:
     assert grid_boxes(6) is None
 
 
+def test_known_regions_are_not_the_cells_of_a_model_that_reads_pictures(tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    Image.new("RGB", (50, 40), (200, 10, 10)).save(file)
+    split = replace(a_split(), images=PictureFiles([file, file]), files=[file, file])
+    model = a_model("vha-mean", image=VitConfig(arch=TINY_VIT))
+    found, expected = light_words(model, split, 0, "a red box"), explain_picture(model, file, "a red box")
+    assert found.boxes is not None
+    assert expected.boxes is not None
+    assert torch.equal(found.boxes, expected.boxes)
+
+
 def test_the_strongest_telling_words_choose_the_patches() -> None:
     parts = torch.tensor([[9.0, 0, 0], [0, 8, 0], [0, 0, 2], [0, 3, 0], [0, 0, -1]])
     words = lit_words(Alignment(parts, 21.0, ("a", "<end>", "red", "box", "big")))

@@ -91,6 +91,7 @@ def test_nonsense_in_an_address_is_left_out(page: Page, nonsense: str) -> None:
         ([("width", "min", "10"), ("width", "max", "2e3")], "", "width >= 10 and width <= 2000"),
         ([("taken", "from", "2024-01-01"), ("taken", "until", "2024-02-29")], "",
          "taken >= '2024-01-01' and taken < '2024-03-01'"),
+        ([("taken", "until", "9999-12-31")], "", "taken < '9999-12-31T24:00'"),
         ([("tag", "is", "o'clock")], "width > 1 or height > 1", "tag = 'o''clock' and (width > 1 or height > 1)"),
         ([("my stars", "min", "1"), ("or", "is", "x"), ('a"b', "has", "y")], "",
          """"my stars" >= 1 and "or" = 'x' and "a""b" like '%y%'"""),
@@ -110,6 +111,18 @@ def test_expressions_of_the_form_are_read_by_the_index(page: Page, album: str) -
             told = run(page, "where.js", "condition", name, how, value)
             answer = page.request.post(f"{album}search", data={"parts": [{"text": "a red star"}], "where": told})
             assert answer.status == 200, (told, answer.text())
+
+
+def test_the_keyboard_stays_on_a_chip_whose_column_has_quotes(page: Page) -> None:
+    code = """async filter => {
+        const { showChips } = await import("/static/chips.js");
+        const list = document.getElementById("chips"), state = {parts: [], filters: [filter], where: ""};
+        showChips(list, state, () => {});
+        list.querySelector("button").focus();
+        showChips(list, state, () => {});
+        return list.contains(document.activeElement);
+    }"""
+    assert page.evaluate(code, {"column": 'my "col"', "how": "has", "value": "x"})
 
 
 def test_pieces_of_a_word_are_joined_and_marks_left_out(page: Page) -> None:

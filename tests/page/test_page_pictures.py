@@ -68,6 +68,28 @@ def test_a_picture_dropped_on_the_box_is_added(visit: Visit, photo_service: str,
     assert [set(part) - {"weight"} for part in answered.value.request.post_data_json["parts"]] == [{"text"}, {"image"}]
 
 
+def test_pictures_dropped_together_keep_their_order(visit: Visit, photo_service: str, photos: Path) -> None:
+    """The first is slow to read, and replaces the query only."""
+    page = visit.open(photo_service)
+    search(page, WORDS)
+    page.evaluate(
+        """() => {
+            const read = FileReader.prototype.readAsDataURL;
+            FileReader.prototype.readAsDataURL = function (file) {
+                setTimeout(() => read.call(this, file), file.name === "photo_01.jpg" ? 300 : 0);
+            };
+        }"""
+    )
+    held = transfer(page, photos / "photo_01.jpg")
+    second = transfer(page, photos / "photo_02.jpg")
+    page.evaluate("([to, from]) => to.items.add(from.files[0])", [held, second])
+    with page.expect_response(IMAGE_PART) as answered:
+        drop(page, "main", held)
+    sent = [base64.b64decode(part["image"]) for part in answered.value.request.post_data_json["parts"]]
+    assert sent == [(photos / f"photo_0{k}.jpg").read_bytes() for k in (1, 2)]
+    expect(page.locator(".chip")).to_have_count(2)
+
+
 def test_a_result_can_be_dragged_onto_the_box(visit: Visit, photo_service: str) -> None:
     page = visit.open(photo_service)
     hits = search(page, WORDS)

@@ -56,6 +56,32 @@ def test_a_busy_service_is_asked_again(visit: Visit, album: str) -> None:
     expect(page.locator("#message")).to_be_hidden()
 
 
+def test_a_refusal_is_not_shown_over_the_answer_to_a_newer_question(visit: Visit, album: str) -> None:
+    """Which of words and filter was refused is asked with a second search, and that takes long here."""
+    visit.expected.append("status of 400")
+    page, held = visit.open(album), []
+    page.route(
+        "**/search",
+        lambda route: (
+            route.fulfill(status=400, body='{"error": "No such column."}')
+            if route.request.post_data_json["where"] == "nothing = 1"
+            else held.append(route)
+            if route.request.post_data_json["k"] == 1
+            else route.continue_()
+        ),
+    )
+    move = "to => { history.pushState({}, '', to); dispatchEvent(new PopStateEvent('popstate')); }"
+    with page.expect_request(lambda one: one.url.endswith("/search") and one.post_data_json["k"] == 1):
+        page.evaluate(move, "?q=a+red+star&where=nothing+%3D+1")
+    page.evaluate(move, "?q=a+green+ring")
+    expect(page.locator(".tile").first).to_be_visible()
+    with page.expect_response("**/search"):
+        held[0].continue_()
+    let_timers_run(page, 50)
+    expect(page.locator("#message")).to_be_hidden()
+    assert page.locator(".tile").count() > 0
+
+
 def test_a_token_opens_the_page_and_leaves_the_address(visit: Visit, album_index: Path) -> None:
     visit.expected.append("status of 401")
     with served(album_index, "--token", TOKEN) as serving:

@@ -171,6 +171,13 @@ def test_examples_are_chosen_by_rank_and_lead() -> None:
     np.testing.assert_allclose(leads(scores, np.array([0, 1, 2, 2])), [0.8, 0.6, -0.1, -0.2], atol=1e-6)
 
 
+def test_choosing_examples_leaves_the_scores_as_they_are() -> None:
+    scores = torch.rand(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = scores.clone()
+    choose_examples(scores, np.array([0, 0, 1, 1, 2, 2]))
+    assert torch.equal(scores, before)
+
+
 def test_a_tie_counts_against_the_right_image_in_the_list_too() -> None:
     chosen = choose_examples(torch.full((3, 3), 0.5), np.array([0, 1, 2]), each=3)
     assert chosen.best == ()
@@ -224,7 +231,7 @@ def test_logs_with_a_line_cut_off_are_read(tmp_path: Path) -> None:
         '{"kind": "train", "epoch": 1, "step": 4, "time": 10.0, "loss": 3.5}\n'
         '{"kind": "dev", "epoch": 1, "step": 4, "time": 12.5, "rsum": 99.0}\n{"kind": "tr'
     )
-    (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "metrics.jsonl").write_text(f"12\n{lines}", encoding="utf-8")
     log = read_log(tmp_path)
     assert (log.loss, log.rsum, log.steps, log.span_s) == (((4.0, 3.5),), ((1.0, 99.0),), 4, 2.5)
     assert read_log(tmp_path / "nowhere").loss == ()
@@ -250,6 +257,16 @@ def test_charts_survive_a_single_point_and_nothing_at_all() -> None:
     assert "a &amp; b" in one
     assert "<b>" not in one
     check(one)
+
+
+@pytest.mark.parametrize("is_log", [True, False])
+def test_charts_leave_out_a_loss_that_diverged(is_log: bool) -> None:
+    points = ((1.0, 5.0), (2.0, 4.0))
+    rest = ((3.0, float("inf")), (4.0, float("nan")))
+    assert chart("t", "x", [Curve("a", points + rest)], is_log=is_log) == chart(
+        "t", "x", [Curve("a", points)], is_log=is_log
+    )
+    assert chart("t", "x", [Curve("a", rest)], is_log=is_log) == ""
 
 
 def test_a_matrix_without_a_model_has_no_lit_words(split: Split, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ export const DRAGGED = "application/x-patchword-id";
 /**
  * Listen.
  *
- * @param bring called with {file} or {id} and "replace" or "add"
+ * @param bring called with a list of {file} or {id}, and "replace" or "add"
  * @param refuse called with a sentence when what was dropped is of no use
  * @param hasQuery whether there is a query to add to
  */
@@ -53,8 +53,8 @@ export function listen({ bring, refuse, hasQuery }) {
     const id = event.dataTransfer.getData(DRAGGED);
     const files = [...event.dataTransfer.files];
     hide();
-    if (/^\d+$/.test(id)) bring({ id: Number(id) }, how);
-    else if (files.length) files.slice(0, 4).forEach((one, k) => bring({ file: one }, k ? "add" : how));
+    if (/^\d+$/.test(id)) bring([{ id: Number(id) }], how);
+    else if (files.length) bring(files.slice(0, 4).map(asPicture), how);
     else refuse("Only a picture file can be dropped here. Save the picture first, then drop the file.");
   });
 
@@ -62,14 +62,18 @@ export function listen({ bring, refuse, hasQuery }) {
     const files = [...(event.clipboardData?.files ?? [])].filter((one) => one.type.startsWith("image/"));
     if (!files.length) return;
     event.preventDefault();
-    bring({ file: files[0] }, "add");
+    bring([{ file: files[0] }], "add");
   });
 
   document.getElementById("choose").addEventListener("click", () => file.click());
   file.addEventListener("change", () => {
-    [...file.files].forEach((one) => bring({ file: one }, "add"));
+    bring([...file.files].map(asPicture), "add");
     file.value = ""; // the same file may be chosen again
   });
+}
+
+function asPicture(file) {
+  return { file };
 }
 
 function isUseful(transfer) {

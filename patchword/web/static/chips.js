@@ -24,7 +24,7 @@ export function showChips(list, state, change) {
 
 /** Keep the keyboard where it was; after a removal, on the chip that took the place. */
 function refocus(list, place) {
-  const same = list.querySelector(`[data-place="${place}"]`);
+  const same = list.querySelector(`[data-place="${CSS.escape(place)}"]`);
   const [last] = [...list.querySelectorAll("button[data-place]")].slice(-1);
   (same ?? last ?? document.getElementById("words")).focus();
 }

@@ -174,6 +174,7 @@ async function blame(error, question) {
     () => true,
     () => false,
   );
+  if (JSON.stringify(question) !== asked) return; // another one is asked by now
   filters.showError(isFilter ? error.message : null);
   const isSeen = isFilter && !at("filters").hidden;
   showMessage(
@@ -247,22 +248,27 @@ function lookAlike(id) {
   window.scrollTo(0, 0);
 }
 
-function add(part) {
+function add(...added) {
   isTyping = false;
-  const others = state.parts.filter(
-    (other) => !(other.kind === part.kind && other.id === part.id && other.key === part.key),
-  );
-  go({ parts: [...others, part], open: null });
+  go({ parts: added.reduce(joined, state.parts), open: null });
 }
 
-async function bring(picture, how) {
-  try {
-    const part = picture.file ? await take(picture.file) : { kind: "item", id: picture.id, weight: 1 };
-    if (how === "replace") go({ words: "", parts: [part], open: null });
-    else add(part);
-  } catch (error) {
-    showMessage(error.message);
-  }
+/** The parts with one more at their end, each once. */
+function joined(parts, part) {
+  const others = parts.filter((other) => !(other.kind === part.kind && other.id === part.id && other.key === part.key));
+  return [...others, part];
+}
+
+/** Pictures become parts in their order, all in one step, however long each takes to read. */
+async function bring(pictures, how) {
+  const taken = await Promise.allSettled(
+    pictures.map(({ file, id }) => (file ? take(file) : { kind: "item", id, weight: 1 })),
+  );
+  const parts = taken.filter((one) => one.status === "fulfilled").map((one) => one.value);
+  const refused = taken.find((one) => one.status === "rejected");
+  if (parts.length && how === "replace") go({ words: "", parts: parts.reduce(joined, []), open: null });
+  else if (parts.length) add(...parts);
+  if (refused) showMessage(refused.reason.message);
 }
 
 function typed() {

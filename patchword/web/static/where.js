@@ -23,11 +23,11 @@ export function quoted(text) {
   return `'${text.replaceAll("'", "''")}'`;
 }
 
-/** The day after an ISO date, so that "until" holds its whole day. */
+/** The day after an ISO date, so that "until" holds its whole day; of the last year of four digits, that day's end. */
 export function dayAfter(date) {
   const day = new Date(`${date}T00:00:00Z`);
   day.setUTCDate(day.getUTCDate() + 1);
-  return day.toISOString().slice(0, 10);
+  return day.getUTCFullYear() > 9999 ? `${date}T24:00` : day.toISOString().slice(0, 10);
 }
 
 /** One condition. `column` comes from /info. `how` is min, max, from, until, is or has. */
