@@ -77,7 +77,7 @@ def save_folder(
     """
     folder = folder.resolve()
     refuse_others(folder, what, files, error)
-    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    fresh, old = folder.with_name(f".{folder.name}.new"), _aside(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(folder)  # else an interrupted replacement would lose its only complete folder below
@@ -118,9 +118,14 @@ def refuse_others(folder: Path, what: str, files: Collection[str], error: type[P
         )
 
 
+def _aside(folder: Path) -> Path:
+    """Where a folder lies between the two renames of its replacement."""
+    return folder.parent / f".{folder.name}.old"
+
+
 def recover_folder(folder: Path) -> Path:
-    """Undo a replacement that was interrupted between its two renames."""
-    old = folder.with_name(f".{folder.name}.old")
+    """Undo a replacement that was interrupted between its two renames; only for who may write the folder."""
+    old = _aside(folder)
     if not folder.exists() and old.exists():
         old.rename(folder)
     return folder
@@ -129,13 +134,17 @@ def recover_folder(folder: Path) -> Path:
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint folder meant by a path: itself, or ``best/`` or ``last/`` of a run.
 
+    One that is just being replaced, or whose replacement was interrupted, is found where it was put aside. Nothing is
+    renamed: a training may be about to.
+
     Raises:
         CheckpointError: there is none; the message lists what was tried.
     """
     tried = [path, path / "best", path / "last"]
     for folder in tried:
-        if (recover_folder(folder) / "config.json").is_file():
-            return folder
+        for place in (folder, _aside(folder)):
+            if (place / "config.json").is_file():
+                return place
     if not path.exists():
         raise CheckpointError(
             f"'{path}' does not exist. Expected a run folder or a checkpoint folder (config.json + model.safetensors)."

@@ -116,6 +116,15 @@ def test_what_can_not_be_measured_is_refused_in_one_line(capsys: pytest.CaptureF
     assert line.endswith("Methods that can be measured: " + ", ".join(shapes.SYSTEMS) + ".")
     with pytest.raises(ScoreError, match="cefg has no certified mode"):
         next(bench_score("cefg", images=2, captions=2, precision="certified"))
+    with pytest.raises(ConfigError, match="20 images with 10 captions were asked for"):
+        next(bench_score("vse_inf", images=20, captions=10))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("asked", "made"), [({"images": 300}, (300, 1500)), ({"captions": 90}, (90, 90))])
+def test_one_number_decides_the_other(asked: dict[str, int], made: tuple[int, int]) -> None:
+    line = next(bench_score(result="ranks", steps=1, **asked))
+    assert (line["images"], line["captions"]) == made
 
 
 def test_captions_are_as_long_as_those_of_coco() -> None:

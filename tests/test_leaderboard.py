@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import die_or_end
 from small import refused
 
 from patchword.bench.leaderboard import (
     SCENES_BUDGET,
     Budget,
     Job,
+    _run_all,
     drawn_scenes,
     exit_code,
     leaderboard,
@@ -134,6 +136,28 @@ def test_a_budget_shortens_every_schedule(scenes: Path, tmp_path: Path) -> None:
 def test_results_of_other_settings_are_not_taken_for_these(scenes: Path, board: tuple[Path, Any]) -> None:
     with pytest.raises(ConfigError, match=r"a result with train_images None. Expected 6"):
         run(scenes, board[0], PAIR[:1], budget=Budget(train_images=6))
+
+
+def test_a_result_of_another_version_is_refused(tmp_path: Path) -> None:
+    job = Job("chan_scenes", 0, "data", None, str(tmp_path), Budget(), {})
+    job.folder.mkdir()
+    for kept, message in (
+        ({"settings": {**job.settings, "batch": 3}}, "a result with batch 3. Expected None"),
+        ({}, "a result with data None. Expected 'data'"),
+    ):
+        (job.folder / "result.json").write_text(json.dumps(kept), encoding="utf-8")
+        with pytest.raises(ConfigError, match=message):
+            list(_run_all([job], 1))
+    (job.folder / "result.json").write_text(json.dumps({"settings": {**job.settings, "later": None}}), encoding="utf-8")
+    assert list(_run_all([job], 1)) == [(job, "")]
+
+
+def test_a_killed_process_fails_its_own_job_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchword.bench.leaderboard.run_job", die_or_end)
+    jobs = [Job("chan_scenes", seed, "data", None, str(tmp_path), Budget(), {}) for seed in range(3)]
+    said = {job.seed: failure for job, failure in _run_all(jobs, 2)}
+    assert said.pop(0).startswith("unexpected BrokenProcessPool")
+    assert said == {1: "seed 1", 2: "seed 2"}
 
 
 def test_nothing_to_run_is_refused(scenes: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,15 +143,23 @@ def _run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, str]]:
     """Run what is not finished, each job in a fresh process; yields every job with its failure, if any."""
     finished = [job for job in jobs if _is_finished(job)]
     yield from ((job, "") for job in finished)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
-        running = {pool.submit(run_job, job): job for job in jobs if job not in finished}
+    pool = ThreadPoolExecutor(processes)
+    try:
+        running = {pool.submit(_run_alone, job): job for job in jobs if job not in finished}
         for ended in as_completed(running):
-            error = ended.exception()  # a bug of ours in one system: the others go on
+            error = ended.exception()  # a bug of ours, or a killed process, in one system: the others go on
             if error is not None and not isinstance(error, Exception):
                 raise error
             said = "" if error is None else f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
             yield running[ended], said or ended.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run_alone(job: Job) -> str:
+    """``run_job`` in a pool of its own: a process that is killed breaks all that its pool has to do."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as own:
+        return own.submit(run_job, job).result()
 
 
 def _is_finished(job: Job) -> bool:
@@ -163,12 +171,12 @@ def _is_finished(job: Job) -> bool:
     path = job.folder / "result.json"
     if not path.is_file():
         return False
-    there = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    if there == job.settings:
+    there, asked = json.loads(path.read_text(encoding="utf-8")).get("settings") or {}, job.settings
+    differ = [key for key in {**asked, **there} if there.get(key) != asked.get(key)]  # a missing one is None
+    if not differ:
         return True
-    key = next(key for key in job.settings if there.get(key) != job.settings[key])
     raise ConfigError(
-        f"{path}: a result with {key} {there.get(key)!r}. Expected {job.settings[key]!r}, as asked for. "
+        f"{path}: a result with {differ[0]} {there.get(differ[0])!r}. Expected {asked.get(differ[0])!r}, as asked for. "
         "Choose another --out, or remove that folder."
     )
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from patchword.bench.product import timed
 from patchword.bench.shapes import published, random_sets, system
 from patchword.console import ProgressBar
+from patchword.errors import ConfigError
 from patchword.methods.base import Method
 from patchword.scoring.matrix import MEMORY, pair_scores, score_matrix
 from patchword.scoring.ranks import ranks
@@ -47,7 +48,7 @@ def bench_score(
     Args:
         name: of a method of published size, with random vectors; one of ``bench.shapes.SYSTEMS``.
         run, data, dataset: a trained model, and a data folder whose test split it scores, with the data set's name.
-        images, captions: how many; by default 256 and 1,280, or all of the split.
+        images, captions: how many; by default 256 and five captions an image, or all of the split.
         result: what is made: the whole matrix, the ranks of the right answers, or the ten best captions of each image.
         precision: ``certified`` scores only what bounds leave open; a matrix has no such mode, so ranks are made.
         memory: budget of the engine in bytes.
@@ -55,7 +56,7 @@ def bench_score(
         console: where progress goes.
 
     Raises:
-        ConfigError: no method has this name, or a run is given without its data.
+        ConfigError: no method has this name, there are fewer captions than images, or a run is given without its data.
     """
     method, a, b, owner, about = _sets(name, run, data, dataset, images, captions)
     pairs = len(a) * len(b)
@@ -102,12 +103,16 @@ def _sets(
 ) -> tuple[Method, Encoded, Encoded, torch.Tensor, dict[str, Any]]:
     """A method, its sets and the image of each caption."""
     if run is None:
+        n = images or min(256, captions or 256)
+        m = captions or 5 * n
+        if m < n:
+            raise ConfigError(
+                f"{n} images with {m} captions were asked for. Expected at least a caption for each image."
+            )
         method = published(name).eval()
-        n, m = images or 256, captions or 1280
         a, b = random_sets(system(name).shape, n, m)
         return method, a, b, torch.arange(m) * n // m, {"bench": "score", "method": name}
     from patchword.bench.trained import trained_sets
-    from patchword.errors import ConfigError
 
     if data is None:
         raise ConfigError(f"'{run}' was given without data. Give --data, the folder whose split is scored.")

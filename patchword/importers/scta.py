@@ -64,14 +64,20 @@ def image_values(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dic
     Raises:
         CheckpointError: there is no image tower, or its number of attention heads can not be known.
     """
-    patch = state.get(f"{BACKBONE}embeddings.patch_embeddings.projection.weight")
-    if patch is None:
-        raise CheckpointError(f"live key `{BACKBONE}embeddings.patch_embeddings.projection.weight` is missing.")
+    patch = _live(state, "embeddings.patch_embeddings.projection.weight")
     is_vit = f"{BACKBONE}embeddings.cls_token" in state
     kind = "vit" if is_vit else "swin"
     if options.get("image_config") is not None:
         return {"kind": kind, "arch": dict(options["image_config"])}
     return {"kind": kind, "arch": _vit_arch(state, patch) if is_vit else _swin_arch(state, patch)}
+
+
+def _live(state: Mapping[str, Tensor], *names: str) -> Tensor:
+    """A tensor of the image tower, by the first of its names that is there."""
+    for name in names:
+        if BACKBONE + name in state:
+            return state[BACKBONE + name]
+    raise CheckpointError(f"live key `{BACKBONE}{names[0]}` is missing.")
 
 
 def _vit_arch(state: Mapping[str, Tensor], patch: Tensor) -> dict[str, Any]:
@@ -82,13 +88,13 @@ def _vit_arch(state: Mapping[str, Tensor], patch: Tensor) -> dict[str, Any]:
             "Expected heads of 64, as in ViT-B/16."
         )
     layers = {m.group(1) for k in state if (m := re.search(r"visual_encoder\.(?:encoder\.layer|layers)\.(\d+)\.", k))}
-    up = ("encoder.layer.0.intermediate.dense.weight", "layers.0.mlp.fc1.weight")
-    cells = state[f"{BACKBONE}embeddings.position_embeddings"].shape[1] - 1
+    up = _live(state, "encoder.layer.0.intermediate.dense.weight", "layers.0.mlp.fc1.weight")
+    cells = _live(state, "embeddings.position_embeddings").shape[1] - 1
     return {
         "hidden_size": hidden,
         "num_hidden_layers": len(layers),
         "num_attention_heads": hidden // 64,
-        "intermediate_size": next(state[BACKBONE + k] for k in up if BACKBONE + k in state).shape[0],
+        "intermediate_size": up.shape[0],
         "patch_size": size,
         "image_size": math.isqrt(cells) * size,
     }

@@ -37,9 +37,10 @@ def pack(
     """Vector sets of a training batch: the heads, a row filled with the number of real fragments, all fragments.
 
     The fragments have no gradient: the graph reads relations from them and moves only what makes the relations.
+    Rows of half precision become float32, in which the numbers stay whole.
     """
     width = fragments.shape[-1]
-    count = counts.to(fragments.dtype)[:, None, None].expand(-1, 1, width)
+    count = counts.float()[:, None, None].expand(-1, 1, width)
     rows = torch.cat([torch.stack(list(heads), dim=1), count, fragments.detach()], dim=1)
     return Encoded.from_padded(rows, torch.full_like(counts, rows.shape[1]))
 

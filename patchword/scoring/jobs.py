@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+import patchword
 from patchword.errors import ScoreError
 from patchword.files import replacing, save_tensors, write_whole
 from patchword.methods.base import Method
@@ -177,7 +178,7 @@ def open_folder(folder: Path, identity: Mapping[str, str | int]) -> None:
 
 
 def identity_of(method: Method, images: Encoded, captions: Encoded, **what: str | int) -> dict[str, str | int]:
-    """What the result of a job depends on: method, weights, sets and what is asked of them."""
+    """What the parts of a job depend on: method, weights, sets, what computes them and what is asked of them."""
     state = {name: value for name, value in method.state_dict().items() if not name.startswith(("image.", "text."))}
     return {
         "method": method.name,
@@ -185,7 +186,10 @@ def identity_of(method: Method, images: Encoded, captions: Encoded, **what: str 
         "weights": digest(*(state[name] for name in sorted(state))),
         "images": digest(images.lengths, images.vectors),
         "captions": digest(captions.lengths, captions.vectors),
+        "draw": str(getattr(method, "_draw", None)),  # of a variant whose random layer is in no weight (SCTA)
+        "patchword": patchword.__version__,
         "torch": torch.__version__,
+        "matmul": torch.get_float32_matmul_precision(),
         "machine": f"{images.vectors.device.type}, {torch.backends.cpu.get_cpu_capability()}",
         **what,
     }

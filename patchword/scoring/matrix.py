@@ -24,7 +24,7 @@ from torch import Tensor
 from patchword.errors import ScoreError, ShapeError
 from patchword.methods.base import Method
 from patchword.scoring.bounds import Judge, NoScreen, Screen
-from patchword.scoring.jobs import UNITS, Found, Job, Progress, identity_of, open_folder, share
+from patchword.scoring.jobs import UNITS, Found, Job, Progress, digest, identity_of, open_folder, share
 from patchword.scoring.tiles import PairTiles, Tiles, groups_of
 from patchword.types import Encoded
 
@@ -174,8 +174,28 @@ def refuse_transposed(method: Method, images: Encoded, captions: Encoded) -> Non
         require_scores(method, scores, (2, 3))
 
 
+def float_sets(images: Encoded, captions: Encoded) -> tuple[Encoded, Encoded]:
+    """Both sets in float32, in which everything is scored: in half precision many scores would tie.
+
+    Raises:
+        ScoreError: their vectors have different widths.
+    """
+    widths = images.vectors.shape[1], captions.vectors.shape[1]
+    if widths[0] != widths[1]:
+        raise ScoreError(
+            f"the vectors of the images have width {widths[0]}, those of the captions {widths[1]}. "
+            "Expected the same: encode both with one model."
+        )
+    return images.float(), captions.float()
+
+
 def open_tiles(method: Method, images: Encoded, captions: Encoded) -> Tiles:
-    """The grid of tiles on which a method scores."""
+    """The grid of tiles on which a method scores.
+
+    Raises:
+        ScoreError: the sets have different widths.
+    """
+    images, captions = float_sets(images, captions)
     made: Tiles | None = _form(method, "tiles", images, captions)
     if made is not None:
         return made
@@ -258,7 +278,7 @@ def score_matrix(
 
     Args:
         model: a model or a method, in evaluation mode.
-        images, captions: float32 vector sets.
+        images, captions: vector sets; they are scored in float32.
         tile: images and captions per tile instead of the method's own grid. This changes the rounding of a score, as
             nothing else here does.
         precision: taken as ``ranks`` and ``top_k`` take it, for callers that pass the same to all three. Their
@@ -270,7 +290,8 @@ def score_matrix(
     Under torchrun, called with the same sets on every process, each scores a share and all get the whole matrix.
 
     Raises:
-        ScoreError: ``certified`` was asked for, the memory is too small, or the folder belongs to another job.
+        ScoreError: ``certified`` was asked for, a tile has no pair, the sets have different widths, the memory is too
+            small, or the folder belongs to another job.
     """
     method = method_of(model)
     if precision != "float32":
@@ -278,11 +299,15 @@ def score_matrix(
             f"a score matrix with precision {precision!r} was asked for. It holds every score, so nothing can be left "
             "out: use precision float32, or ranks(...) and top_k(...), which have a certified mode."
         )
+    if tile is not None and min(tile) < 1:
+        raise ScoreError(f"tiles of {tile[0]} x {tile[1]} were asked for. Expected at least 1 x 1 (images x captions).")
+    images, captions = float_sets(images, captions)
     if tile is None:
         tiles = open_tiles(method, images, captions)
     else:
         tiles = PairTiles(partial(pair_scores, method), images, captions, tile, 0)
-    job = Job("scores", open_job(folder, method, images, captions, what="matrix", tile=str(tile)), progress)
+    place = open_job(folder, method, images, captions, grid_of(tiles), what="matrix", tile=str(tile))
+    job = Job("scores", place, progress)
     job.at_a_time = check_memory(tiles, memory, images.vectors.device)
     scores = torch.zeros(len(images), len(captions))
     units = groups_of(tiles.image_cuts, -(-len(images) // UNITS))
@@ -306,15 +331,31 @@ def score_matrix(
     return scores
 
 
+def grid_of(tiles: Tiles) -> list[Tensor]:
+    """What the division of a job over tiles depends on."""
+    return [torch.as_tensor(tiles.image_cuts), torch.as_tensor(tiles.caption_cuts), tiles.captions]
+
+
 def open_job(
-    folder: Path | str | None, method: Method, images: Encoded, captions: Encoded, **what: str | int
+    folder: Path | str | None,
+    method: Method,
+    images: Encoded,
+    captions: Encoded,
+    grid: Sequence[Tensor],
+    **what: str | int,
 ) -> Path | None:
     """The folder of a job, made or checked.
+
+    Args:
+        folder: None keeps nothing.
+        method, images, captions: what scores, and what is scored.
+        grid: cuts and orders that decide what lies in which part.
+        what: is computed.
 
     Raises:
         ScoreError: it holds the parts of another job.
     """
     if folder is None:
         return None
-    open_folder(Path(folder), identity_of(method, images, captions, **what))
+    open_folder(Path(folder), identity_of(method, images, captions, **what, grid=digest(*grid)))
     return Path(folder)

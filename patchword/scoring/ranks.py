@@ -60,7 +60,7 @@ def ranks(
 
     Args:
         model: a model or a method, in evaluation mode.
-        images, captions: N and M float32 vector sets.
+        images, captions: N and M vector sets; they are scored in float32.
         truth: image of each caption ``(M,)``, a relevance matrix ``(N, M)``, or right pairs as two arrays.
         precision: ``float32`` scores every pair. ``certified`` computes bounds of every score and scores only the
             pairs whose bounds touch a rank boundary; the result is the same, always.
@@ -79,14 +79,13 @@ def ranks(
     """
     pairs = RightPairs.of(truth, len(images), len(captions))
     known = digest(pairs.images, pairs.captions)
-    sweep = Sweep.open(
-        model, images, captions, precision=precision, memory=memory, folder=folder, what="ranks", truth=known
-    )
+    sweep = Sweep.open(model, images, captions, precision=precision, memory=memory)
+    place = sweep.place(folder, what="ranks", truth=known)
     tiles, cells = sweep.tiles, Cells(sweep.tiles, memory // 2)
     units = groups_of(tiles.image_cuts, -(-len(images) // UNITS))
-    boundaries = find_boundaries(sweep.job("right", progress), cells, pairs, units)
+    boundaries = find_boundaries(sweep.job("right", place, progress), cells, pairs, units)
 
-    job, screen = sweep.job("counts", progress), sweep.screen(boundaries.open_share)
+    job, screen = sweep.job("counts", place, progress), sweep.screen(boundaries.open_share)
     if isinstance(screen, Screen):
         work = partial(count_screened, job, screen, cells, boundaries, units, sweep.bounds_memory)
     else:

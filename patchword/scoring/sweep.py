@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from patchword.methods.base import Method
 from patchword.scoring.bounds import Judge, NoScreen, Screen
@@ -14,6 +15,8 @@ from patchword.scoring.jobs import Job, Progress
 from patchword.scoring.matrix import (
     HasMethod,
     check_memory,
+    float_sets,
+    grid_of,
     method_of,
     open_job,
     open_screen,
@@ -37,7 +40,6 @@ class Sweep:
         tiles: the grid.
         memory: bytes that may be held besides the sets.
         at_a_time: most tiles that may be computed at a time.
-        place: folder of finished parts; None keeps nothing.
     """
 
     method: Method
@@ -47,7 +49,6 @@ class Sweep:
     tiles: Tiles
     memory: int
     at_a_time: int
-    place: Path | None
 
     @classmethod
     def open(
@@ -58,30 +59,40 @@ class Sweep:
         *,
         precision: Precision,
         memory: int,
-        folder: Path | str | None,
-        **what: str | int,
     ) -> Sweep:
-        """Lay the grid, and make or check the folder.
+        """Lay the grid.
 
         Args:
             model: a model or a method, in evaluation mode.
-            images, captions, precision, memory: see the attributes.
-            folder: of finished parts; None keeps nothing.
-            what: is computed of the pairs, and for which question; the folder of another one is refused.
+            images, captions, precision, memory: see the attributes; the sets may be of another precision.
 
         Raises:
-            ScoreError: the precision is unknown, the memory is too small, or the folder belongs to another job.
+            ScoreError: the precision is unknown, the sets have different widths, or the memory is too small.
         """
         require_one_of("precision", precision, ("float32", "certified"))
         method = method_of(model)
-        place = open_job(folder, method, images, captions, precision=precision, **what)
+        images, captions = float_sets(images, captions)
         tiles = open_tiles(method, images, captions)
         at_a_time = check_memory(tiles, memory, images.vectors.device)
-        return cls(method, images, captions, precision, tiles, memory, at_a_time, place)
+        return cls(method, images, captions, precision, tiles, memory, at_a_time)
 
-    def job(self, name: str, progress: Progress | None = None) -> Job:
+    def place(self, folder: Path | str | None, *grid: Tensor, **what: str | int) -> Path | None:
+        """The folder of finished parts, made or checked; None keeps nothing.
+
+        Args:
+            folder: its name.
+            grid: cuts and orders that divide the work, beside those of the tiles.
+            what: is computed of the pairs, and for which question; the folder of another one is refused.
+
+        Raises:
+            ScoreError: it belongs to another job.
+        """
+        divided, asked = [*grid_of(self.tiles), *grid], {"precision": self.precision, **what}
+        return open_job(folder, self.method, self.images, self.captions, divided, **asked)
+
+    def job(self, name: str, place: Path | None, progress: Progress | None = None) -> Job:
         """A part of the work, whose units keep within the memory."""
-        return Job(name, self.place, progress, self.at_a_time)
+        return Job(name, place, progress, self.at_a_time)
 
     def screen(self, judge: Judge) -> Screen | NoScreen | None:
         """Bounds of all scores, or why they do not pay for these sets; None in float32, which needs none.

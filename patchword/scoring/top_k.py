@@ -60,7 +60,7 @@ def top_k(
 
     Args:
         model: a model or a method, in evaluation mode.
-        images, captions: N and M float32 vector sets.
+        images, captions: N and M vector sets; they are scored in float32.
         k: at least 1; cut to the number of items there are.
         queries: what is asked with.
         precision: ``certified`` computes bounds of every score and scores only pairs that may be among the best.
@@ -75,18 +75,21 @@ def top_k(
     require_one_of("queries", queries, ("images", "captions"))
     by_image = queries == "images"
     k = min(k, len(captions) if by_image else len(images))
-    sweep = Sweep.open(
-        model, images, captions, precision=precision, memory=memory, folder=folder, what="top_k", queries=queries, k=k
-    )
-    tiles, job = sweep.tiles, sweep.job("top", progress)
+    sweep = Sweep.open(model, images, captions, precision=precision, memory=memory)
+    tiles = sweep.tiles
     screen = sweep.screen(partial(open_share, k, by_image, (len(images), len(captions))))
     if isinstance(screen, Screen):
         cuts, places = cuts_of(len(images), _SCREENED) if by_image else screen.caption_cuts, screen.captions
+    else:
+        cuts, places = tiles.image_cuts if by_image else tiles.caption_cuts, tiles.captions
+    asked = torch.arange(len(images)) if by_image else places
+    # Which queries lie in which part depends on the screen that was chosen.
+    place = sweep.place(folder, torch.as_tensor(cuts), asked, what="top_k", queries=queries, k=k)
+    job = sweep.job("top", place, progress)
+    if isinstance(screen, Screen):
         find = partial(top_screened, job, screen, Cells(tiles, 0), k, by_image, sweep.bounds_memory)
     else:
-        cuts = tiles.image_cuts if by_image else tiles.caption_cuts
-        places, find = tiles.captions, partial(_top_scored, job, tiles, k, by_image)
-    asked = torch.arange(len(images)) if by_image else places
+        find = partial(_top_scored, job, tiles, k, by_image)
     # Screened captions are scored again image by image, which is slow for few captions at a time.
     units = groups_of(cuts, -(-len(asked) // (UNITS if screen is None or by_image else max(1, UNITS // 4))))
     items, scores = torch.zeros(len(asked), k, dtype=torch.long), torch.zeros(len(asked), k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -33,20 +34,27 @@ class RightPairs:
         """Bring ground truth into this form; a pair that is listed twice counts once.
 
         Raises:
-            ScoreError: another number of images or captions, a pair out of range, or an image or a caption without a
-                right answer.
+            ScoreError: another number of images or captions, pairs of unequal halves, a pair out of range, or an
+                image or a caption without a right answer.
 
         Example:
             >>> pairs = RightPairs.of(torch.tensor([1, 0, 0]), 2, 3)
             >>> pairs.images.tolist(), pairs.captions.tolist()
             ([0, 0, 1], [1, 2, 0])
         """
+        if isinstance(truth, Sequence) and not isinstance(truth, tuple):
+            truth = np.asarray(truth)
         if not isinstance(truth, tuple):
             _check_size(truth, n_images, n_captions)
         if isinstance(truth, RightPairs):
             return truth
         if isinstance(truth, tuple):
             images, captions = (_places(part) for part in truth)
+            if len(images) != len(captions):
+                raise ScoreError(
+                    f"the ground truth has pairs of {len(images)} images and {len(captions)} captions. "
+                    "Expected as many of both: one image and one caption for each pair."
+                )
         elif truth.ndim == 2:
             images, captions = torch.as_tensor(truth != 0).cpu().nonzero(as_tuple=True)
         else:
@@ -144,8 +152,9 @@ def _largest(values: Float[Tensor, " P"], groups: Int[Tensor, " P"], size: int) 
     return torch.full((size,), -torch.inf).scatter_reduce(0, groups, values, "amax")
 
 
-# The image of each caption, a relevance matrix (N, M), pairs as two arrays, or pairs in this form.
-Truth: TypeAlias = Tensor | np.ndarray | tuple[Tensor | np.ndarray, Tensor | np.ndarray] | RightPairs
+Part: TypeAlias = Tensor | np.ndarray | Sequence[int]
+# The image of each caption, a relevance matrix (N, M), pairs as a tuple of two, or pairs in this form.
+Truth: TypeAlias = Part | tuple[Part, Part] | RightPairs
 
 
 def _check_size(truth: Tensor | np.ndarray | RightPairs, n_images: int, n_captions: int) -> None:
@@ -161,6 +170,6 @@ def _check_size(truth: Tensor | np.ndarray | RightPairs, n_images: int, n_captio
         )
 
 
-def _places(part: Tensor | np.ndarray) -> Int[Tensor, " P"]:
-    """Positions of images or captions, in memory of their own where they are NumPy's."""
-    return torch.from_numpy(part.astype(np.int64)) if isinstance(part, np.ndarray) else part.cpu().long()
+def _places(part: Part) -> Int[Tensor, " P"]:
+    """Positions of images or captions, in memory of their own where they are not torch's."""
+    return part.cpu().long() if isinstance(part, Tensor) else torch.from_numpy(np.asarray(part).astype(np.int64))

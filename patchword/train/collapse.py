@@ -36,7 +36,9 @@ class CollapseWatch:
         window: steps that the running means remember.
         kept: share of the best recall that a healthy run keeps.
         best: best running recall so far, in 0..1; part of the training state.
-        recall: running recall now.
+        recall: running recall now; part of the training state, as are the next two.
+        violation: running share of the margin that the hardest negatives violate.
+        steps: taken on hardest negatives without a break, which that share remembers.
         seen: what the last step alone showed, for the log: ``step_recall`` and, on hardest negatives, ``violation``.
     """
 
@@ -44,9 +46,9 @@ class CollapseWatch:
     kept: float = 0.6
     best: float = 0.0
     recall: float = -1.0
+    violation: float = 0.0
+    steps: int = 0
     seen: dict[str, float] = field(default_factory=dict)
-    _violation: float = 0.0
-    _steps: int = 0
 
     def look(self, scores: Float[Tensor, "B B"], margin: float | None) -> bool:
         """Whether training has collapsed as of this step.
@@ -72,12 +74,12 @@ class CollapseWatch:
         share = 1 / self.window
         self.recall = recall if self.recall < 0 else self.recall + share * (recall - self.recall)
         if violation is None:
-            self.best, self._steps = max(self.best, self.recall), 0
+            self.best, self.steps = max(self.best, self.recall), 0
             return False
-        self._violation = violation if self._steps == 0 else self._violation + share * (violation - self._violation)
-        self._steps += 1
+        self.violation = violation if self.steps == 0 else self.violation + share * (violation - self.violation)
+        self.steps += 1
         self.best = max(self.best, self.recall)
-        if self._steps < self.window or self._violation < 0.9:
+        if self.steps < self.window or self.violation < 0.9:
             return False
         return self.recall < max(self.kept * self.best, 2 / batch)
 

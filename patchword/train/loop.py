@@ -107,7 +107,9 @@ class Trainer:
             Interrupted: after saving, on Ctrl-C or a termination signal.
             CollapseError: when training has collapsed and ``on_collapse`` is ``stop``; the state before is saved.
         """
-        self._watch.recall, self._watch.best = position.recall, position.best_recall
+        watch = self._watch
+        watch.recall, watch.best = position.recall, position.best_recall
+        watch.violation, watch.steps = position.violation, position.hardest_steps
         position = position.moved(finished=self._is_finished(position))  # epochs or patience may have grown
         with self._signals():
             while not position.finished:
@@ -144,6 +146,8 @@ class Trainer:
                     step=position.step + 1,
                     recall=self._watch.recall,
                     best_recall=self._watch.best,
+                    violation=self._watch.violation,
+                    hardest_steps=self._watch.steps,
                 )
                 shown.advance(size, f"loss {numbers['loss']:.2f}")
                 now = time.monotonic()

@@ -49,6 +49,7 @@ class Position:
         best_rsum, best_epoch: of the selection split so far; -1 before the first evaluation.
         stale_epochs: epochs since the best one.
         recall, best_recall: running recall within the batch, now and at its best (see ``collapse``).
+        violation, hardest_steps: running share of the margin that hardest negatives violate, and over how many steps.
         finished: nothing is left to do.
     """
 
@@ -60,6 +61,8 @@ class Position:
     stale_epochs: int = 0
     recall: float = -1.0
     best_recall: float = 0.0
+    violation: float = 0.0
+    hardest_steps: int = 0
     finished: bool = False
 
     def moved(self, **changes: Any) -> Position:
@@ -272,7 +275,7 @@ class RunFolder:
 
 # Settings that may differ when a run goes on: they change where it ends or how it is run, not what its steps are.
 _MAY_CHANGE = {
-    "train.micro_batch",  # the steps are the same up to rounding; a run that ran out of memory goes on in smaller parts
+    "train.micro_batch",  # the same steps up to rounding, or with other dropout; for a run that ran out of memory
     "train.epochs",
     "train.patience",
     "train.save_every_steps",

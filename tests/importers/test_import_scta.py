@@ -221,6 +221,13 @@ def test_what_is_missing_or_unknown_is_named(authors: Golden) -> None:
     refused(state, {**options, "image_config": None}, "ViT of hidden size 32")
 
 
+@pytest.mark.parametrize("name", ["intermediate.dense.weight", "position_embeddings"])
+def test_a_vit_without_what_tells_its_size_is_refused(name: str) -> None:
+    state = old_names(Scta(SctaConfig(joint_dim=64, image=ClassVitConfig(arch=VIT), text=BertConfig(arch=BERT))))
+    without = {k: v for k, v in state.items() if not (k.startswith(names.BACKBONE) and name in k)}
+    refused(without, OPTIONS, rf"live key `{names.BACKBONE}.*{name}` is missing")
+
+
 def test_the_options_give_the_loss(authors: Golden) -> None:
     assert names.loss_of({"max_violation": True}).warmup_epochs == 0
     assert names.loss_of({"vse_mean_warmup_epochs": 2}).warmup_epochs == 2

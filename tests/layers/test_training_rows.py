@@ -20,6 +20,13 @@ def test_unpacking_gives_back_what_was_packed() -> None:
     assert fragments.grad is None  # relations are read from them, nothing flows back
 
 
+def test_numbers_above_256_pass_through_half_precision() -> None:
+    counts, fragments = torch.tensor([257, 301, 255]), torch.randn(3, 310, 8, dtype=torch.bfloat16)
+    rows = unpack(pack([fragments[:, 0]], counts, fragments), 1)
+    assert torch.equal(rows.counts, counts)
+    assert torch.equal(rows.fragments, fragments.float())
+
+
 def test_sets_of_one_row_are_scored_by_it() -> None:
     vectors = torch.randn(3, 4)
     assert torch.equal(first_rows(Encoded(vectors, torch.ones(3, dtype=torch.long))), vectors)

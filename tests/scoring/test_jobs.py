@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from condensed_toys import made as condensed
 from made_sets import METHODS, OTHERS, chan, owners, sets_for
 from pair import group
 
+import patchword
 from patchword.errors import ScoreError
 from patchword.methods.base import Method
 from patchword.scoring import condensed_tiles, hard_screen, hard_tiles, jobs, matrix, regulated, two_way_tiles
@@ -191,6 +193,53 @@ def test_the_folder_of_another_job_is_refused(tmp_path: Path) -> None:
     ranks(chan(), images, captions, owners(5, 9), folder=tmp_path / "ranks")
     with pytest.raises(ScoreError, match="truth"):
         ranks(chan(), images, captions, owners(5, 9)[::-1].copy(), folder=tmp_path / "ranks")
+
+
+@pytest.mark.parametrize("queries", ["images", "captions"])
+def test_parts_that_another_screen_divided_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queries: Any
+) -> None:
+    images, captions = sets_for(chan(), 40, 90)
+    monkeypatch.setattr(hard_screen, "_WORTH", 1e9)
+    how: dict[str, Any] = {"queries": queries, "precision": "certified", "folder": tmp_path}
+    wanted = top_k(chan(), images, captions, 3, queries=queries)
+    assert torch.equal(top_k(chan(), images, captions, 3, **how).items, wanted.items)
+    monkeypatch.setattr(hard_screen, "_WORTH", 0.0)  # now no screen pays
+    with pytest.raises(ScoreError, match=r"another scoring job \(different grid\)"):
+        top_k(chan(), images, captions, 3, **how)
+
+
+def test_parts_of_another_grid_precision_or_version_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, captions = sets_for(chan(), 23, 60)
+    calls: dict[str, Any] = {
+        "matrix": lambda: score_matrix(chan(), images, captions, folder=tmp_path / "matrix"),
+        "ranks": lambda: ranks(chan(), images, captions, owners(23, 60), folder=tmp_path / "ranks"),
+        "top": lambda: top_k(chan(), images, captions, 3, folder=tmp_path / "top"),
+    }
+    changes: list[tuple[str, Any, str, Any]] = [
+        ("grid", hard_tiles, "_PATCHES", 9),
+        ("patchword", patchword, "__version__", "0.0.0"),
+        ("matmul", torch, "get_float32_matmul_precision", lambda: "medium"),
+    ]
+    for call in calls.values():
+        call()
+        for name, module, attribute, value in changes:
+            with monkeypatch.context() as patch:
+                patch.setattr(module, attribute, value)
+                with pytest.raises(ScoreError, match=f"another scoring job .different {name}"):
+                    call()
+        call()
+
+
+def test_parts_of_another_draw_are_not_taken(tmp_path: Path) -> None:
+    method = condensed("scta", width=8, word_head="resample")
+    images, captions = sets_for(method, 4, 5)
+    with method.variant(1):
+        score_matrix(method, images, captions, folder=tmp_path)
+    with method.variant(2), pytest.raises(ScoreError, match="different draw"):
+        score_matrix(method, images, captions, folder=tmp_path)
 
 
 def test_a_broken_part_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_sets import METHODS, chan, owners, sets_for, unit_sets, vse
+from made_sets import METHODS, OTHERS, chan, owners, sets_for, unit_sets, vse
 
 from patchword.errors import ScoreError
 from patchword.evaluate.ranks import rank_scores
@@ -19,6 +19,7 @@ from patchword.scoring import cells, counts, hard_tiles, matrix
 from patchword.scoring import ranks as ranks_module
 from patchword.scoring.matrix import MEMORY, open_tiles, score_matrix
 from patchword.scoring.ranks import StreamedRanks, ranks
+from patchword.scoring.truth import RightPairs
 from patchword.types import Encoded
 
 
@@ -220,3 +221,41 @@ def test_equal_images_score_equally_wherever_they_lie(n: int) -> None:
     scores = score_matrix(vse(), *sets)
     assert torch.equal(scores[0], scores[-1])
     assert torch.equal(scores[:, 0], scores[:, -1])
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", [*METHODS, *OTHERS])
+def test_sets_of_another_precision_are_scored_in_float32(name: str, kind: torch.dtype) -> None:
+    method = {**METHODS, **OTHERS}[name]
+    truth = owners(17, 41)
+    given = [Encoded(side.vectors.to(kind), side.lengths) for side in sets_for(method, 17, 41)]
+    images, captions = (side.float() for side in given)
+    wanted = score_matrix(method, images, captions)
+    assert torch.equal(score_matrix(method, *given), wanted)
+    assert torch.equal(score_matrix(method, *given, tile=(5, 7)), score_matrix(method, images, captions, tile=(5, 7)))
+    same_ranks(ranks(method, *given, truth), rank_scores(wanted, truth))
+    if name in ("chan", "chan lse"):
+        same_ranks(ranks(method, *given, truth, precision="certified"), rank_scores(wanted, truth))
+
+
+def test_sets_of_different_widths_and_tiles_without_pairs_are_refused() -> None:
+    images, captions = unit_sets([2, 1], 8, 0), unit_sets([3, 1, 2], 16, 1)
+    for call in (
+        lambda: score_matrix(chan(), images, captions),
+        lambda: score_matrix(chan(), images, captions, tile=(1, 1)),
+        lambda: ranks(chan(), images, captions, torch.tensor([0, 1, 1])),
+    ):
+        with pytest.raises(ScoreError, match=r"images have width 8, those of the captions 16\. Expected the same"):
+            call()
+    with pytest.raises(ScoreError, match=r"tiles of 0 x 5 were asked for\. Expected at least 1 x 1"):
+        score_matrix(chan(), images, unit_sets([3, 1], 8, 1), tile=(0, 5))
+
+
+def test_truth_may_come_as_lists() -> None:
+    owner = owners(5, 9)
+    wanted, taken = RightPairs.of(owner, 5, 9), (owner.tolist(), list(range(9)))
+    for found in (RightPairs.of(owner.tolist(), 5, 9), RightPairs.of(taken, 5, 9)):
+        assert torch.equal(found.images, wanted.images)
+        assert torch.equal(found.captions, wanted.captions)
+    with pytest.raises(ScoreError, match="pairs of 9 images and 8 captions"):
+        RightPairs.of((owner, np.arange(8)), 5, 9)

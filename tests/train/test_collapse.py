@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 from patchword.train import loop
 from patchword.train.collapse import CollapseWatch
 from patchword.train.run import train
+from patchword.train.state import Position
 
 B = 16
 
@@ -143,3 +145,22 @@ def test_a_learnable_run_on_hardest_negatives_is_left_alone(tmp_path: Path, monk
     changes: dict[str, Any] = {"loss": {"warmup_epochs": 4}, "train": {"epochs": 7, "lr": 0.03}}
     result = train(recipe("vse_inf", write_precomp(tmp_path / "data"), changes), tmp_path / "run")
     assert result.position.best_rsum > 400
+
+
+def test_a_run_that_is_resumed_again_and_again_is_noticed_as_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CollapseWatch", lambda: CollapseWatch(window=8))
+    data, told = write_precomp(tmp_path / "data"), {}
+    for name, ends in (("whole", (5,)), ("parts", (2, 3, 4, 5))):
+        for epochs in ends:
+            changes = {"loss": {"warmup_epochs": 1}, "train": {"epochs": epochs, "on_collapse": "warn"}}
+            position = train(recipe("vse_inf", data, changes), tmp_path / name).position
+        told[name] = position.violation, position.hardest_steps, position.recall
+    assert told["whole"] == told["parts"]
+    assert told["whole"][1] > 0
+
+
+def test_states_that_know_nothing_of_violations_still_load() -> None:
+    old = {key: value for key, value in asdict(Position()).items() if key not in ("violation", "hardest_steps")}
+    assert Position(**old) == Position()

@@ -25,7 +25,7 @@ from small import (
 )
 
 import patchword
-from patchword.checkpoint import recover_folder, save_folder
+from patchword.checkpoint import find_checkpoint, recover_folder, save_folder
 from patchword.errors import CheckpointError, ConfigError
 from patchword.train.run import train
 from patchword.train.seeds import train_seeds
@@ -285,6 +285,29 @@ def test_a_kill_between_the_renames_loses_nothing(
     save_folder(tmp_path / "best", lambda folder: write_text(folder, "newer"))
     assert (tmp_path / "best" / "vocab.txt").read_text(encoding="utf-8") == "newer"
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_reader_between_the_renames_finds_the_old_folder_and_renames_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text("{}", encoding="utf-8")
+
+    save_folder(tmp_path / "last", write)
+    rename, found = Path.rename, []
+
+    def watched(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        if path.name == "last":
+            found.extend([find_checkpoint(tmp_path), find_checkpoint(tmp_path / "last")])
+        return moved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", watched)
+        save_folder(tmp_path / "last", write)
+    assert found == [tmp_path / ".last.old"] * 2
+    assert find_checkpoint(tmp_path) == tmp_path / "last"
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
 def test_the_folder_that_an_interrupted_save_left_is_never_removed_first(
