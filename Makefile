@@ -34,8 +34,8 @@ demo: venv  ## the whole story on generated scenes, in about three minutes; writ
 browser:  ## install Chromium for the tests of the search page, where it is missing
 	@bash .ci/chromium
 
-test: venv browser  ## all tests, the integration tests included, in as many processes as there are cores
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile
+test: venv browser  ## all tests, the integration tests included, in one process more than there are cores
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n $$($(BIN)/python -c 'import os; print(min(8, os.cpu_count() + 1))') --dist loadfile
 
 lint: venv  ## style of the code
 	$(BIN)/ruff check .
