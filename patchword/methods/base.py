@@ -103,6 +103,7 @@ class Method(nn.Module, ABC):
             one vector, and the score is their inner product; ``anchors``: both sides lie in one space, and the score
             rests on each word's best patch; ``mean``: neither.
         shortlist_sample: images whose exact scores teach a query its vector for the shortlist.
+        drawn: seed and shard of a random part of the score that no weight holds; None where there is none.
     """
 
     name: ClassVar[str]
@@ -114,6 +115,7 @@ class Method(nn.Module, ABC):
     intra_modal: ClassVar[str] = ""
     shortlist: Literal["own", "anchors", "mean"] = "mean"
     shortlist_sample: ClassVar[int] = 512
+    drawn: tuple[int, int] | None = None
 
     def __init__(self, config: Any, loss: Any = None) -> None:
         super().__init__()

@@ -151,7 +151,6 @@ class Scta(Method):
                 self.bank = nn.Parameter(bank)
             else:
                 self.register_buffer("bank", bank)
-        self._draw: tuple[int, int] | None = None  # seed and shard of a variant of `resample`
 
     @property
     def label(self) -> str:
@@ -221,8 +220,8 @@ class Scta(Method):
         """
         head, generator = self.config.word_head, None
         if head == "resample" or (head == "bank" and self.training):
-            if self._draw is not None and captions is not None:
-                counts, generator = counts.cpu(), _generator(self._draw, captions)
+            if self.drawn is not None and captions is not None:
+                counts, generator = counts.cpu(), _generator(self.drawn, captions)
             drawn = draw_heads(counts, self.bank.shape[1], generator)
             return pad_sequence([weight for weight, _ in drawn], batch_first=True).to(self.bank.device)
         return self.bank[: int(counts.max())].expand(len(counts), -1, -1)
@@ -238,11 +237,11 @@ class Scta(Method):
             yield
             return
         if self.config.word_head == "resample":
-            self._draw = (seed, shard)
+            self.drawn = (seed, shard)
             try:
                 yield
             finally:
-                self._draw = None
+                self.drawn = None
             return
         stored = self.bank.clone()
         self.bank.copy_(word_bank(stored.shape[1], seed))

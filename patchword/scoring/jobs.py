@@ -186,7 +186,7 @@ def identity_of(method: Method, images: Encoded, captions: Encoded, **what: str 
         "weights": digest(*(state[name] for name in sorted(state))),
         "images": digest(images.lengths, images.vectors),
         "captions": digest(captions.lengths, captions.vectors),
-        "draw": str(getattr(method, "_draw", None)),  # of a variant whose random layer is in no weight (SCTA)
+        "drawn": str(method.drawn),
         "patchword": patchword.__version__,
         "torch": torch.__version__,
         "matmul": torch.get_float32_matmul_precision(),
