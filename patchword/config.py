@@ -6,15 +6,15 @@ silently ignored: an unknown key is refused with its file, line and the nearest 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from patchword.config_keys import is_tag, keys_near, suggestion
 from patchword.errors import ConfigError
 
 
@@ -123,6 +123,15 @@ class TrainConfig(Config):
     on_collapse: Literal["stop", "warn"] = "stop"
     eval_batch: int = Field(256, gt=0)
 
+    @model_validator(mode="after")
+    def _patience_has_a_measure(self) -> TrainConfig:
+        if self.patience is not None and self.select_on == "none":
+            raise ValueError(
+                f"patience {self.patience} counts epochs without a better rsum, but with select_on none no epoch is "
+                "evaluated; leave out patience, or set select_on to dev"
+            )
+        return self
+
 
 C = TypeVar("C", bound=Config)
 
@@ -152,6 +161,12 @@ class Source:
         while keys and keys not in self.lines:
             keys = keys[:-1]
         return f"{self.name}:{self.lines[keys]}" if keys in self.lines else self.name
+
+    def place_named(self, text: str, section: Sequence[str | int]) -> str:
+        """Place of the first key of a section that a text names, one that was given as an option before all others."""
+        named = [(*section, word) for word in re.findall(r"\w+", text)]
+        written = [keys for keys in named if keys in self.options] + [keys for keys in named if keys in self.lines]
+        return self.place(written[0] if written else section)
 
 
 def _leaves(values: Mapping[str, Any], at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
@@ -324,7 +339,7 @@ def validate(
     except ValidationError as error:
         problem = error.errors()[0]
         path = [*at, *(str(p) if not isinstance(p, int) else p for p in problem["loc"])]
-        keys = [*(p for p in path[:-1] if not _is_tag(p, model)), *path[-1:]]
+        keys = [*(p for p in path[:-1] if not is_tag(p, model)), *path[-1:]]
         place, dotted = source.place(keys), ".".join(map(str, keys))
         if problem["type"] == "extra_forbidden":
             known = keys_near(model, path[len(at) :])
@@ -333,57 +348,12 @@ def validate(
         if problem["type"] == "missing":
             raise ConfigError(f"{place}: key `{dotted}` is missing.") from None
         found = problem.get("input")
+        if problem["type"] == "value_error" and isinstance(found, Mapping):  # of a validator of the whole section
+            said = str(problem["ctx"]["error"])
+            raise ConfigError(f"{source.place_named(said, keys)}: `{dotted}`: {said}.") from None
         raise ConfigError(
             f"{place}: `{dotted}` is {found!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
         ) from None
-
-
-def _is_tag(part: str | int, model: type[BaseModel]) -> bool:
-    """Whether a part of an error's path is the tag of a union (``regions``, ``bigru``), not a key."""
-    return isinstance(part, str) and part in _tags(model)
-
-
-def _tags(model: type[BaseModel]) -> set[str]:
-    found: set[str] = set()
-    for info in model.model_fields.values():
-        for inner in models_in(info.annotation):
-            kind = inner.model_fields.get("kind")
-            if kind is not None and get_origin(kind.annotation) is Literal:
-                found.update(get_args(kind.annotation))
-            found |= _tags(inner)
-    return found
-
-
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The configurations that a field may hold."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for inner in get_args(annotation) for m in models_in(inner)]
-
-
-def keys_near(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Keys that exist beside the unknown last part of ``path``."""
-    models: list[type[BaseModel]] = [model]
-    for part in path[:-1]:
-        deeper = [
-            m for one in models if part in one.model_fields for m in models_in(one.model_fields[str(part)].annotation)
-        ]
-        if deeper:
-            models = deeper
-        else:
-            tagged = [
-                m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
-            ]
-            models = tagged or models
-    return sorted({key for one in models for key in one.model_fields})
-
-
-def suggestion(key: str, known: Sequence[str]) -> str:
-    """' Did you mean ...?' with the nearest known key, or the list of keys, or nothing."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if near:
-        return f" Did you mean `{near[0]}`?"
-    return f" Known: {', '.join(known)}." if known else ""
 
 
 __all__ = [
@@ -394,6 +364,5 @@ __all__ = [
     "merge",
     "parse_overrides",
     "read_yaml",
-    "suggestion",
     "validate",
 ]

@@ -17,12 +17,11 @@ from patchword.config import (
     Source,
     TrainConfig,
     merge,
-    models_in,
     parse_overrides,
     read_yaml,
-    suggestion,
     validate,
 )
+from patchword.config_keys import models_in, suggestion
 from patchword.errors import ConfigError
 from patchword.methods import METHODS, method_class
 from patchword.recipe_keys import hint_for

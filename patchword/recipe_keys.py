@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from patchword.config import DataConfig, TrainConfig, models_in
+from patchword.config import DataConfig, TrainConfig
+from patchword.config_keys import models_in
 from patchword.methods import METHODS, method_class
 
 Keys = dict[str, tuple[str, ...]]  # dotted key -> the kinds of tower that have it; none: all have it

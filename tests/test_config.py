@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small import refused
 
 from patchword.config import DataConfig, Source, TrainConfig, merge, parse_overrides, read_yaml, validate
 from patchword.errors import ConfigError
@@ -89,8 +90,9 @@ def test_numbers_that_yaml_reads_as_text_are_converted() -> None:
         ({"lr": "fast"}, r"my\.yaml:7: `train\.lr` is 'fast': input should be a valid number"),
         ({"lr": 0}, r"my\.yaml:7: `train\.lr` is 0: input should be greater than 0"),
         ({"lr": float("nan")}, "finite"),
-        ({"lr": True}, r"my\.yaml:3: .*`lr` is not something that can be true or false"),
-        ({"epochs": False}, "`epochs` is not something that can be true or false"),
+        ({"lr": True}, r"^my\.yaml:7: `train`: `lr` is not something that can be true or false\.$"),
+        ({"epochs": False}, r"^my\.yaml:3: `train`: `epochs` is not something that can be true or false\.$"),
+        ({"select_on": "none", "patience": 2}, "`train`: patience 2 counts epochs .* with select_on none no epoch is"),
         ({"epochs": 1.5}, r"`train\.epochs` is 1\.5"),
         ({"precision": "fp16"}, "'float32' or 'bf16'"),
         ({"select_on": "tset"}, "'dev', 'test' or 'none'"),
@@ -103,6 +105,24 @@ def test_a_value_of_the_wrong_kind_is_named_with_its_line(values: dict[str, Any]
     source = Source("my.yaml", {("train",): 3, ("train", "lr"): 7})
     with pytest.raises(ConfigError, match=message):
         validate(TrainConfig, values, source, ("train",))
+
+
+def test_a_pair_of_values_is_refused_where_they_were_written() -> None:
+    """Of all the values of the section only those that the message names are told."""
+    lines: dict[tuple[str | int, ...], int] = {("model",): 2, ("model", "joint_dim"): 3, ("model", "heads"): 4}
+    model = {"joint_dim": 30, "heads": 4, "text": {"kind": "bigru", "word_dim": 11}}
+    problem = "`model`: joint_dim 30 is not a multiple of heads 4."
+    for options, place in (((), "my.yaml:3"), ((("model", "heads"),), "option --model.heads")):
+        with pytest.raises(ConfigError) as refusal:
+            validate(ChanConfig, model, Source("my.yaml", lines, options), ("model",))
+        assert str(refusal.value) == f"{place}: {problem}"
+    with pytest.raises(ConfigError, match=f"^my.yaml:2: {problem}$"):
+        validate(ChanConfig, model, Source("my.yaml", {("model",): 2}), ("model",))
+
+
+def test_a_pair_of_values_is_refused_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(["doctor", "recipe", "hrem_scenes", "--model.joint_dim", "30"], capsys, kind="ConfigError")
+    assert said == "ConfigError: option --model.joint_dim: `model`: joint_dim 30 is not a multiple of heads 4."
 
 
 @pytest.mark.parametrize(

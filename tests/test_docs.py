@@ -25,7 +25,8 @@ import tyro
 from pydantic import BaseModel
 
 from patchword import cli
-from patchword.config import DataConfig, TrainConfig, models_in, parse_overrides
+from patchword.config import DataConfig, TrainConfig, parse_overrides
+from patchword.config_keys import models_in
 from patchword.methods import METHODS, method_class
 from patchword.recipe import find_recipe, load_recipe
 from patchword.verbs.measuring import Leaderboard

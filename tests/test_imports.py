@@ -25,7 +25,7 @@ HEAVY = ("torch", "transformers", "torchvision", "accelerate", "datasets", "nump
 
 # Data flows from low to high; a module may import its own floor and lower ones, but no two parts import each other.
 FLOORS = (
-    ("errors", "types", "config", "console", "callable_package", "files", "threads", "precision"),
+    ("errors", "types", "config", "config_keys", "console", "callable_package", "files", "threads", "precision"),
     ("data",),
     ("html", "layers", "encoders", "losses"),
     ("methods",),

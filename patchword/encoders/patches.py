@@ -141,6 +141,18 @@ class GridPatches(nn.Module):
         self.backbone.freeze_blocks(blocks)
 
 
+def freezable_stages(config: RegionsConfig | ResnetConfig | VitConfig) -> tuple[int, ...]:
+    """The numbers of stages that ``freeze_blocks`` can freeze exactly; 4 is the whole backbone.
+
+    Example:
+        >>> freezable_stages(ResnetConfig()), freezable_stages(VitConfig()), freezable_stages(RegionsConfig())
+        ((0, 1, 2, 3, 4), (0, 4), (0,))
+    """
+    if isinstance(config, ResnetConfig):
+        return (0, 1, 2, 3, 4)
+    return (0, 4) if isinstance(config, VitConfig) else (0,)
+
+
 def pixel_transform(
     config: RegionsConfig | ResnetConfig | VitConfig,
 ) -> DetectorTransform | ImagenetTransform | VitTransform | None:

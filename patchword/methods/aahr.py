@@ -198,7 +198,7 @@ class ConvolvingGraph(nn.Module):
         i2i, t2t = closeness(images, images), closeness(captions, captions)
         relation = joined(i2i, cross.i2t, cross.t2i, t2t)
         connect = connections(images, captions, cross, self.threshold)
-        mask = self.mask_weight * relation.masked_fill(~connect, -torch.inf)
+        mask = (self.mask_weight * relation).masked_fill(~connect, -torch.inf)
         by_image, by_caption = self.by_image(images, i2i), self.by_caption(captions, t2t)
         by_all = self.by_all(torch.cat([by_image, by_caption]), relation)
         inputs = functional.normalize(by_all, dim=-1) + torch.cat([images, captions])

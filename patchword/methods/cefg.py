@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from patchword.config import Config
@@ -54,8 +54,8 @@ class CefgConfig(Config):
         amr: what becomes of a caption's graph: ``none`` (the published code, in effect), ``concat`` (its tokens follow
             the words of the caption), ``gate`` (mixed into the words by a gate; weights that no authors' model has).
         dropout: in the two pooling modules, in training.
-        word_dropout: on word embeddings of a GRU, in training.
-        directions: of the GRU over words; with two, their mean is the word.
+        word_dropout: on word embeddings of a GRU, in training. A BERT has its own dropout (``text.arch``).
+        directions: of the GRU over words; with two, their mean is the word. A BERT has none.
         unit_regions, unit_words: divide every vector by its length.
     """
 
@@ -76,6 +76,15 @@ class CefgConfig(Config):
     directions: Literal[1, 2] = 2
     unit_regions: bool = True
     unit_words: bool = True
+
+    @model_validator(mode="after")
+    def _no_gru_in_bert(self) -> CefgConfig:
+        if isinstance(self.text, BertConfig):
+            for key in ("directions", "word_dropout"):
+                value = getattr(self, key)
+                if value not in (type(self).model_fields[key].default, 0):  # 0 is what a BERT does
+                    raise ValueError(f"{key} {value} is of a GRU, but text is a BERT; leave {key} out")
+        return self
 
 
 class ImageTower(nn.Module):

@@ -68,6 +68,7 @@ class ChanConfig(Config):
         unit_patches, unit_words: divide every vector by its length.
         attention_padding: ``reference`` lets zero-padded region slots act as keys, as the authors' code does in
             training; ``masked`` hides them. Equal whenever all images of a batch have the same number of regions.
+            Only ``self_attention`` can hide them.
         score_padding: ``masked`` ignores padding; ``reference`` marks it with -1 as the authors' code does, which
             differs without unit vectors and makes ``softmax`` pooling NaN wherever there is padding.
     """
@@ -90,6 +91,15 @@ class ChanConfig(Config):
     def _heads_divide_width(self) -> ChanConfig:
         if self.context != "none" and self.joint_dim % self.heads:
             raise ValueError(f"joint_dim {self.joint_dim} is not a multiple of heads {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _transformer_hides_nothing(self) -> ChanConfig:
+        if self.context == "transformer" and self.attention_padding == "masked":
+            raise ValueError(
+                "attention_padding masked hides nothing from context transformer, which attends across images; set "
+                "attention_padding to reference, or context to self_attention"
+            )
         return self
 
 

@@ -66,7 +66,8 @@ class RelationConfig(Config):
             one largest value, as in the authors' code; ``own``: only that item does.
         graph_layers: transformer layers over the batch.
         threshold: share of a batch that every item is connected with.
-        mask_weight: factor of the relations that are added to the graph's attention (COCO: 1.5).
+        mask_weight: factor of the relations that are added to the graph's attention (COCO: 1.5); with 0 only the
+            connections count.
         top_k: similarities of a pair that its relation is made from.
     """
 
@@ -193,7 +194,7 @@ class InstanceGraph(nn.Module):
         i2t, t2i = self.relation(cross)
         relation = joined(closeness(images, images), i2t, t2i, closeness(captions, captions))
         connect = connections(images, captions, cross, self.threshold)
-        mask = self.mask_weight * relation.masked_fill(~connect, -torch.inf)
+        mask = (self.mask_weight * relation).masked_fill(~connect, -torch.inf)
         enhanced = self.attention(inputs, mask)
         return GraphOutput(connect, relation, mask, relation_regulariser(images, captions, i2t, t2i), enhanced)
 

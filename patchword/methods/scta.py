@@ -22,7 +22,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, normalize, one_hot
 from torch.nn.utils.rnn import pad_sequence
@@ -63,7 +63,8 @@ class SctaConfig(Config):
         patch_ratio: mixtures of an image as a share of the kept patches ("img_aggr_ratio"): 0.3, in LAPS 0.4.
         patches: number of patches that the number of mixtures is computed from; None takes that of the image tower
             (196 for ViT-B/16, 49 for Swin-B; 36 for region features).
-        word_condenser: ``random`` mixes the words by a layer that is drawn, not learned; ``none`` keeps all words.
+        word_condenser: ``random`` mixes the words by a layer that is drawn, not learned; ``none`` keeps all words, and
+            has no use for ``word_ratio``, ``word_head`` and ``bank_seed``.
         word_ratio: mixtures of a caption as a share of its words ("cap_aggr_ratio").
         word_head: the layer of ``random``. ``bank``: drawn anew for every caption and step in training; in evaluation
             one fixed set of rows, stored with the weights, of which a caption uses the first k. ``resample``: drawn in
@@ -84,6 +85,15 @@ class SctaConfig(Config):
     word_head: Literal["bank", "resample", "trained"] = "bank"
     bank_seed: int = Field(0, ge=0)
     word_limit: int = Field(90, gt=0)
+
+    @model_validator(mode="after")
+    def _all_words_need_no_mixtures(self) -> SctaConfig:
+        if self.word_condenser == "none":
+            for key in ("word_ratio", "word_head", "bank_seed"):
+                value = getattr(self, key)
+                if value != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} {value} is of the mixtures of words, which word_condenser none leaves out")
+        return self
 
 
 class LapsConfig(SctaConfig):

@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from patchword.config import suggestion
+from patchword.config_keys import suggestion
 from patchword.errors import ConfigError
 
 TEXT, INTEGER, REAL = "text", "integer", "real"

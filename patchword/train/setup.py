@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from patchword.config import DataConfig
+from patchword.config import DataConfig, TrainConfig
 from patchword.data.batches import TrainingPairs
 from patchword.data.extras import require_extras, require_finite
 from patchword.data.features import RegionFeatures
@@ -20,7 +20,7 @@ from patchword.data.vocab import Vocabulary
 from patchword.data.wordpiece import WordPieces
 from patchword.encoders.bert import BertConfig
 from patchword.encoders.bigru import BigruConfig
-from patchword.encoders.patches import RegionsConfig, VitConfig
+from patchword.encoders.patches import RegionsConfig, VitConfig, freezable_stages
 from patchword.encoders.pretrained import pretrained_folder, read_arch
 from patchword.encoders.resnet import ResnetConfig, grid_cells
 from patchword.errors import ConfigError, DataError
@@ -100,6 +100,8 @@ def prepare(recipe: Recipe) -> Parts:
         image = continued(config.image, start, "image")
     torch.manual_seed(recipe.train.seed)
     method: Method = method_class(recipe.method)(config.model_copy(update={"text": text, "image": image}), recipe.loss)
+    check_region_drop(data, method)
+    check_freezing(recipe.train, method)
     if select is not None:  # the training rows are looked at as they are read, these only after a whole epoch
         check_finite(select, method)
     if start is None:
@@ -152,6 +154,36 @@ def check_widths(splits: Sequence[Split], image: Any) -> None:
             "Take the features of all splits from the same network."
         )
     raise ConfigError(f"{found}. If these are the right features, add --model.image.width {odd.width}")
+
+
+def check_region_drop(data: DataConfig, method: Method) -> None:
+    """Refuse to drop regions of a method that reads which of them are neighbours.
+
+    Raises:
+        ConfigError: naming the side input, whose rows and columns would be those of other regions.
+    """
+    of_regions = [name for name in method.image_extras if name.startswith("adjacency")]
+    if data.region_drop and of_regions:
+        raise ConfigError(
+            f"`data.region_drop` is {data.region_drop}, but this {method.name} reads `{of_regions[0]}`, which would "
+            "not fit the regions that are left. Add --data.region_drop 0."
+        )
+
+
+def check_freezing(train: TrainConfig, method: Method) -> None:
+    """Refuse to freeze what the image backbone can not freeze.
+
+    Raises:
+        ConfigError: a number of stages that would freeze nothing, or something else than it says.
+    """
+    kind, known = method.config.image.kind, freezable_stages(method.config.image)
+    for epoch, stages in train.freeze_backbone.items():
+        if stages not in known:
+            expected = f"Expected {', '.join(map(str, known[:-1]))} or {known[-1]} (all of it)"
+            raise ConfigError(
+                f"`train.freeze_backbone` freezes {stages} stages from epoch {epoch} on, which model.image.kind {kind} "
+                f"can not do. {expected if known[1:] else 'It has no backbone: leave train.freeze_backbone out'}."
+            )
 
 
 def check_finite(split: Split, method: Method) -> None:

@@ -24,6 +24,12 @@ from patchword.train.optimizer import clip_gradients, set_rates
 from patchword.train.state import Position
 from patchword.types import Encoded
 
+FIRST_STEP = (
+    "No update has been made yet, so the data or an option of the model is the cause. Check the data with patchword "
+    "doctor data, and the options that the method's page in docs/methods names as having no finite gradient."
+)
+LATER_STEP = "Try a smaller --train.lr, or --train.precision float32."
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -96,10 +102,10 @@ class Stepper:
         norm = clip_gradients(parameters, config.clip_norm)
         total = float(losses["total"].detach())
         if not math.isfinite(total + norm):
+            advice = FIRST_STEP if position.step == 0 else LATER_STEP
             raise CollapseError(
                 f"the loss is {total}, its gradient's norm {norm}, at step {position.step + 1} "
-                f"(epoch {position.epoch + 1}); the step was not taken. "
-                "Try a smaller --train.lr, or --train.precision float32."
+                f"(epoch {position.epoch + 1}); the step was not taken. {advice}"
             )
         self.optimizer.step()
         named = {name: float(value.detach()) for name, value in losses.items() if name != "total"}

@@ -304,6 +304,18 @@ def test_parts_can_be_switched_off() -> None:
     assert unpack(method.encode_images(images()), 2).counts.tolist() == list(REGIONS)
 
 
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_relations_without_a_positive_weight_keep_the_graph_finite(weight: float) -> None:
+    method = aahr({"graph_from_step": 0}, threshold=0.4, mask_weight=weight, prototypes=0, queue=0).train()
+    a, b = method.encode_images(images()), method.encode_captions(captions())
+    parts, graph, _ = method.criterion(method.score(a, b), a, b, step())
+    assert graph is not None
+    assert not graph.connect.all()
+    assert (graph.mask[~graph.connect] == -torch.inf).all()
+    torch.autograd.backward(parts["total"])
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+
+
 def test_what_only_training_needs_is_left_out_of_checkpoints() -> None:
     method = aahr()
     kept = {k for k in method.state_dict() if not is_training_only(method, k)}

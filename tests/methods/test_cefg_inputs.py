@@ -158,6 +158,14 @@ def test_more_regions_than_the_model_knows_are_refused() -> None:
         cefg().encode_images(images((7, 2)))
 
 
+@pytest.mark.parametrize(("key", "value"), [("directions", 1), ("word_dropout", 0.1)])
+def test_options_of_a_gru_are_refused_with_a_bert(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{key} {value} is of a GRU, but text is a BERT"):
+        cefg(text=BERT, **{key: value})
+    assert getattr(cefg(**{key: value}).config, key) == value
+    assert cefg(text=BERT, word_dropout=0).config.word_dropout == 0  # a BERT has none
+
+
 def test_missing_graphs_and_texts_that_are_too_long_are_refused() -> None:
     with pytest.raises(ShapeError, match="reads `graph` of the captions"):
         cefg(amr="concat").encode_captions(captions())

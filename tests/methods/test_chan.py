@@ -105,7 +105,8 @@ def scores(method: Chan, a: Images, b: Captions) -> Tensor:
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize(("coding", "pooling"), BOTH)
 def test_laws(context: str, coding: str, pooling: str) -> None:
-    method = chan(context=context, coding=coding, pooling=pooling, attention_padding="masked")
+    hidden = "reference" if context == "transformer" else "masked"
+    method = chan(context=context, coding=coding, pooling=pooling, attention_padding=hidden)
     expected = scores(method, images(), captions())
     assert expected.isfinite().all()
 
@@ -273,3 +274,9 @@ def test_only_the_transformer_context_mixes_the_batch() -> None:
         for context in ("none", "self_attention", "transformer")
     }
     assert mixing == {"none": False, "self_attention": False, "transformer": True}
+
+
+def test_a_padding_that_the_transformer_context_does_not_hide_is_refused() -> None:
+    with pytest.raises(ValueError, match="attention_padding masked hides nothing from context transformer"):
+        ChanConfig(context="transformer", attention_padding="masked")
+    assert ChanConfig(context="none", attention_padding="masked").heads == 8

@@ -242,6 +242,18 @@ def test_connections_and_relations_of_a_batch() -> None:
     same(graph.relation[:5, :5], torch.exp(-(e[:, None] - e[None]).norm(dim=2)))
 
 
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_relations_without_a_positive_weight_keep_the_graph_finite(weight: float) -> None:
+    method = hrem({"graph_from_step": 0}, threshold=0.4, mask_weight=weight).train()
+    a, b = method.encode_images(images()), method.encode_captions(captions())
+    parts, graph, _ = method.criterion(method.score(a, b), a, b, step())
+    assert graph is not None
+    assert (graph.mask[~graph.connect] == -torch.inf).all()
+    same(graph.mask[graph.connect], weight * graph.relation[graph.connect])
+    torch.autograd.backward(parts["total"])
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+
+
 def test_only_the_graph_is_left_out_of_checkpoints() -> None:
     method = hrem()
     left_out = {k for k in method.state_dict() if is_training_only(method, k)}

@@ -195,6 +195,13 @@ def test_resample_draws_in_evaluation_too_and_trained_never_draws() -> None:
     assert (trained.label, method.label, made("laps").label) == ("scta with a trained word head", "scta", "laps")
 
 
+@pytest.mark.parametrize(("key", "value"), [("word_head", "trained"), ("word_ratio", 0.5), ("bank_seed", 7)])
+def test_options_of_the_mixtures_of_words_are_refused_without_them(key: str, value: object) -> None:
+    for kind in ("laps", "scta"):
+        with pytest.raises(ValueError, match=f"{key} {value} is of the mixtures of words"):
+            made(kind, word_condenser="none", **{key: value})
+
+
 def test_the_weights_of_a_score_are_those_of_its_condensers() -> None:
     kinds = (made("scta"), made("scta", word_condenser="none"), made("laps"))
     both, one = "the condensers of patches and words", "the condenser of patches"
