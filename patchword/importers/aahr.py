@@ -10,12 +10,30 @@ import torch
 from torch import Tensor
 
 from patchword.errors import CheckpointError
+from patchword.importers import hrem
 from patchword.importers.hrem import GRAPH_LIVE, PATCHES_DEAD, PATCHES_LIVE, shared_config, shared_loss
 from patchword.importers.keys import Imported, KeyRules, load_all, translate
+from patchword.importers.options import Option, number, settings
 from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE
 from patchword.methods.aahr import Aahr, AahrConfig, AahrLoss
 
 ITEMS = ("img_enc.", "txt_enc.")  # what the items of the checkpoint's `model` list are
+CONFIG_OPTIONS = {
+    "convolution_dropout": Option("gcn_dropout", 0.6),
+    "prototypes": Option("nmb_prototypes", 384),
+    "queue": Option("moco_M", 2048),
+    "momentum": Option("moco_r", 0.999),
+}
+FROZEN_STEPS = Option("freeze_prototypes_niters", 2200)
+LOSS_OPTIONS = {
+    "swav_weight": Option("swav_weight", 0.2),
+    "swav_from_step": FROZEN_STEPS,
+    "swav_temperature": Option("temperature", 0.1),
+    "sinkhorn_epsilon": Option("epsilon", 0.1),
+    "sinkhorn_rounds": Option("sinkhorn_iterations", 3),
+    "moco_temperature": Option("moco_temperature", 0.07),
+}
+OPTIONS = {**hrem.OPTIONS, **CONFIG_OPTIONS, **LOSS_OPTIONS}
 
 
 def _head(tower: str, ours: str) -> list[tuple[str, str]]:
@@ -83,6 +101,12 @@ def our_part(key: str) -> tuple[str, int | None] | None:
     return (f"{found[1]}.{found[3]}", int(found[2])) if found is not None else (name, None)
 
 
+def origins(name: str) -> list[str]:
+    """The authors' keys of a name of ours; of the heads of a pooling the first."""
+    pooled = re.fullmatch(r"(.*\.pool\.(?:query|key|value))\.(weight|bias)", name)
+    return RULES.origins(f"{pooled[1]}.0.{pooled[2]}" if pooled is not None else name)
+
+
 def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> AahrConfig:
     """Our configuration of an authors' model, from its keys, shapes and options."""
     heads = sum(re.fullmatch(r"img_enc\.mha_pool\.query\.\d+\.weight", key) is not None for key in state)
@@ -90,10 +114,8 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> AahrCo
         **shared_config(state, options),
         "clip_dim": state["img_enc.fc_clip.fc.weight"].shape[1],
         "guide_heads": heads,
-        "convolution_dropout": options.get("gcn_dropout", 0.6),
-        "prototypes": options.get("nmb_prototypes", 384),
-        "queue": options.get("moco_M", 2048) if options.get("use_moco", 1) else 0,
-        "momentum": options.get("moco_r", 0.999),
+        **settings(options, CONFIG_OPTIONS),
+        **({} if options.get("use_moco", 1) else {"queue": 0}),
     }
     return AahrConfig.model_validate(values)
 
@@ -102,12 +124,8 @@ def loss_of(options: Mapping[str, Any]) -> AahrLoss:
     """Our loss configuration of the authors' options."""
     values = {
         **shared_loss(options),
-        "swav_weight": options.get("swav_weight", 0.2),
-        "swav_from_step": options.get("freeze_prototypes_niters", 2200) + 1,
-        "swav_temperature": options.get("temperature", 0.1),
-        "sinkhorn_epsilon": options.get("epsilon", 0.1),
-        "sinkhorn_rounds": options.get("sinkhorn_iterations", 3),
-        "moco_temperature": options.get("moco_temperature", 0.07),
+        **settings(options, LOSS_OPTIONS),
+        "swav_from_step": number(options, FROZEN_STEPS) + 1,
     }
     return AahrLoss.model_validate(values)
 
@@ -126,4 +144,4 @@ def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imp
     """
     method = Aahr(config_of(state, options), loss_of(options))
     ours, dead = translate(state, RULES)
-    return load_all(method, stack_heads(ours), state, dead, source="AAHR checkpoint")
+    return load_all(method, stack_heads(ours), state, dead, source="AAHR checkpoint", origins=origins)

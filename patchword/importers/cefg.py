@@ -12,11 +12,18 @@ from torch import Tensor
 from patchword.encoders.patches import RegionsConfig
 from patchword.errors import CheckpointError
 from patchword.importers.keys import Imported, KeyRules, load_all, translate
-from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE, text_config
+from patchword.importers.options import Option, settings
+from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE, TOWER_OPTIONS, text_config
 from patchword.methods.base import LossConfig
 from patchword.methods.cefg import Cefg, CefgConfig
 
 ITEMS = ("img_enc.", "txt_enc.", "sim_enc.")
+CONFIG_OPTIONS = {
+    "sharpness": Option("init_smooth", 10.0, may_be_empty=True),
+    "neighbours": Option("num_partial", 5, may_be_empty=True),
+}
+LOSS_OPTIONS = {"margin": Option("margin", 0.2)}
+OPTIONS = {**TOWER_OPTIONS, **CONFIG_OPTIONS, **LOSS_OPTIONS}
 
 _LIVE = [
     (r"img_enc\.fc\.", "image.fc."),
@@ -79,8 +86,7 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> CefgCo
         "head": head,
         "graph_steps": max(1, _count(state, r"sim_enc\.SGR_module\.(\d+)\.")),
         "refinements": _count(state, r"sim_enc\.rcr_modules\.(\d+)\."),
-        "sharpness": float(options.get("init_smooth") or 10.0),
-        "neighbours": int(options.get("num_partial") or 5),
+        **settings(options, CONFIG_OPTIONS),
         "directions": 2 if both else 1,
         "unit_regions": not options.get("no_imgnorm", False),
         "unit_words": not options.get("no_txtnorm", False),
@@ -91,8 +97,8 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> CefgCo
 def loss_of(options: Mapping[str, Any]) -> LossConfig:
     """Our loss configuration of the authors' options."""
     negatives = "hardest" if options.get("max_violation", False) else "all"
-    margin = float(options.get("margin", 0.2))
-    return LossConfig.model_validate({"margin": margin, "warmup_epochs": 0, "negatives_after": negatives})
+    values = {**settings(options, LOSS_OPTIONS), "warmup_epochs": 0, "negatives_after": negatives}
+    return LossConfig.model_validate(values)
 
 
 def import_exact(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imported:

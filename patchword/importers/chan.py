@@ -9,7 +9,8 @@ from torch import Tensor
 
 from patchword.errors import CheckpointError
 from patchword.importers.keys import Imported, KeyRules, load_all, translate
-from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE, image_config, text_config
+from patchword.importers.options import RANKING, Option, settings
+from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE, TOWER_OPTIONS, image_config, text_config
 from patchword.methods.base import LossConfig
 from patchword.methods.chan import Chan, ChanConfig
 
@@ -35,17 +36,26 @@ POOLINGS = {
 }
 
 
+CONFIG_OPTIONS = {
+    "coding_temperature": Option("alpha", 0.1, may_be_empty=True),
+    "pooling_temperature": Option("belta", 0.1, may_be_empty=True),
+}
+LOSS_OPTIONS = {**RANKING, "temperature": Option("temperature", 0.01, may_be_empty=True)}
+OPTIONS = {**TOWER_OPTIONS, **CONFIG_OPTIONS, **LOSS_OPTIONS}
+
+
 def our_key(key: str) -> str | None:
     """Our name of an authors' key, None for a dead one."""
     return RULES.rename(key)
 
 
 def _choice(options: Mapping[str, Any], key: str, names: Mapping[str, str]) -> str:
-    if options.get(key) not in names:
+    named = str(options.get(key))
+    if named not in names:
         raise CheckpointError(
             f"option `{key}` is {options.get(key)!r} in the checkpoint. Expected one of {', '.join(names)}."
         )
-    return names[str(options[key])]
+    return names[named]
 
 
 def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> ChanConfig:
@@ -66,8 +76,7 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> ChanCo
         "text": text_config(state, options, embedding="xavier"),
         "coding": _choice(options, "coding_type", CODINGS),
         "pooling": _choice(options, "pooling_type", POOLINGS),
-        "coding_temperature": float(options.get("alpha") or 0.1),
-        "pooling_temperature": float(options.get("belta") or 0.1),
+        **settings(options, CONFIG_OPTIONS),
         "unit_patches": not options.get("no_imgnorm", False),
         "unit_words": not options.get("no_txtnorm", False),
     }
@@ -77,10 +86,7 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> ChanCo
 def loss_of(options: Mapping[str, Any]) -> LossConfig:
     """Our loss configuration of the authors' options."""
     kind = "info_nce" if options.get("criterion") == "InfoNCELoss" else "hinge"
-    temperature = float(options.get("temperature") or 0.01)
-    return LossConfig.model_validate(
-        {"kind": kind, "margin": float(options.get("margin", 0.2)), "temperature": temperature}
-    )
+    return LossConfig.model_validate({"kind": kind, **settings(options, LOSS_OPTIONS)})
 
 
 def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imported:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from patchword.checkpoint import read_config
@@ -24,7 +25,9 @@ from patchword.data.vocab import MASK, Vocabulary
 from patchword.data.wordpiece import WordPieces
 from patchword.encoders.pretrained import pretrained_folder, read_arch
 from patchword.errors import CheckpointError, ConfigError
+from patchword.importers.allowed import NotAllowedError, allow_list
 from patchword.importers.keys import Imported, without_prefix
+from patchword.importers.options import refusal
 from patchword.methods.base import Method
 from patchword.model import Model, word_rows
 
@@ -65,7 +68,8 @@ class ImportResult:
 
 
 def read_authors_file(path: Path) -> dict[str, Any]:
-    """Read a torch checkpoint with an allow-list: tensors, plain containers and ``argparse.Namespace``; nothing else.
+    """Read a torch checkpoint with an allow-list: tensors, plain containers, ``argparse.Namespace``; paths and
+    NumPy's numbers, which become plain values; nothing else.
 
     Raises:
         CheckpointError: the file is missing, truncated, or holds anything else (which is not run).
@@ -76,11 +80,15 @@ def read_authors_file(path: Path) -> dict[str, Any]:
         )
     _refuse_other_files(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with allow_list(), warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", UserWarning
             )  # "unusual pickle protocol": refused below if it can not be read
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except NotAllowedError as error:
+        raise CheckpointError(
+            f"'{path}' holds objects that are not allowed, and nothing in it was run: {error}."
+        ) from None
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         unsafe = "Unsupported" in str(error) or "global" in str(error).lower()
@@ -130,12 +138,21 @@ def _globals_in(error: Exception) -> str:
     return f"`{dotted[0]}`" if dotted else ""
 
 
-def options_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The authors' options as a plain dictionary."""
+def options_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The authors' options as a plain dictionary.
+
+    Raises:
+        CheckpointError: there are none. No method can be told by its weights alone.
+    """
     opt = content.get("opt")
-    if isinstance(opt, argparse.Namespace):
-        return dict(vars(opt))
-    return dict(opt) if isinstance(opt, Mapping) else {}
+    found = vars(opt) if isinstance(opt, argparse.Namespace) else opt
+    if not isinstance(found, Mapping) or not found:
+        raise CheckpointError(
+            f"'{path}': {'no `opt` is' if opt is None else 'an `opt` without options is'} beside the weights, which do "
+            "not tell all settings of a model. Expected the options of its training, as the authors' code saves them. "
+            "Take the authors' own file, or add a dictionary `opt` to this one."
+        )
+    return {str(k): v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in found.items()}
 
 
 def joined_state(model: Any, items: tuple[str, ...], path: Path) -> dict[str, Tensor]:
@@ -178,7 +195,8 @@ def import_checkpoint(
         bert: local BERT folder or its name on the hub, for its vocabulary and its number of attention heads.
 
     Raises:
-        CheckpointError: unsafe or truncated file, missing or unknown keys, another method's checkpoint.
+        CheckpointError: unsafe or truncated file, missing or unknown keys, weights that are no finite numbers, options
+            that are missing or unusable, another method's checkpoint.
         ConfigError: the method has no importer, or ``out`` holds a checkpoint of another method.
     """
     if method not in IMPORTERS:
@@ -186,17 +204,19 @@ def import_checkpoint(
     module = import_module(IMPORTERS[method])
     path = Path(file)
     content = read_authors_file(path)
-    options = options_of(content)
+    state = joined_state(content["model"], module.ITEMS, path)
+    options = options_of(content, path)
     if bert is not None:
         bert = pretrained_folder(Path(bert))
         options["bert_config"] = read_arch("bert", bert)
-    state = joined_state(content["model"], module.ITEMS, path)
     try:
         imported: Imported = module.import_state(state, options)
     except CheckpointError as error:
         raise CheckpointError(f"'{path}': {error}") from None
     except KeyError as error:
         raise CheckpointError(f"'{path}': live key {error} is missing. Is it a checkpoint of another method?") from None
+    except ValidationError as error:
+        raise CheckpointError(f"'{path}': {refusal(error, module.OPTIONS, options, method)}") from None
     except (ValueError, TypeError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"'{path}' holds options or shapes that fit no {method} model: {reason}.") from None

@@ -13,11 +13,21 @@ from patchword.encoders.patches import RegionsConfig
 from patchword.encoders.resnet import rename_backbone
 from patchword.errors import CheckpointError
 from patchword.importers.keys import Imported, KeyRules, load_all
-from patchword.importers.towers import BACKBONE, TEXT_DEAD, TEXT_LIVE, backbone_origin, image_config, text_config
+from patchword.importers.options import RANKING, settings
+from patchword.importers.towers import (
+    BACKBONE,
+    TEXT_DEAD,
+    TEXT_LIVE,
+    TOWER_OPTIONS,
+    backbone_origin,
+    image_config,
+    text_config,
+)
 from patchword.methods.base import LossConfig
 from patchword.methods.esl import Esl, EslConfig
 
 ITEMS = ("img_enc.", "txt_enc.", "sim_vec.")
+OPTIONS = {**TOWER_OPTIONS, **RANKING}
 CALCULATOR = "sim_vec.sims.calculator_1."
 LEVELS = "sim_vec.plus_encoder.encoders_1."
 _LEVEL_KEY = re.compile(r"sim_vec\.plus_encoder\.encoders_1\.(?:image|text)_levels\.(kernel|masks)_")
@@ -128,7 +138,7 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> EslCon
 
 def loss_of(options: Mapping[str, Any]) -> LossConfig:
     """Our loss configuration of the authors' options."""
-    return LossConfig(margin=float(options.get("margin", 0.2)))
+    return LossConfig.model_validate(settings(options, RANKING))
 
 
 def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imported:

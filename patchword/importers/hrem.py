@@ -10,11 +10,30 @@ from torch import Tensor
 from patchword.encoders.patches import RegionsConfig
 from patchword.errors import CheckpointError
 from patchword.importers.keys import Imported, KeyRules, load_all, translate
-from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE, text_config
+from patchword.importers.options import RANKING, REQUIRED, Option, settings
+from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE, TOWER_OPTIONS, text_config
 from patchword.methods.hrem import Hrem, HremConfig, HremLoss
 
 ITEMS = ("img_enc.", "txt_enc.")  # what the items of the checkpoint's `model` list are
 CUTOFFS = {"coco": 1.9}  # of the distance-weighted loss; 1.7 for every other data set, as in the authors' code
+
+CONFIG_OPTIONS = {
+    "heads": Option("nhead", REQUIRED),
+    "dropout": Option("dropout", 0.1),
+    "residual_weight": Option("residual_weight", 0.8),
+    "graph_layers": Option("num_layers_enc", 1),
+    "threshold": Option("threshold", 0.5),
+    "mask_weight": Option("mask_weight", 1.0),
+    "top_k": Option("topk", 10),
+}
+SHARED_LOSS_OPTIONS = {
+    **RANKING,
+    "base": Option("base_loss", "trip"),
+    "graph": Option("gnn_loss", "trip"),
+    "graph_from_step": Option("warmup", 8000),
+}
+LOSS_OPTIONS = {**SHARED_LOSS_OPTIONS, "regulariser": Option("reg_loss_weight", 10)}
+OPTIONS = {**TOWER_OPTIONS, **CONFIG_OPTIONS, **LOSS_OPTIONS}
 
 PATCHES_LIVE = [
     (r"img_enc\.fc\.fc\.", "image.fc."),
@@ -57,19 +76,10 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
             f"option `nhead` is {options.get('nhead')!r} in the checkpoint. Expected the number of attention heads (16 "
             "in the published models): the weights can not tell."
         )
-    names = {
-        "dropout": ("dropout", 0.1),
-        "residual_weight": ("residual_weight", 0.8),
-        "graph_layers": ("num_layers_enc", 1),
-        "threshold": ("threshold", 0.5),
-        "mask_weight": ("mask_weight", 1.0),
-        "top_k": ("topk", 10),
-    }
     return {
-        "heads": options["nhead"],
         "unit_images": not options.get("no_imgnorm", False),
         "unit_captions": not options.get("no_txtnorm", False),
-        **{ours: options.get(theirs, default) for ours, (theirs, default) in names.items()},
+        **settings(options, CONFIG_OPTIONS),
     }
 
 
@@ -87,13 +97,9 @@ def shared_config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> di
 def shared_loss(options: Mapping[str, Any]) -> dict[str, Any]:
     """Values of ``RelationLoss`` from the authors' options."""
     return {
-        "base": options.get("base_loss", "trip"),
-        "graph": options.get("gnn_loss", "trip"),
-        "margin": float(options.get("margin", 0.2)),
+        **settings(options, SHARED_LOSS_OPTIONS),
         "trip_cutoff": CUTOFFS.get(str(options.get("dataset")), 1.7),
-        "warmup_epochs": options.get("vse_mean_warmup_epochs", 1),
         "same_image": "ignored" if options.get("mask_repeat", 1) else "negative",
-        "graph_from_step": options.get("warmup", 8000),
         "cross": bool(options.get("cross_loss", 1)),
     }
 
@@ -106,8 +112,7 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> HremCo
 
 def loss_of(options: Mapping[str, Any]) -> HremLoss:
     """Our loss configuration of the authors' options."""
-    weight = float(options.get("reg_loss_weight", 10))
-    return HremLoss.model_validate({**shared_loss(options), "regulariser": weight})
+    return HremLoss.model_validate({**shared_loss(options), **settings(options, LOSS_OPTIONS)})
 
 
 def our_key(key: str) -> str | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from patchword.errors import CheckpointError
@@ -123,7 +124,7 @@ def load_all(
     source: str,
     origins: Origins | None = None,
 ) -> Imported:
-    """Load a complete state dict: every live tensor demanded, none left over, shapes equal.
+    """Load a complete state dict: every live tensor demanded, none left over, shapes equal, all weights finite.
 
     What only training needs is in no checkpoint and keeps its starting values.
 
@@ -146,13 +147,27 @@ def load_all(
             f"belong to this model{_some(extra, state, origins)}."
         )
     for key, value in wanted.items():
-        if ours[key].shape != value.shape:
-            raise CheckpointError(
-                f"{source}: `{key}` has shape {tuple(ours[key].shape)}, the model expects {tuple(value.shape)}"
-                f"{_in_file(key, state, origins)}."
-            )
+        fault = _fault(ours[key], value)
+        if fault:
+            raise CheckpointError(f"{source}: `{key}` {fault}{_in_file(key, state, origins)}.")
     method.load_state_dict(dict(ours), strict=False)  # queues and key encoders are in no authors' checkpoint
     return Imported(method.eval(), [key for key in state if key not in dead], list(dead))
+
+
+def _fault(found: Tensor, wanted: Tensor) -> str:
+    """What keeps a tensor of a file from being a weight of ours; empty when nothing does."""
+    if found.shape != wanted.shape:
+        return f"has shape {tuple(found.shape)}, the model expects {tuple(wanted.shape)}"
+    if found.layout != torch.strided or found.is_meta or found.is_quantized:
+        return "holds no plain numbers (it is sparse, quantised, or empty), the model expects them"
+    if not wanted.is_floating_point():  # counters
+        return ""
+    if not found.is_floating_point():
+        return f"holds {str(found.dtype).removeprefix('torch.')}, the model expects floating-point numbers"
+    wrong = found.numel() - int(torch.isfinite(found.to(wanted.dtype)).sum())
+    if wrong:
+        return f"holds {wrong:,} of {found.numel():,} numbers that are NaN or infinite, the model expects finite ones"
+    return ""
 
 
 def _in_file(name: str, state: Iterable[str], origins: Origins | None) -> str:

@@ -11,12 +11,22 @@ from torch import Tensor
 
 from patchword.errors import CheckpointError
 from patchword.importers.keys import Imported, KeyRules, load_all, translate
-from patchword.importers.towers import TEXT_DEAD, text_config
+from patchword.importers.options import RANKING, REQUIRED, Option, settings
+from patchword.importers.towers import TEXT_DEAD, TOWER_OPTIONS, text_config
 from patchword.importers.transformers_keys import image_key, older_keys
 from patchword.methods.scta import Laps, LapsConfig, Scta, SctaConfig, SctaLoss
 
 ITEMS = ("img_enc.", "txt_enc.", "cross_net.")
 BACKBONE = "img_enc.visual_encoder."
+LAPS_OPTIONS = {
+    "keep_ratio": Option("img_sparse_ratio", REQUIRED, earlier="sparse_ratio"),
+    "patch_ratio": Option("img_aggr_ratio", REQUIRED, earlier="aggr_ratio"),
+    "patches": Option("num_patches", None, may_be_empty=True),
+    "word_limit": Option("max_word", 90, may_be_empty=True),
+}
+CONFIG_OPTIONS = {**LAPS_OPTIONS, "word_ratio": Option("cap_aggr_ratio", REQUIRED)}
+LOSS_OPTIONS = {**RANKING, "monitor_weight": Option("monitor_weight", 2.0, earlier="ratio_weight")}
+OPTIONS = {**TOWER_OPTIONS, "image": Option("image_config", None), **CONFIG_OPTIONS, **LOSS_OPTIONS}
 
 RULES = KeyRules(
     live=[
@@ -120,16 +130,6 @@ def _swin_arch(state: Mapping[str, Tensor], patch: Tensor) -> dict[str, Any]:
     }
 
 
-def _option(options: Mapping[str, Any], *names: str) -> float:
-    for name in names:
-        if options.get(name) is not None:
-            return float(options[name])
-    raise CheckpointError(
-        f"option `{names[0]}` is not in the checkpoint, and the weights can not tell it. "
-        "Expected the options that the authors' code stores beside the weights."
-    )
-
-
 def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> SctaConfig:
     """Our configuration of an authors' model, from its keys, shapes and options; a LAPS model has no word condenser.
 
@@ -143,23 +143,16 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> SctaCo
         "joint_dim": state[norm].shape[0],
         "image": image_values(state, options),
         "text": text_config(state, options, embedding="xavier"),
-        "keep_ratio": _option(options, "img_sparse_ratio", "sparse_ratio"),
-        "patch_ratio": _option(options, "img_aggr_ratio", "aggr_ratio"),
     }
-    if options.get("num_patches"):
-        values["patches"] = int(options["num_patches"])
-    if options.get("max_word"):
-        values["word_limit"] = int(options["max_word"])
     if not any(key.startswith("cross_net.cap_aggr_net.") for key in state):
-        return LapsConfig.model_validate(values)
-    return SctaConfig.model_validate({**values, "word_ratio": _option(options, "cap_aggr_ratio")})
+        return LapsConfig.model_validate({**values, **settings(options, LAPS_OPTIONS)})
+    return SctaConfig.model_validate({**values, **settings(options, CONFIG_OPTIONS)})
 
 
 def loss_of(options: Mapping[str, Any]) -> SctaLoss:
     """Our loss configuration of the authors' options."""
-    all_negatives = 0 if options.get("max_violation") else int(options.get("vse_mean_warmup_epochs", 1))
-    weight = options.get("monitor_weight", options.get("ratio_weight", 2.0))
-    return SctaLoss(margin=float(options.get("margin", 0.2)), warmup_epochs=all_negatives, monitor_weight=float(weight))
+    hardest_only = {"warmup_epochs": 0} if options.get("max_violation") else {}
+    return SctaLoss.model_validate({**settings(options, LOSS_OPTIONS), **hardest_only})
 
 
 def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imported:

@@ -13,6 +13,7 @@ from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
 from patchword.encoders.resnet import ResnetConfig, rename_backbone
 from patchword.errors import CheckpointError
+from patchword.importers.options import Option, number
 
 BACKBONE = "image.patches.backbone."
 AUTHORS_MODULES = ("base.0", "base.1", "base.4", "base.5", "base.6", "top.0")
@@ -22,6 +23,11 @@ TEXT_LIVE = [
     (r"txt_enc\.bert\.", "text.bert."),
     (r"txt_enc\.linear\.", "text.linear."),
 ]
+# Of the towers, for messages.
+TOWER_OPTIONS = {
+    "image_size": Option("image_size", None, earlier="input_scale_factor"),
+    "arch": Option("bert_config", None),
+}
 TEXT_DEAD = [
     r"txt_enc\.bert\.pooler\.",
     r"txt_enc\.bert\.embeddings\.position_ids$",
@@ -102,7 +108,8 @@ def image_config(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Reg
     conv2 = state["img_enc.backbone.base.4.0.conv2.weight"]
     groups = conv2.shape[0] // conv2.shape[1]
     source = str(options.get("backbone_source") or "detector")
-    size = options.get("image_size") or int(256 * float(options.get("input_scale_factor") or 2))
+    scale = Option("input_scale_factor", 2, may_be_empty=True)
+    size = options.get("image_size") or int(256 * number(options, scale))
     return ResnetConfig.model_validate(
         {
             "layers": blocks,

@@ -10,11 +10,20 @@ from torch import Tensor
 from patchword.encoders.patches import RegionsConfig
 from patchword.encoders.resnet import rename_backbone
 from patchword.importers.keys import Imported, KeyRules, load_all, translate
-from patchword.importers.towers import TEXT_DEAD, TEXT_LIVE, backbone_origin, image_config, text_config
+from patchword.importers.options import RANKING, settings
+from patchword.importers.towers import (
+    TEXT_DEAD,
+    TEXT_LIVE,
+    TOWER_OPTIONS,
+    backbone_origin,
+    image_config,
+    text_config,
+)
 from patchword.methods.base import LossConfig
 from patchword.methods.vse_inf import VseInfinity, VseInfinityConfig
 
 ITEMS = ("img_enc.", "txt_enc.")  # what the items of the checkpoint's `model` list are
+OPTIONS = {**TOWER_OPTIONS, **RANKING}
 
 RULES = KeyRules(
     live=[
@@ -62,7 +71,7 @@ def config_of(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> VseInf
 
 def loss_of(options: Mapping[str, Any]) -> LossConfig:
     """Our loss configuration of the authors' options."""
-    return LossConfig(margin=float(options.get("margin", 0.2)))
+    return LossConfig.model_validate(settings(options, RANKING))
 
 
 def import_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> Imported:

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from patchword.importers import cefg, chan, esl, hrem, scta, vse_inf
+from patchword.importers import aahr, cefg, chan, esl, hrem, scta, vse_inf
 
 BACKBONE = "image.patches.backbone."
 OLD, NEW = "img_enc.visual_encoder.encoder.layer.3.", "img_enc.visual_encoder.layers.3."
@@ -18,6 +18,8 @@ OLD, NEW = "img_enc.visual_encoder.encoder.layer.3.", "img_enc.visual_encoder.la
         (vse_inf.origins, f"{BACKBONE}layer2.0.bn1.bias", ["img_enc.backbone.base.5.0.bn1.bias"]),
         (chan.RULES.origins, "image.fc.bias", ["img_enc.fc.bias"]),
         (chan.RULES.origins, "image.context.c_fc.bias", ["img_enc.feedforward.mlp.c_fc.bias"]),
+        (aahr.origins, "text_head.guide_a.bias", ["txt_enc.fc_clip.fc.bias"]),
+        (aahr.origins, "image_head.pool.key.weight", ["img_enc.mha_pool.key.0.weight"]),
         (hrem.RULES.origins, "image.mlp.norm.running_var", ["img_enc.fc.mlp.bns.0.running_var"]),
         (
             cefg.rules_of({"sim_enc.rcr_modules.2.rcr_matrix_w.bias": None}).origins,  # type: ignore[dict-item]
