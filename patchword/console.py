@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -22,9 +23,25 @@ QUIET_S = 30.0
 
 
 def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20) if sys.platform != "darwin" else peak / (1 << 30)
+    """Largest resident memory of this process so far.
+
+    On Linux ``getrusage`` gives a process that another one has started the peak of that one, when it is larger.
+    """
+    peak = status_gib("VmHWM")
+    if peak is not None:
+        return peak
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage / (1 << 20) if sys.platform != "darwin" else usage / (1 << 30)
+
+
+def status_gib(field: str) -> float | None:
+    """Memory of this process by its name in Linux's ``/proc/self/status``; None where that is not told."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    sizes = dict(line.split(":", 1) for line in text.splitlines() if line.endswith(" kB"))
+    return int(sizes[field].split()[0]) / (1 << 20) if field in sizes else None
 
 
 class ProgressBar:

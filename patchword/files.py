@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +17,23 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+_SHOWN = 24  # letters of a file's name that its draft shows; the whole name may leave no room for more
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A draft that takes the place of a file when all went well, and is removed otherwise; the old file survives that.
 
+    A link stays, and its target is replaced. A file that is there keeps its permissions. What is there and is no file
+    (a device, a pipe) stays too: the finished draft is written into it.
+
     Args:
         path: the file. The draft lies in the same folder, so that the renaming is one step of the file system; its name
-            begins with a dot, holds the number of this process, and ends in ``.tmp``.
+            begins with a dot and the first letters of the file's, holds the number of this process, and ends in
+            ``.tmp``.
+
+    Raises:
+        OSError: the file can not be written; its ``filename`` is ``path``.
 
     Example:
         >>> import tempfile
@@ -29,12 +43,47 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> [file.name for file in place.iterdir()]
         ['numbers.txt']
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = _found(path)
+    if old is not None and stat.S_ISDIR(old.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if old is not None and not stat.S_ISREG(old.st_mode):
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder) / "draft"
+            yield draft
+            with draft.open("rb") as whole, path.open("wb") as there:
+                shutil.copyfileobj(whole, there)
+        return
+    target = Path(os.path.realpath(path))
+    draft = target.with_name(f".{target.name[:_SHOWN]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
+        if old is not None:
+            draft.touch(0o600)  # nobody reads the draft who may not read the file
         yield draft
-        draft.replace(path)
+        if old is not None:
+            _take_over(draft, old)
+        draft.replace(target)
+    except OSError as error:
+        if error.filename != str(draft):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
+
+
+def _found(path: Path) -> os.stat_result | None:
+    """What is there, at the end of all links."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _take_over(draft: Path, old: os.stat_result) -> None:
+    """Give a draft the permissions of the file that it replaces, and its owner where that is allowed."""
+    with suppress(PermissionError):
+        os.chown(draft, old.st_uid, old.st_gid)
+    draft.chmod(stat.S_IMODE(old.st_mode) & 0o777)
 
 
 def save_tensors(
@@ -61,7 +110,7 @@ def write_whole(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a text file in UTF-8 with plain line feeds, complete or not at all.
 
     Args:
-        path: the file; one that is there is replaced.
+        path: the file; one that is there is replaced, see ``replacing``.
         text: its content.
         durable: also wait until content and name would survive a loss of power.
 
@@ -74,7 +123,7 @@ def write_whole(path: Path, text: str, *, durable: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
     if durable:
-        sync_folder(path.parent)
+        sync_folder(Path(os.path.realpath(path)).parent)
 
 
 def sync_folder(folder: Path) -> None:

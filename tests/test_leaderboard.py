@@ -23,6 +23,7 @@ from patchword.bench.leaderboard_table import COLUMNS, SYSTEMS, Outcome, Row, Sy
 from patchword.data.open import open_split
 from patchword.data.scenes import write_scenes
 from patchword.errors import ConfigError
+from patchword.evaluate.scores_file import load_scores
 from patchword.recipe import load_recipe
 
 pytestmark = pytest.mark.integration
@@ -96,6 +97,13 @@ def test_scores_with_a_random_part_are_evaluated_over_five_draws_and_stand_ins_a
     said = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
     assert "SCTA: cells; scores hold a random part: recalls are means over 5 banks." in said
     assert "AAHR: pooled local vectors stand in for CLIP's global vectors." in said
+
+
+def test_the_split_that_the_settings_name_is_tested_on(scenes: Path, tmp_path: Path) -> None:
+    overrides = {**TINY, "data": {"test": "dev"}}
+    job = Job("vse_inf_scenes", 0, str(scenes), None, str(tmp_path), Budget(), overrides)
+    assert run_job(job) == ""
+    assert len(load_scores(job.folder / "test.safetensors").image_ids) == 8  # of dev
 
 
 def outcome(seed: int, rsum: float) -> Outcome:

@@ -68,6 +68,14 @@ class Job:
 
 SCENES = {"train": 900, "dev": 150, "test": 250}
 SCENES_BUDGET = Budget(epochs=5, train_images=500)  # all systems in less than ten minutes of two cores
+# Settings that the leaderboard gives every run, and the options for them; those of a budget may be left open.
+OWN_SETTINGS = {
+    ("train", "seed"): "--seeds N runs the seeds 0 to N - 1",
+    ("data", "root"): "--data DIR is trained and tested on",
+    ("data", "name"): "--name NAME is trained and tested on",
+    ("train", "epochs"): "--epochs N shortens the schedules too",
+    ("data", "limit_train"): "--train-images N shortens the schedules too",
+}
 BAD_INPUT = ("ConfigError", "DataError", "CheckpointError")  # failures that the same command has again
 
 
@@ -104,7 +112,8 @@ def leaderboard(
         overrides: settings of all recipes.
 
     Raises:
-        ConfigError: nothing to run, a number below 1, or ``out`` holds a result of other settings.
+        ConfigError: nothing to run, a number below 1, overrides of what the runs differ in or the budget gives, or
+            ``out`` holds a result of other settings.
         DataError: ``data`` is no data folder.
     """
     from patchword.data.open import require_place
@@ -120,6 +129,7 @@ def leaderboard(
         whole = whole.or_else(SCENES_BUDGET)
     stems = dict.fromkeys(stem for system in systems for stem in system.recipes)  # a member may stand alone as well
     given = dict(overrides or {})
+    _refuse_own_settings(given, whole)
     place = str(drawn_scenes(out) if data is None else data)
     jobs = [
         Job(f"{stem}_{suffix}", seed, place, name, str(out), whole, given) for seed in range(seeds) for stem in stems
@@ -137,6 +147,18 @@ def leaderboard(
     rows = [_row(system, jobs, suffix, failures) for system in systems]
     _write(out, rows, time.monotonic() - started, seeds)
     return rows
+
+
+def _refuse_own_settings(overrides: Mapping[str, Any], budget: Budget) -> None:
+    """Overrides come last, so these would make all seeds one, or train on other data than is tested."""
+    left_open = {("train", "epochs"): budget.epochs is None, ("data", "limit_train"): budget.train_images is None}
+    for (section, key), instead in OWN_SETTINGS.items():
+        values = overrides.get(section)
+        if isinstance(values, Mapping) and key in values and not left_open.get((section, key), False):
+            raise ConfigError(
+                f"--{section}.{key} {values[key]} would overrule what the leaderboard gives every run. "
+                f"Use its own option: {instead}."
+            )
 
 
 def _run_all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, str]]:
@@ -209,7 +231,8 @@ def overrides_of(job: Job) -> dict[str, Any]:
     share = 1.0
     if job.budget.train_images is not None:
         own["data"]["limit_train"] = job.budget.train_images
-        share = min(1.0, job.budget.train_images / open_split(job.data, recipe.data.train, name=job.name).n_images)
+        read = load_recipe(job.recipe, merge(own, job.overrides)).data
+        share = min(1.0, job.budget.train_images / open_split(job.data, read.train, name=read.name).n_images)
     if job.budget.epochs is not None or share < 1:
         own = merge(own, shortened(recipe, epochs=job.budget.epochs, share=share))
     return merge(own, job.overrides)
@@ -219,13 +242,16 @@ def _train_and_evaluate(job: Job) -> Outcome:
     from patchword.console import peak_memory_gib
     from patchword.evaluate.opening import open_for
     from patchword.evaluate.run import evaluate
+    from patchword.recipe import load_recipe
     from patchword.train.run import train
 
     started = time.monotonic()
-    result = train(job.recipe, job.folder, overrides=overrides_of(job))
+    overrides = overrides_of(job)
+    read = load_recipe(job.recipe, overrides).data
+    result = train(job.recipe, job.folder, overrides=overrides)
     model = result.model()
     wall, cpu = time.monotonic(), time.process_time()
-    split = open_for(model, job.data, "test", name=job.name)
+    split = open_for(model, job.data, read.test, name=read.name)
     evaluation = evaluate(model, split, save_to=job.folder / "test.safetensors")
     share = (time.process_time() - cpu) / (time.monotonic() - wall)  # of the machine that this process got
     seconds = (evaluation.provenance.score_s or 0.0) * share

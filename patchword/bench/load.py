@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,8 +14,12 @@ import numpy as np
 import torch
 
 from patchword.bench.product import gemm_gflops
+from patchword.console import peak_memory_gib, status_gib
 from patchword.data.features import RegionFeatures
 from patchword.data.npy import open_array
+from patchword.errors import ConfigError
+
+_IMAGE_BYTES = 36 * 2048 * 4
 
 
 def bench_load(*, gigabytes: float = 20.0, batch: int = 128, batches: int = 200) -> Iterator[dict[str, Any]]:
@@ -27,11 +31,21 @@ def bench_load(*, gigabytes: float = 20.0, batch: int = 128, batches: int = 200)
         gigabytes: size of the file; the default is larger than the memory of most laptops.
         batch: images read at a time.
         batches: how many of them.
+
+    Raises:
+        ConfigError: the file system has no files of this size.
     """
-    rows = max(batch, int(gigabytes * 1e9) // (36 * 2048 * 4))
+    rows = max(batch, int(gigabytes * (1e9 / _IMAGE_BYTES)))
+    if rows * _IMAGE_BYTES > sys.maxsize:
+        raise ConfigError(f"a file of {gigabytes:g} GB is more than any system holds. Give fewer --gigabytes.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train_ims.npy"
-        header = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, 36, 2048))
+        try:
+            header = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, 36, 2048))
+        except OSError as error:
+            raise ConfigError(
+                f"a file of {gigabytes:g} GB can not be made in '{folder}': {error.strerror}. Give fewer --gigabytes."
+            ) from None
         del header
         source = RegionFeatures(path, open_array(path), np.arange(rows))
         generator = np.random.default_rng(0)
@@ -63,9 +77,6 @@ def bench_load(*, gigabytes: float = 20.0, batch: int = 128, batches: int = 200)
 
 
 def resident_gib() -> float:
-    """Resident memory of this process now, mapped files included."""
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-        return int(fields["VmRSS"].split()[0]) / (1 << 20)
-    except (OSError, KeyError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    """Resident memory of this process now, mapped files included; its peak where the system tells no more."""
+    now = status_gib("VmRSS")
+    return peak_memory_gib() if now is None else now

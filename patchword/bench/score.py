@@ -30,7 +30,7 @@ _SLOW_S = 2.0  # a readable formula that takes longer is timed once
 
 
 def bench_score(
-    name: str = "chan",
+    name: str | None = None,
     *,
     run: Path | None = None,
     data: Path | None = None,
@@ -46,7 +46,7 @@ def bench_score(
     """Pairs per second of the engine and of the readable formula, and their largest difference.
 
     Args:
-        name: of a method of published size, with random vectors; one of ``bench.shapes.SYSTEMS``.
+        name: of a method of published size, with random vectors; one of ``bench.shapes.SYSTEMS``. By default CHAN.
         run, data, dataset: a trained model, and a data folder whose test split it scores, with the data set's name.
         images, captions: how many; by default 256 and five captions an image, or all of the split.
         result: what is made: the whole matrix, the ranks of the right answers, or the ten best captions of each image.
@@ -56,7 +56,8 @@ def bench_score(
         console: where progress goes.
 
     Raises:
-        ConfigError: no method has this name, there are fewer captions than images, or a run is given without its data.
+        ConfigError: no method has this name, there are fewer captions than images, a run is given without its data or
+            with a method, or data without a run.
     """
     method, a, b, owner, about = _sets(name, run, data, dataset, images, captions)
     pairs = len(a) * len(b)
@@ -99,10 +100,18 @@ def _oracle(method: Method, a: Encoded, b: Encoded, steps: int, about: dict[str,
 
 
 def _sets(
-    name: str, run: Path | None, data: Path | None, dataset: str | None, images: int | None, captions: int | None
+    name: str | None, run: Path | None, data: Path | None, dataset: str | None, images: int | None, captions: int | None
 ) -> tuple[Method, Encoded, Encoded, torch.Tensor, dict[str, Any]]:
     """A method, its sets and the image of each caption."""
-    if run is None:
+    from patchword.bench.trained import require_together, trained_sets
+
+    require_together(run, data, dataset)
+    if run is not None and name is not None:
+        raise ConfigError(
+            f"--method '{name}' was given with the run '{run}', which has its own. Leave out one of them."
+        )
+    if run is None or data is None:
+        name = name or "chan"
         n = images or min(256, captions or 256)
         m = captions or 5 * n
         if m < n:
@@ -112,10 +121,6 @@ def _sets(
         method = published(name).eval()
         a, b = random_sets(system(name).shape, n, m)
         return method, a, b, torch.arange(m) * n // m, {"bench": "score", "method": name}
-    from patchword.bench.trained import trained_sets
-
-    if data is None:
-        raise ConfigError(f"'{run}' was given without data. Give --data, the folder whose split is scored.")
     sets = trained_sets(run, data, dataset, images=images, captions=captions)
     about = {"bench": "score", "method": sets.method.name, "run": str(run)}
     return sets.method, sets.images, sets.captions, sets.owner, about

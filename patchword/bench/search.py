@@ -20,16 +20,20 @@ import numpy as np
 import torch
 
 from patchword.bench.collection import Maker, Resampled, Statistics
+from patchword.bench.kept import is_kept, note_kept, wanted_index
 from patchword.bench.product import gemm_gflops
+from patchword.bench.trained import require_together
+from patchword.console import status_gib
 from patchword.data.tokenizers import WordTokenizer
 from patchword.data.vocab import Vocabulary
 from patchword.encoders.bigru import BigruConfig
 from patchword.encoders.patches import RegionsConfig
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, DataError
 from patchword.index.encode import to_rows
 from patchword.index.records import NewItem
 from patchword.index.scan import Seen
 from patchword.index.writer import Writer
+from patchword.loading import load
 from patchword.methods.chan import Chan, ChanConfig
 from patchword.model import Model
 from patchword.retrieve.candidates import rule
@@ -96,37 +100,42 @@ def bench_search(
         folder: where the index is made and kept, or found from an earlier run; by default made for the moment.
 
     Raises:
-        ConfigError: there is no room on the disk, or a run was given without data.
+        ConfigError: there is no room on the disk, a run was given without data or data without a run, or ``folder``
+            holds anything but a finished index of these images, backend, model and data.
+        DataError: images were added to the kept index, or removed from it.
     """
+    require_together(run, data, dataset)
     with ExitStack() as stack:
         place = IndexFolder(
             Path(stack.enter_context(tempfile.TemporaryDirectory())) / "bench.index" if folder is None else folder
         )
-        setup = make_setup(place.path.parent, run, data, dataset, images)
-        if not place.manifest.is_file():
-            yield {**setup.about, "what": "build", **build(place, setup, images, backend)}
+        model = None if run is None else load(run)
+        wanted = wanted_index(images, backend, model, data, dataset)
+        found = is_kept(place, wanted)
+        about = {"images": images, "sets": "statistics" if run is None else str(run)}
+        setup = make_setup(place.path.parent, model, data, dataset, about)
+        if not found:
+            line = {**setup.about, "what": "build", **build(place, setup, images, backend)}
+            note_kept(place, wanted)
+            yield line
         yield from measure(place, setup, queries, truths, candidates)
 
 
-def make_setup(near: Path, run: Path | None, data: Path | None, dataset: str | None, images: int) -> Setup:
-    """The model and the maker of sets."""
-    about = {"bench": "search", "images": images, "threads": torch.get_num_threads()}
-    if run is None:
+def make_setup(near: Path, model: Model | None, data: Path | None, dataset: str | None, about: dict[str, Any]) -> Setup:
+    """The model, which is made ``near`` the index unless a trained one is given, and the maker of sets."""
+    about = {"bench": "search", "threads": torch.get_num_threads(), **about}
+    if model is None or data is None:
         maker: Maker = Statistics()
         words = maker.captions(ANCHORS).vectors
         anchors = words[torch.randperm(len(words), generator=torch.Generator().manual_seed(0))[:ANCHORS]]
         spec = PoolSpec(Pooling(kind="anchors", width=ANCHORS, source=maker.width), anchors)
-        return Setup(random_chan(near, maker.width), maker, spec, {**about, "sets": "statistics"})
-    if data is None:
-        raise ConfigError(f"'{run}' was given without data. Give --data, the folder whose images are multiplied.")
+        return Setup(random_chan(near, maker.width), maker, spec, about)
     from patchword.evaluate.opening import open_for
-    from patchword.loading import load
 
-    model = load(run)
     opened = open_for(model, data, "test", name=dataset)
     encoded = model.encode_images(opened.require_images(), extras=opened.image_extras)
     captions = model.encode_captions(opened.captions, extras=opened.caption_extras)
-    return Setup(model, Resampled(encoded, captions), pool_kind(model), {**about, "sets": str(run)})
+    return Setup(model, Resampled(encoded, captions), pool_kind(model), about)
 
 
 def random_chan(near: Path, width: int) -> Model:
@@ -204,6 +213,11 @@ def measure(
     before = anonymous_gib()
     started = time.perf_counter()
     snapshot = open_snapshot(place)
+    if len(snapshot) != setup.about["images"]:
+        raise DataError(
+            f"'{place.path}' holds {len(snapshot):,} images. Expected the {setup.about['images']:,} it was made with. "
+            "Remove it, or choose another --folder."
+        )
     shortlist = open_shortlist(
         place, snapshot, setup.model.method.name, manifest.pooled, dict(manifest.backend.options)
     )
@@ -295,10 +309,5 @@ def recall_of(collection: Collection, model: Model, captions: Encoded, count: in
 
 
 def anonymous_gib() -> float:
-    """Memory of this process that is not the page cache's (RssAnon)."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        return int(fields["RssAnon"].split()[0]) / (1 << 20)
-    except (OSError, KeyError):
-        return 0.0
+    """Memory of this process that is not the page cache's (RssAnon); 0 where the system does not tell it."""
+    return status_gib("RssAnon") or 0.0

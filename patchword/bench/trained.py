@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from patchword.data.extras import require_extras
+from patchword.errors import ConfigError
 from patchword.evaluate.opening import open_for
 from patchword.loading import load
 from patchword.methods.base import Method
@@ -30,6 +31,22 @@ class TrainedSets:
     images: Encoded
     captions: Encoded
     owner: Int[Tensor, " M"]
+
+
+def require_together(run: Path | None, data: Path | None, dataset: str | None) -> None:
+    """Refuse a run without its data, and data that nothing would be read from.
+
+    Raises:
+        ConfigError: one was given without the other.
+    """
+    if run is not None and data is None:
+        raise ConfigError(f"'{run}' was given without data. Give --data, the folder whose test split is read.")
+    for option, value in (("--data", data), ("--name", dataset)):
+        if run is None and value is not None:
+            raise ConfigError(
+                f"{option} '{value}' was given without a run: made vectors would be measured, and no data. "
+                f"Give --run, a model trained on such data, or leave out {option}."
+            )
 
 
 def trained_sets(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,8 +23,8 @@ class Score:
     """Pairs scored per second, beside the readable formula.
 
     Attributes:
-        method: vse_inf, hrem, aahr, chan, esl (ESL-H), esl_a, scta, laps, cefg (SGR), cefg_saf, clip (one vector) or
-            clip_patches (late interaction), of published size, with random vectors.
+        method: vse_inf, hrem, aahr, chan (the default), esl (ESL-H), esl_a, scta, laps, cefg (SGR), cefg_saf, clip
+            (one vector) or clip_patches (late interaction), of published size, with random vectors.
         run: score with a trained model instead.
         data: data folder of that model.
         name: data set name, when the folder does not say it.
@@ -35,7 +36,7 @@ class Score:
         steps: timed runs.
     """
 
-    method: str = "chan"
+    method: OptionalText = None
     run: OptionalPath = None
     data: OptionalPath = None
     name: OptionalText = None
@@ -142,7 +143,7 @@ class Search:
         name: data set name, when the folder does not say it.
         backend: of the shortlist.
         candidates: images re-scored for a query; by the index's size, by default.
-        folder: where the index is kept; a temporary folder by default.
+        folder: where the index is kept, for runs with the same options; a temporary folder by default.
     """
 
     images: int = 10_000
@@ -265,8 +266,8 @@ def bench(
     if overrides:
         raise ConfigError(f"{overrides[0]}: only `bench leaderboard` takes settings of recipes.")
     for key, value in asdict(what).items():
-        if isinstance(value, int | float) and value <= 0:
-            raise ConfigError(f"`{key}` is {value}. Expected more than 0.")
+        if isinstance(value, int | float) and not 0 < value < math.inf:  # NaN is neither
+            raise ConfigError(f"`{key}` is {value}. Expected more than 0{', and finite' if value == math.inf else ''}.")
     for one in what.lines():
         say(json_line(one))
     return 0
