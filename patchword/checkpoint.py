@@ -188,6 +188,17 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(config)
 
 
+def require_utf8(path: Path) -> None:
+    """Refuse a place whose name safetensors and tokenizers can not open.
+
+    Raises:
+        CheckpointError: its name, or that of a folder above, is not valid UTF-8.
+    """
+    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    if shown != str(path):
+        raise CheckpointError(f"'{shown}': the name is not valid UTF-8. Rename it.")
+
+
 def load_weights(method: Method, folder: Path, built_from: str = "its config.json") -> None:
     """Fill a method with the weights of a checkpoint folder, every tensor accounted for.
 
@@ -208,6 +219,7 @@ def load_training_state(method: Method, folder: Path, built_from: str = "its con
 
 def _load_state(method: Method, path: Path, wanted: Mapping[str, torch.Tensor], built_from: str) -> None:
     """Load one file whose tensors must be exactly ``wanted``, in names and shapes."""
+    require_utf8(path)
     try:
         with path.open("rb"):  # safetensors calls a file missing that it may not read
             state = load_file(path)

@@ -150,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
+    open_streams()
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -165,6 +166,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
         return fail(exit_code(error), told(error, *words[:1]), debug)
+
+
+def open_streams() -> None:
+    """Discard what is printed to a stream that the shell has closed (``>&-``); Python has None in its place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the program ends
 
 
 def dispatch(words: list[str]) -> int:
@@ -185,7 +193,7 @@ def run_verb(verb: str, words: list[str]) -> int:
         ConfigError: the verb or an option is unknown, or a value has the wrong type.
     """
     if verb not in VERBS:
-        from patchword.config import suggestion
+        from patchword.config_keys import suggestion
 
         hint = f" It is an action: patchword index {verb}." if verb in INDEX_ACTIONS else suggestion(verb, list(VERBS))
         raise ConfigError(f"unknown verb {verb!r}.{hint} All verbs: patchword --help")

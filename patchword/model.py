@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from patchword.data.graph_words import bind_tokens
 from patchword.data.pictures import PictureFiles
 from patchword.data.table import Extra, ImageSource, Split
 from patchword.data.tokenizers import Tokenizer, cut_ids, require_tokenizer, was_cut
-from patchword.errors import DataError
+from patchword.errors import ConfigError, DataError
 from patchword.files import save_tensors
 from patchword.methods import method_class
 from patchword.methods.base import Method
@@ -71,7 +71,7 @@ class Model:
         return require_tokenizer(self.tokenizer, self.label)
 
     def tokenize(
-        self, captions: Sequence[str], *, max_words: int | None = None, where: str | None = None
+        self, captions: Iterable[str], *, max_words: int | None = None, where: str | None = None
     ) -> list[list[int]]:
         """Token ids of captions, as evaluation sees them.
 
@@ -85,8 +85,10 @@ class Model:
 
         Raises:
             CheckpointError: the model holds no vocabulary.
-            DataError: with ``where``, a caption is longer than the text encoder can read.
+            DataError: a text was given in the place of several, or, with ``where``, a caption is longer than the text
+                encoder can read.
         """
+        captions = list_texts(captions)
         tokenizer = self.require_tokenizer()
         words = self.max_words if max_words is None else max_words
         units = [cut_units(tokenizer.units(caption), words) for caption in captions]
@@ -110,7 +112,7 @@ class Model:
     @torch.no_grad()
     def encode_captions(
         self,
-        captions: Sequence[str],
+        captions: Iterable[str],
         *,
         batch: int = 256,
         max_words: int | None = None,
@@ -122,7 +124,13 @@ class Model:
         The result is in the order given and does not depend on ``batch`` (but for a method that ``reads_padding``,
         whose captions are batched in the order given). A method with ``caption_extras`` needs them
         in ``extras``.
+
+        Raises:
+            DataError: there are no captions, a text was given in the place of several, or a side input is missing.
+            ConfigError: ``batch`` is below 1.
         """
+        captions = list_texts(captions)
+        check_work(len(captions), batch, "captions")
         self.method.eval()
         needed = self.method.caption_extras
         check_extras(needed, extras, "captions")
@@ -153,7 +161,18 @@ class Model:
         extras: Mapping[str, Extra] | None = None,
         progress: Progress | None = None,
     ) -> Encoded:
-        """Encode all images of a source, in order; a method with ``image_extras`` needs them in ``extras``."""
+        """Encode all images of a source, in order; a method with ``image_extras`` needs them in ``extras``.
+
+        Raises:
+            DataError: the source holds no images or is none, or a side input is missing.
+            ConfigError: ``batch`` is below 1.
+        """
+        if not isinstance(source, ImageSource):
+            raise DataError(
+                f"a {type(source).__name__} was given to encode images of. Expected a source of images: "
+                "`split.require_images()`, or `PictureFiles([path, ...])` of patchword.data.pictures."
+            )
+        check_work(len(source), batch, "images")
         self.method.eval()
         needed = self.method.image_extras
         check_extras(needed, extras, "images")
@@ -188,6 +207,38 @@ class Model:
 def text_limit(method: Method) -> int | None:
     """Longest caption, in tokens, that the text tower can read; None without a limit."""
     return getattr(getattr(method, "text", None), "max_tokens", None)
+
+
+def list_texts(texts: Iterable[str]) -> list[str]:
+    """Several texts as a list.
+
+    Raises:
+        DataError: it is one text, whose letters would be taken for texts, or something in it is no text.
+
+    Example:
+        >>> list_texts(text for text in ("a dog", "a cat"))
+        ['a dog', 'a cat']
+    """
+    if isinstance(texts, str):
+        raise DataError(f"the text {texts!r} was given in the place of several. Put it into a list: [{texts!r}].")
+    found = list(texts)
+    for place, one in enumerate(found):
+        if not isinstance(one, str):
+            raise DataError(f"caption {place} is a {type(one).__name__}, not a text. Expected a str.")
+    return found
+
+
+def check_work(count: int, batch: int, what: str) -> None:
+    """Refuse to encode nothing, or in batches that hold nothing.
+
+    Raises:
+        DataError: there is nothing to encode.
+        ConfigError: ``batch`` is below 1.
+    """
+    if batch < 1:
+        raise ConfigError(f"`batch` is {batch}. Expected 1 or more: the {what} that are encoded at a time.")
+    if count < 1:
+        raise DataError(f"there are no {what} to encode. Expected at least one.")
 
 
 def check_extras(needed: Sequence[str], extras: Mapping[str, Extra] | None, what: str) -> None:

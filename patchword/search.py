@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -73,7 +74,9 @@ class Searcher:
 
         Raises:
             DataError: the query is empty, or the model knows none of its words.
+            ConfigError: k is below 1, or no whole number.
         """
+        check_k(k)
         check_query(self.model, query)
         scores = self.model.score(self.images, self._one_query(query))[:, 0]
         return [
@@ -86,7 +89,9 @@ class Searcher:
 
         Raises:
             DataError: the image is neither in the split nor a readable file that the model can encode.
+            ConfigError: k is below 1, or no whole number.
         """
+        check_k(k)
         scores = self.model.score(self._one_image(image), self.captions)[0]
         return [
             Hit(
@@ -141,12 +146,22 @@ def find_image(split: Split, image: Path | str | int) -> int | None:
 def best(scores: torch.Tensor, k: int) -> list[int]:
     """Positions of the k largest scores, the largest first; equal scores in the order of the collection."""
     order = torch.argsort(scores, descending=True, stable=True)
-    return [int(i) for i in order[: max(1, k)]]
+    return [int(i) for i in order[:k]]
 
 
 def file_of(split: Split, image: int) -> str | None:
     """Picture file of an image, when known."""
     return None if split.files is None else str(split.files[image])
+
+
+def check_k(k: int) -> None:
+    """Refuse a number of results that can not be given.
+
+    Raises:
+        ConfigError: it is below 1, or no whole number.
+    """
+    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+        raise ConfigError(f"`k` is {k!r}. Expected a whole number, 1 or more.")
 
 
 def check_query(model: Model, query: str) -> None:
@@ -213,7 +228,7 @@ def search_split(model: Model, query: str | Path, split: Split, k: int = 10) -> 
 
 def search(
     run: Path | str | Model,
-    queries: Sequence[str] = (),
+    queries: Iterable[str] = (),
     *,
     data: Path | str | Split,
     split: str = "test",
@@ -227,7 +242,7 @@ def search(
 
     Args:
         run: run folder, checkpoint folder or loaded model.
-        queries: sentences.
+        queries: sentences; one alone may be given as it is.
         data: data folder or open split.
         split, name: which split of which data set.
         image: id or file of an image to find captions for.
@@ -237,12 +252,14 @@ def search(
 
     Raises:
         DataError: a query is empty or unknown to the model, or the image can not be encoded.
+        ConfigError: k is below 1, or no whole number.
     """
-    model = _model_of(run, device)
-    for query in queries:
+    check_k(k)
+    asked, model = _listed(queries), _model_of(run, device)
+    for query in asked:
         check_query(model, query)
     searcher = _searcher(model, data, split, name, clip)
-    found = {query: searcher.by_text(query, k) for query in queries}
+    found = {query: searcher.by_text(query, k) for query in asked}
     if image is not None:
         found[image] = searcher.by_image(image, k)
     return found
@@ -250,7 +267,7 @@ def search(
 
 def search_each(
     run: Path | str | Model,
-    queries: Sequence[str],
+    queries: Iterable[str],
     *,
     data: Path | str | Split,
     split: str = "test",
@@ -260,14 +277,20 @@ def search_each(
     device: str = "cpu",
 ) -> list[list[Hit] | DataError]:
     """Like `search`, but a sentence that can not be answered does not stop the others: its place holds the reason."""
+    check_k(k)
     searcher = _searcher(_model_of(run, device), data, split, name, clip)
     found: list[list[Hit] | DataError] = []
-    for query in queries:
+    for query in _listed(queries):
         try:
             found.append(searcher.by_text(query, k))
         except DataError as error:
             found.append(error)
     return found
+
+
+def _listed(queries: Iterable[str]) -> list[str]:
+    """The sentences; a text is one of them, not its letters."""
+    return [queries] if isinstance(queries, str) else list(queries)
 
 
 def _model_of(run: Path | str | Model, device: str) -> Model:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from patchword.checkpoint import inference_state
+from patchword.checkpoint import inference_state, require_utf8
 from patchword.data.clip_files import FAMILIES, Parts, downloaded, model_type, read_parts
 from patchword.data.hf_tokenizer import HfTokenizer
 from patchword.encoders.clip_towers import tower_configs
@@ -54,6 +54,7 @@ def load_zero_shot(source: Path | str, *, interaction: Interaction = "global", d
     Raises:
         CheckpointError: it is no such checkpoint, a part is missing, or the hub can not be reached.
     """
+    require_utf8(Path(source))
     parts = read_parts(source)
     tokenizer = HfTokenizer.of(parts.tokenizer, int(parts.model.config.text_config.max_position_embeddings))
     check_marks(source, parts, tokenizer)

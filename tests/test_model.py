@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,13 @@ def test_a_lost_vocabulary_is_named(checkpoint: Path) -> None:
     (checkpoint / "vocabulary.json").unlink()
     with pytest.raises(CheckpointError, match="lacks the vocabulary"):
         load(checkpoint)
+
+
+def test_a_folder_whose_name_is_not_utf8_is_to_be_renamed(checkpoint: Path, tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        checkpoint.rename(place)
+    except OSError:
+        pytest.skip("this file system keeps names in UTF-8")
+    with pytest.raises(CheckpointError, match=r"caf\\xe9/model\.safetensors': the name is not valid UTF-8\. Rename it"):
+        load(place)

@@ -356,3 +356,13 @@ def test_a_tokeniser_that_fills_on_the_left_or_lowers_is_heeded(folders: dict[st
     path = plain / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "do_lower_case": True}))
     assert torch.equal(*load(plain).encode_captions(["RED DOG", "red dog"]).vectors)
+
+
+def test_a_folder_whose_name_is_not_utf8_is_to_be_renamed(folders: dict[str, Path], tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        place.symlink_to(folders["clip"])
+    except OSError:
+        pytest.skip("this file system keeps names in UTF-8")
+    with pytest.raises(CheckpointError, match=r"caf\\xe9': the name is not valid UTF-8\. Rename it\."):
+        load(place)

@@ -26,7 +26,7 @@ def lit_pair(alignment: Alignment, small: Thumbnail | None, note: str) -> str:
     patches = telling_patches(words, COLOURS) if alignment.boxes is not None else []
     picture = _drawing(alignment, patches, small) if small is not None or patches else ""
     said = text("p", note, class_="soft") if note else ""
-    right = tag("div", said + tag("p", _chips(words, patches), class_="words") + _sum_line(alignment, words))
+    right = tag("div", said + _words(_chips(words, patches)) + _sum_line(alignment, words))
     return tag("div", (tag("div", picture) if picture else "") + right, class_="card pair" if picture else "card query")
 
 
@@ -39,10 +39,25 @@ def _chips(words: Sequence[LitWord], patches: Sequence[int]) -> str:
         colour = f"var(--c{number})" if number else "var(--soft)"
         share = round(6 + (34 if number else 14) * max(0.0, word.part) / strongest)
         mark = text("sup", str(number), style=f"color:{colour}") if number else ""
-        label = escape(word.text) + mark + text("small", f"{word.part:.3f}")
-        style = f"background:color-mix(in srgb, {colour} {share}%, transparent)"
-        shown.append(tag("span", label, class_="word", style=style))
+        shown.append(_chip(word, mark, f"{word.part:.3f}", f"{colour} {share}%"))
     return "".join(shown)
+
+
+def _words(chips: str) -> str:
+    """Words in a row, which begins where their script does. The browser sees that from the first letter it finds."""
+    return tag("p", chips, class_="words", dir="auto")
+
+
+def _chip(word: LitWord, mark: str, number: str, colour: str) -> str:
+    """A word with its number below.
+
+    What says its own direction is passed over by a browser that looks for that of the row: marks such as [CLS], whose
+    Latin letters are in front of any caption, and numbers, whose sign is on the left in any script.
+    """
+    known = {"dir": "ltr"} if word.is_mark else {}
+    style = f"background:color-mix(in srgb, {colour}, transparent)"
+    label = escape(word.text) + mark + text("small", number, dir="ltr")
+    return tag("span", label, class_="word", style=style, **known)
 
 
 def _sum_line(alignment: Alignment, words: Sequence[LitWord]) -> str:
@@ -105,18 +120,11 @@ def why_wrong(right: Alignment, wrong: Alignment) -> str:
         gap = b.part - a.part
         colour = "var(--wrong)" if gap > 0 else "var(--right)"
         share = round(45 * abs(gap) / largest)
-        chips.append(
-            tag(
-                "span",
-                escape(a.text) + text("small", f"{gap:+.4f}"),
-                class_="word",
-                style=f"background:color-mix(in srgb, {colour} {share}%, transparent)",
-            )
-        )
+        chips.append(_chip(a, "", f"{gap:+.4f}", f"{colour} {share}%"))
     gap = wrong.score - right.score
     said = (
         f"What decided it, word by word: part of the word with the winner minus part with the right picture. "
         f"Together {gap:+.4f}, the difference of the two scores. Orange words spoke for the wrong picture, "
         "green words for the right one."
     )
-    return tag("div", text("p", said, class_="soft") + tag("p", "".join(chips), class_="words"), class_="why")
+    return tag("div", text("p", said, class_="soft") + _words("".join(chips)), class_="why")

@@ -76,12 +76,13 @@ def table(
 
 
 def page(title: str, body: str) -> str:
-    """A whole HTML document."""
+    """A whole HTML document; a letter that UTF-8 lacks, as in names of files that are not UTF-8, is shown by number."""
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">' + text("title", title) + tag("style", STYLE)
     )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>{body}</main></body></html>\n'
+    whole = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>{body}</main></body></html>\n'
+    return whole.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 STYLE = """
@@ -106,6 +107,7 @@ body {
 }
 main { max-width: 62rem; margin: 0 auto; padding: 4rem 1.5rem 6rem; }
 h1 { font-size: clamp(1.9rem, 5vw, 2.7rem); line-height: 1.15; letter-spacing: -0.02em; margin: 0 0 1rem; }
+h1 { unicode-bidi: plaintext; } /* it may be a caption, in any script */
 h2 { font-size: 1.45rem; line-height: 1.25; letter-spacing: -0.01em; margin: 0 0 .5rem; }
 h3 { font-size: 1.02rem; margin: 2.25rem 0 .25rem; }
 p { margin: .5rem 0; max-width: 44rem; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from math import isinf
 
 from patchword.data.table import Split
 from patchword.explain.word_cards import lit_pair, why_wrong
@@ -25,9 +26,7 @@ def searches_section(main: ReportRun, split: Split, chosen: Examples, pictures: 
         lines.append("This data set has no pictures on disk, so image ids are shown in their place.")
     body = [text("p", line) for line in lines]
     body.append(text("h3", "The clearest hits"))
-    body += [
-        _search(split, one, pictures, f"Ahead of the best wrong picture by {one.lead:.3f}.") for one in chosen.best
-    ]
+    body += [_search(split, one, pictures, _ahead(one.lead, "picture")) for one in chosen.best]
     body.append(text("h3", "Near misses: a twin wins"))
     for twin in chosen.twins:
         winner = twin.found.top[0]
@@ -50,6 +49,13 @@ def searches_section(main: ReportRun, split: Split, chosen: Examples, pictures: 
     return "".join(body)
 
 
+def _ahead(lead: float, what: str) -> str:
+    """How clear a hit is."""
+    if isinf(lead):
+        return f"There is no other {what} with a score."
+    return f"Ahead of the best wrong {what} by {lead:.3f}."
+
+
 def _search(split: Split, found: Found, pictures: Thumbnails, note: str, more: str = "") -> str:
     """One search as a card."""
     own = picture_tile(
@@ -67,7 +73,7 @@ def _search(split: Split, found: Found, pictures: Thumbnails, note: str, more: s
         )
         for place, (image, score) in enumerate(zip(found.top, found.scores, strict=True), start=1)
     )
-    quote = tag("blockquote", f"“{escape(split.captions[found.caption])}”")
+    quote = tag("blockquote", f"“{escape(split.captions[found.caption])}”", dir="auto")
     grid = tag("div", own + tag("div", hits, class_="hits"), class_="found")
     return tag("article", quote + text("p", note, class_="soft") + grid + more, class_="card query")
 
@@ -79,7 +85,7 @@ def pictures_section(main: ReportRun, split: Split, chosen: PictureExamples, pic
         f"{main.name} answers pictures with sentences: the picture on the left, the first five of {count} sentences "
         "beside it, ✓ before its own. Chosen by rank and score alone."
     )
-    hits = [(one, f"Ahead of the best wrong sentence by {one.lead:.3f}.") for one in chosen.best]
+    hits = [(one, _ahead(one.lead, "sentence")) for one in chosen.best]
     near = [(one, f"Its own best sentence came second, {-one.lead:.4f} behind.") for one in chosen.near]
     worst = [(one, f"Its own best sentence came in place {one.rank:,} of {count}.") for one in chosen.worst]
     groups = (
@@ -102,12 +108,12 @@ def _asking(split: Split, found: FoundSentences, pictures: Thumbnails, note: str
 
     def line(caption: int, score: float) -> str:
         mark = "✓ " if split.owner[caption] == found.image else ""
-        return f"{mark}{split.captions[caption]} · {score:.3f}"
+        return f"{mark}{text('bdi', split.captions[caption])} · {score:.3f}"
 
-    told = "".join(text("li", line(j, score)) for j, score in zip(found.top, found.scores, strict=True))
+    told = "".join(tag("li", line(j, score)) for j, score in zip(found.top, found.scores, strict=True))
     below = ""
     if found.best not in found.top:
-        below = text("p", f"Place {found.rank:,}: {line(found.best, found.best_score)}", class_="note")
+        below = tag("p", f"Place {found.rank:,}: {line(found.best, found.best_score)}", class_="note")
     grid = tag("div", own + tag("div", tag("ol", told) + below), class_="found")
     return tag("article", text("p", note, class_="note") + grid, class_="card query")
 

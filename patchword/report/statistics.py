@@ -45,6 +45,7 @@ def certainty_section(runs: Sequence[ReportRun], split: Split) -> str:
         queries = [run.evaluation.queries for run in runs]
         found = largest_differences(queries, split.image_ids, split.captions, most=8)
         head, lines = difference_rows([run.name for run in runs], found)
+        lines = [(_isolated(query), *ranks) for query, *ranks in lines]
         parts.append(
             text(
                 "p",
@@ -56,6 +57,12 @@ def certainty_section(runs: Sequence[ReportRun], split: Split) -> str:
         if lines:
             parts += [text("h3", "Queries that the runs answer most differently"), table(head, lines, is_narrow=True)]
     return "".join(parts)
+
+
+def _isolated(query: str) -> str:
+    """A direction and a query, whose letters may run from right to left without moving what stands beside them."""
+    direction, _, said = query.partition(" ")
+    return f"{direction} \u2068{said}\u2069"
 
 
 def slices_section(main: ReportRun, split: Split) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -149,13 +149,13 @@ class Index:
         """The best images for one query; see ``search_batch``."""
         return self.search_batch([query], k, **how)[0]
 
-    def search_batch(self, queries: Sequence[str | Query], k: int = 10, **how: Unpack[How]) -> list[Answer]:
+    def search_batch(self, queries: Iterable[str | Query], k: int = 10, **how: Unpack[How]) -> list[Answer]:
         """The best images for each of several queries, encoded and scored together.
 
         Indexed images that a query is to be like are no answers to it.
 
         Args:
-            queries: sentences, taken word for word, or compositions.
+            queries: sentences, taken word for word, or compositions; one alone may be given as it is.
             k: at most so many images.
             how: ``mode``, ``where``, ``threshold`` and ``candidates``; see ``patchword.retrieve.wanted.Wanted``.
 
@@ -164,17 +164,17 @@ class Index:
             ConfigError: the filter can not be read, the mode is unknown, or k is below 1.
         """
         wanted, now = Wanted(k, **how), self._opened
-        asked = [Query.of(query) for query in queries]
+        asked = [Query.of(query) for query in _several(queries)]
         return now.searching.images(now.generations.now.images, asked, wanted) if asked else []
 
-    def search_each(self, queries: Sequence[str | Query], k: int = 10, **how: Unpack[How]) -> list[Answer | DataError]:
+    def search_each(self, queries: Iterable[str | Query], k: int = 10, **how: Unpack[How]) -> list[Answer | DataError]:
         """Like `search_batch`, but a query that can not be answered does not stop the others: its place holds the
         reason.
 
         Raises:
             ConfigError: what is wrong for all of them: the filter, the mode, or k.
         """
-        return answer_each(lambda some: self.search_batch(some, k, **how), queries)
+        return answer_each(lambda some: self.search_batch(some, k, **how), _several(queries))
 
     def similar(self, id: int, k: int = 10, **how: Unpack[How]) -> Answer:
         """The images most like an indexed one, itself left out; see ``search_batch``.
@@ -282,3 +282,8 @@ class Index:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _several(queries: Iterable[str | Query]) -> list[str | Query]:
+    """The queries of a batch; a text or a composition alone is one of them."""
+    return [queries] if isinstance(queries, (str, Query)) else list(queries)

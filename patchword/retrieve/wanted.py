@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TypedDict
 
 from patchword.errors import ConfigError
@@ -32,7 +33,8 @@ class Wanted:
         candidates: of the shortlist; by default what ``index info --recall`` recommends.
 
     Raises:
-        ConfigError: k or the candidates are below 1, the threshold is no number, or the mode is unknown.
+        ConfigError: k or the candidates are no whole number, or below 1; the threshold is no number; or the mode is
+            unknown.
     """
 
     k: int = 10
@@ -42,10 +44,9 @@ class Wanted:
     candidates: int | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ConfigError(f"`k` is {self.k}. Expected 1 or more.")
-        if self.candidates is not None and self.candidates < 1:
-            raise ConfigError(f"`candidates` is {self.candidates}. Expected 1 or more.")
+        for name, count in (("k", self.k), ("candidates", self.candidates)):
+            if count is not None and (not isinstance(count, Integral) or count < 1):
+                raise ConfigError(f"`{name}` is {count!r}. Expected a whole number, 1 or more.")
         if self.threshold is not None and math.isnan(self.threshold):
             raise ConfigError("`threshold` is nan. Expected a number, such as 0.5.")
         if self.mode not in ("auto", "exact", "fast"):

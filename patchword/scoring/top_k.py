@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
@@ -61,17 +62,17 @@ def top_k(
     Args:
         model: a model or a method, in evaluation mode.
         images, captions: N and M vector sets; they are scored in float32.
-        k: at least 1; cut to the number of items there are.
+        k: a whole number, at least 1; cut to the number of items there are.
         queries: what is asked with.
         precision: ``certified`` computes bounds of every score and scores only pairs that may be among the best.
         memory, progress, folder: as for ``ranks``.
 
     Raises:
-        ScoreError: k is below 1, a score is not finite, the memory is too small, the folder belongs to another job, or
-            the method has no certified mode.
+        ScoreError: k is no whole number, or below 1, a score is not finite, the memory is too small, the folder belongs
+            to another job, or the method has no certified mode.
     """
-    if k < 1:
-        raise ScoreError(f"the best {k} were asked for. Expected at least 1.")
+    if not isinstance(k, Integral) or k < 1:
+        raise ScoreError(f"the best {k!r} were asked for. Expected a whole number, at least 1.")
     require_one_of("queries", queries, ("images", "captions"))
     by_image = queries == "images"
     k = min(k, len(captions) if by_image else len(images))

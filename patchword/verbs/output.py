@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,15 @@ def say(text: str) -> None:
 
 def say_json(value: Any) -> None:
     """Print a result as JSON."""
-    say(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    say(json.dumps(value, indent=2, ensure_ascii=_lacks_letters(), default=str))
+
+
+def _lacks_letters() -> bool:
+    """Whether standard output is of another encoding than UTF-8. What it lacks is escaped there in a way that is not
+    JSON's, so JSON has to escape it first.
+    """
+    encoding = getattr(sys.stdout, "encoding", None)
+    return encoding is not None and codecs.lookup(encoding).name != "utf-8"
 
 
 def note(text: str) -> None:
@@ -33,7 +42,7 @@ def wrote(*files: Path | None) -> int:
 
 def json_line(value: Any) -> str:
     """One JSON object on one line."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=_lacks_letters())
 
 
 def show(numbers: dict[str, Any], table: str, *, json: bool) -> int:

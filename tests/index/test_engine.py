@@ -83,6 +83,8 @@ def test_a_batch_is_its_queries_alone(many: tuple[Path, Model]) -> None:
                 alone = index.search(query, 7, mode=mode, candidates=100)  # type: ignore[arg-type]
                 assert [hit.id for hit in alone.hits] == [hit.id for hit in answer.hits]
         assert index.search_batch([]) == []
+        for one in (queries[0], [queries[0]], iter([queries[0]])):  # a text alone is not its letters
+            assert [answer.hits for answer in index.search_batch(one, 7)] == [index.search(queries[0], 7).hits]
 
 
 def test_filters_hold_before_scoring(many: tuple[Path, Model]) -> None:
@@ -232,8 +234,9 @@ def test_numbers_that_make_no_sense_are_refused(many: tuple[Path, Model]) -> Non
     with Index.open(many[0]) as index:
         for wanted, telling in (
             ({"k": 0}, "`k` is 0"),
+            ({"k": 2.0}, "`k` is 2.0. Expected a whole number"),
             ({"candidates": 0}, "`candidates` is 0"),
-            ({"candidates": -4}, "`candidates` is -4. Expected 1 or more"),
+            ({"candidates": -4}, "`candidates` is -4. Expected a whole number, 1 or more"),
             ({"threshold": float("nan")}, "`threshold` is nan. Expected a number"),
         ):
             with pytest.raises(ConfigError, match=telling):

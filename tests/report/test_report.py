@@ -202,7 +202,7 @@ def test_the_page_shows_searches_in_both_directions(split: Split, tmp_path: Path
     page = made(tmp_path, split)
     shown = page[page.index('id="sentences"') : page.index('id="words"')]
     assert "first five of 12 sentences" in shown
-    assert "<li>✓ &lt;script&gt;" in shown
+    assert "<li>✓ <bdi>&lt;script&gt;" in shown
     cards = shown.count('class="card query"')
     assert cards == len([*re.finditer("Ahead of the best|came second|came in place", shown)]) >= 3
     assert shown.count("<li>") == 5 * cards

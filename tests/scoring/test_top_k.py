@@ -103,8 +103,10 @@ def test_scores_may_come_in_any_order(values: list[int], k: int, at_a_time: int,
 
 def test_what_can_not_be_asked_is_refused() -> None:
     images, captions = sets_for(vse(), 4, 6)
-    with pytest.raises(ScoreError, match=r"the best 0 were asked for\. Expected at least 1"):
+    with pytest.raises(ScoreError, match=r"the best 0 were asked for\. Expected a whole number, at least 1"):
         top_k(vse(), images, captions, 0)
+    with pytest.raises(ScoreError, match=r"the best 2\.0 were asked for"):
+        top_k(vse(), images, captions, 2.0)  # type: ignore[arg-type]
     with pytest.raises(ScoreError, match="vse_inf has no certified mode"):
         top_k(vse(), images, captions, 1, precision="certified")
     captions.vectors[3, 2] = torch.nan

@@ -1,0 +1,34 @@
+"""What a browser makes of captions that run from right to left, on the pages that are read offline."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from playwright.sync_api import Browser, Locator
+
+from patchword.explain.page import explanation_page
+from patchword.types import Alignment
+
+HEBREW, ENGLISH = "כלב חום רץ", "a brown dog"
+
+
+def left(place: Locator) -> float:
+    """Where an element begins."""
+    box = place.bounding_box()
+    assert box is not None
+    return box["x"]
+
+
+@pytest.mark.parametrize("marks", [False, True])
+@pytest.mark.parametrize("caption", [HEBREW, ENGLISH])
+def test_words_stand_in_the_order_in_which_they_are_read(caption: str, marks: bool, browser: Browser) -> None:
+    words = ["[CLS]", *caption.split(), "[SEP]"] if marks else caption.split()
+    made = explanation_page(Alignment(torch.rand(len(words), 2), 1.0, tuple(words)), None, caption, [])
+    shown = browser.new_page()
+    shown.set_content(made)
+    places = [left(one) for one in shown.locator(".word").all()]
+    assert len(places) == len(words)
+    assert places == sorted(places, reverse=caption == HEBREW)
+    aligned = "getComputedStyle(document.querySelector('h1')).unicodeBidi"
+    assert shown.evaluate(aligned) == "plaintext"
+    shown.close()
