@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import errno
 
-# The disk is full, a place may not be written, or a file and a folder are in each other's place.
-_REFUSED = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+# The disk is full, a place may not be written, a file and a folder are in each other's place, a name is too long, or
+# links lead in a circle.
+_REFUSED = (
+    *(errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
 
 
 class PatchwordError(Exception):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -179,7 +180,15 @@ def test_ctrl_c_is_one_line_and_exit_130(monkeypatch: pytest.MonkeyPatch, capsys
     assert one_line(capsys.readouterr().err) == "stopped"
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "x"), OSError(28, "No space left", "x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied", "x"),
+        OSError(28, "No space left", "x"),
+        OSError(errno.ENAMETOOLONG, "File name too long", "x"),
+        OSError(errno.ELOOP, "Too many levels of symbolic links", "x"),
+    ],
+)
 def test_what_the_system_refuses_is_the_users_to_solve(
     error: OSError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
