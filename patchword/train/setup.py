@@ -13,6 +13,7 @@ from patchword.config import DataConfig, TrainConfig
 from patchword.data.batches import TrainingPairs
 from patchword.data.extras import require_extras, require_finite
 from patchword.data.features import RegionFeatures
+from patchword.data.graph_words import GraphTexts
 from patchword.data.open import open_split
 from patchword.data.table import Split
 from patchword.data.tokenizers import PieceTokenizer, Tokenizer, WordTokenizer
@@ -191,10 +192,14 @@ def check_finite(split: Split, method: Method) -> None:
 
     Raises:
         DataError: naming the first such row, with the image and how many there are for features; or a side input that
-            the method reads is not there.
+            the method reads is not there, or is a file of graphs that can not be read.
     """
     require_extras(split, method.image_extras, method.caption_extras)
     require_finite(split, method.image_extras, method.caption_extras)
+    for name in method.caption_extras:
+        extra = split.caption_extras[name]
+        if isinstance(extra, GraphTexts):
+            extra.texts()
     source = split.images
     if not isinstance(source, RegionFeatures):
         return

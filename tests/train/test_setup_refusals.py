@@ -56,6 +56,21 @@ def test_regions_with_neighbours_are_trained_on_whole(places: dict[str, Path], t
     assert train(made, tmp_path / "run").position.finished
 
 
+def test_a_broken_graph_of_the_dev_split_shows_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_precomp(tmp_path / "data", SIZES)
+    for split, count in SIZES.items():
+        (data / f"{split}_amr.penman").write_text("(d / dog)\n\n" * (5 * count))
+        np.save(data / f"{split}_ims_adjacency.npy", np.eye(REGIONS, dtype=bool)[None].repeat(count, 0))
+    (data / "dev_amr.penman").write_text("(d / dog)\n\n" * 7 + "(broken")
+    with_graphs = merge(CEFG, {"data": {"region_drop": 0}, "model": {"amr": "concat"}})
+    path = write_recipe(tmp_path / "cefg.yaml", "cefg", data, with_graphs)
+    said = refused(["train", path, "--out", tmp_path / "run"], capsys, kind="DataError")
+    assert "dev_amr.penman' line" in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_every_recipe_that_reads_neighbours_may_be_trained() -> None:
     recipes = [load_recipe(path) for folder in recipe_folders()[:1] for path in sorted(folder.glob("*cefg*.yaml"))]
     assert len(recipes) > 10
