@@ -2,6 +2,7 @@
 
 The actions are functions with the parameter names of the command line: ``build``, ``add``, ``remove``, ``sync``,
 ``compact``, ``verify``, ``info``, ``export``, ``add_captions``, ``change_backend``. They are imported on first use.
+The action ``calibrate`` is ``patchword.retrieve.calibrate.calibrate``.
 """
 
 from importlib import import_module
