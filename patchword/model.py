@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import patchword
-from patchword.checkpoint import FORMAT, WEIGHTS, inference_state, save_folder
+from patchword.checkpoint import FORMAT, WEIGHTS, inference_state, require_utf8, save_folder
 from patchword.config import Source, validate
 from patchword.data.batches import check_lengths, cut_units, pad_captions
 from patchword.data.extras import read_extras
@@ -201,6 +201,7 @@ class Model:
 
     def save(self, folder: Path | str) -> None:
         """Write the checkpoint folder; an existing one is replaced only when the new one is complete."""
+        require_utf8(Path(folder).resolve())
         save_folder(Path(folder), lambda place: write_model(place, self))
 
 

@@ -223,3 +223,11 @@ def test_a_folder_whose_name_is_not_utf8_is_to_be_renamed(checkpoint: Path, tmp_
         pytest.skip("this file system keeps names in UTF-8")
     with pytest.raises(CheckpointError, match=r"caf\\xe9/model\.safetensors': the name is not valid UTF-8\. Rename it"):
         load(place)
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(checkpoint: Path, tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"caf\xe9") / "run"
+    for write in (load(checkpoint).save, lambda folder: train("chan_scenes", folder)):
+        with pytest.raises(CheckpointError, match=r"caf\\xe9/run': the name is not valid UTF-8\. Rename it\."):
+            write(place)
+    assert not place.parent.exists()

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
-from patchword.checkpoint import load_training_state, load_weights
+from patchword.checkpoint import load_training_state, load_weights, require_utf8
 from patchword.console import peak_memory_gib
 from patchword.data.tokenizers import Tokenizer, load_tokenizer
 from patchword.errors import CheckpointError, ConfigError
@@ -70,6 +70,7 @@ def train(
     """
     loaded = as_recipe(recipe, overrides)
     folder = Path(out) if out is not None else Path("runs") / Path(loaded.source).stem
+    require_utf8(folder.resolve())
     accelerator = new_accelerator(loaded)
     if loaded.train.batch_size % accelerator.num_processes:
         raise ConfigError(
