@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from patchword.checkpoint import FORMAT, find_checkpoint, load_weights, read_config
 from patchword.config import Source
@@ -86,18 +86,32 @@ def check_vocabulary(method: Method, tokenizer: Tokenizer | None, folder: Path) 
 @contextmanager
 def without_random_weights() -> Iterator[None]:
     """Give weights the mean of what would be drawn: they are about to be loaded, and drawing took most of the time."""
-    with _Means():  # type: ignore[no-untyped-call]
+    with _Means():
         yield
 
 
-class _Means(TorchDispatchMode):
-    """Draws for parameters give the mean. Others are drawn: torch draws again what lies outside of bounds."""
+# Functions that draw a parameter, and the numbers that they draw between or around, by their names in `nn.init` and in
+# `Tensor`. Known by name: transformers puts functions of its own in the place of those of `nn.init`.
+_DRAWS = {
+    "uniform_": (("a", "from", 0.0), ("b", "to", 1.0)),
+    "normal_": (("mean", "mean", 0.0),),
+    "kaiming_uniform_": (),
+}
 
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        if isinstance(args[0] if args else None, nn.Parameter):
-            if operation is torch.ops.aten.uniform_.default:  # (self, from=0, to=1)
-                low, high = args[1] if len(args) > 1 else 0.0, args[2] if len(args) > 2 else 1.0
-                return args[0].fill_((low + high) / 2)
-            if operation is torch.ops.aten.normal_.default:  # (self, mean=0, std=1)
-                return args[0].fill_(args[1] if len(args) > 1 else 0.0)
-        return operation(*args, **(kwargs or {}))
+
+class _Means(TorchFunctionMode):
+    """Draws for parameters give the mean. Others are drawn: torch draws again what lies outside of bounds.
+
+    A mode for functions and not for dispatched operations, which would import torch's compiler: two seconds of it.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        weight = args[0] if args else given.get("tensor")
+        names = _DRAWS.get(getattr(function, "__name__", ""))
+        if names is None or not isinstance(weight, nn.Parameter):
+            return function(*args, **given)
+        usual = [given.get(name, given.get(other, value)) for name, other, value in names]
+        values = [*args[1 : len(usual) + 1], *usual[max(len(args) - 1, 0) :]]
+        with torch.no_grad():
+            return weight.fill_(sum(values) / max(len(values), 1))

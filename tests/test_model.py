@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small import recipe, same_tensors, weights, write_bert, write_pictures, write_precomp
+from transformers import BertConfig, BertModel
 
 from patchword.data.open import open_split
 from patchword.errors import CheckpointError, ConfigError, PatchwordError
@@ -38,6 +41,16 @@ def test_loading_draws_no_random_numbers(made: Path) -> None:
     before = torch.get_rng_state()
     load(made / "chan")
     assert torch.equal(torch.get_rng_state(), before)
+    with without_random_weights():
+        BertModel(BertConfig(vocab_size=9, hidden_size=12, num_hidden_layers=1, intermediate_size=4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loading_leaves_the_compiler_out(made: Path) -> None:
+    """torch imports its compiler at the first use, for two seconds, and a search has no need of it."""
+    code = "import sys; from patchword.loading import load; load(sys.argv[1]); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, made / "chan"], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("bounds", [(-2.0, 2.0), (0.5, 2.0), (3.0, 4.0)])
