@@ -1,11 +1,20 @@
+from functools import cache
+from importlib import import_module
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nltk.tokenize.destructive import NLTKWordTokenizer
 
 from patchword.data.words import sentences, split_words
 
-NLTK = NLTKWordTokenizer()
+
+@cache
+def nltk() -> Any:
+    """Their tokenizer; a second of imports, so not at the top of the file."""
+    return import_module("nltk.tokenize.destructive").NLTKWordTokenizer()
+
+
 CAPTIONS = [
     "a man in a blue shirt is standing on a ladder cleaning a window .",
     "Two young guys with shaggy hair look at their hands while hanging out in the yard.",
@@ -100,10 +109,10 @@ CAPTIONS = [
 
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_equal_to_nltk_on_one_sentence(caption: str) -> None:
-    whole = [w for s in sentences(caption.lower()) for w in NLTK.tokenize(s)]
+    whole = [w for s in sentences(caption.lower()) for w in nltk().tokenize(s)]
     assert split_words(caption) == whole
     if len(sentences(caption)) <= 1:
-        assert split_words(caption) == NLTK.tokenize(caption.lower())
+        assert split_words(caption) == nltk().tokenize(caption.lower())
 
 
 @settings(max_examples=300, deadline=None)
@@ -118,7 +127,7 @@ def test_equal_to_nltk_on_one_sentence(caption: str) -> None:
 def test_equal_to_nltk_on_any_mixture_without_sentence_breaks(parts: list[str], glue: str) -> None:
     text = glue.join(parts).lower()
     if len(sentences(text)) == 1:
-        assert split_words(text) == NLTK.tokenize(text)
+        assert split_words(text) == nltk().tokenize(text)
 
 
 @pytest.mark.parametrize(

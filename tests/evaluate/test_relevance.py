@@ -1,7 +1,9 @@
 """General relevance against two published libraries and a plain loop."""
 
+import importlib
 import os
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,22 @@ from patchword.errors import ScoreError
 from patchword.evaluate.answers import Answers, rank_answers, rows_of
 from patchword.evaluate.relevance import relevance_report
 
-os.environ["NUMBA_DISABLE_JIT"] = "1"  # ranx would compile for half a minute what takes milliseconds here
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # both import other packages that warn about themselves
-    import ranx
-    from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_r_precision
+
+@pytest.fixture(scope="module")
+def ranx() -> Any:
+    """The library; like the next one it takes seconds to import, so it is not imported where no test asks for it."""
+    os.environ["NUMBA_DISABLE_JIT"] = "1"  # it would compile for half a minute what takes milliseconds here
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both import other packages that warn about themselves
+        return importlib.import_module("ranx")
+
+
+@pytest.fixture(scope="module")
+def torchmetrics() -> Any:
+    """The functions of the library for retrieval."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("torchmetrics.functional.retrieval")
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +56,21 @@ def test_equals_a_plain_loop(case: tuple[np.ndarray, np.ndarray]) -> None:
         np.testing.assert_allclose([found.map_at_r, found.r_precision], expected, rtol=1e-12)
 
 
-def test_equals_torchmetrics(case: tuple[np.ndarray, np.ndarray]) -> None:
+def test_equals_torchmetrics(case: tuple[np.ndarray, np.ndarray], torchmetrics: Any) -> None:
     scores, relevance = case
     report = relevance_report(scores, relevance)
     for found, s, r in ((report.i2t, scores, relevance), (report.t2i, scores.T, relevance.T)):
         rows = [(torch.tensor(row), torch.tensor(right)) for row, right in zip(s, r, strict=True)]
         for k in (1, 5, 10):
-            hits = [float(retrieval_hit_rate(row, right, top_k=k)) for row, right in rows]
+            hits = [float(torchmetrics.retrieval_hit_rate(row, right, top_k=k)) for row, right in rows]
             assert found.hit[k] == pytest.approx(np.mean(hits))
-        assert found.r_precision == pytest.approx(np.mean([float(retrieval_r_precision(*row)) for row in rows]))
+        assert found.r_precision == pytest.approx(
+            np.mean([float(torchmetrics.retrieval_r_precision(*row)) for row in rows])
+        )
 
 
 @pytest.mark.filterwarnings("ignore:unsafe cast from uint64 to int64")  # inside ranx
-def test_equals_ranx(case: tuple[np.ndarray, np.ndarray]) -> None:
+def test_equals_ranx(case: tuple[np.ndarray, np.ndarray], ranx: Any) -> None:
     scores, relevance = case
     report = relevance_report(scores, relevance)
     qrels = {f"q{i}": {f"d{j}": 1 for j in np.flatnonzero(right)} for i, right in enumerate(relevance)}
@@ -79,7 +94,7 @@ def random_qrels(seed: int) -> tuple[np.ndarray, dict[str, list[str]]]:
 
 
 @pytest.mark.filterwarnings("ignore:unsafe cast from uint64 to int64")  # inside ranx
-def test_lists_of_right_answers_equal_ranx_and_torchmetrics() -> None:
+def test_lists_of_right_answers_equal_ranx_and_torchmetrics(ranx: Any, torchmetrics: Any) -> None:
     scores, lists = random_qrels(5)
     queries, docs = [f"q{i}" for i in range(30)], [f"d{j}" for j in range(40)]
     answers = Answers.from_ids(lists, queries, docs)
@@ -97,7 +112,7 @@ def test_lists_of_right_answers_equal_ranx_and_torchmetrics() -> None:
     for k in (1, 5, 10):
         right = [torch.tensor([doc in lists[q] for doc in docs]) for q in asked]
         rows = [torch.tensor(scores[int(q[1:])]) for q in asked]
-        hits = [float(retrieval_hit_rate(row, one, top_k=k)) for row, one in zip(rows, right, strict=True)]
+        hits = [float(torchmetrics.retrieval_hit_rate(row, one, top_k=k)) for row, one in zip(rows, right, strict=True)]
         assert found.recall(k) == pytest.approx(100 * np.mean(hits))
 
 

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.integration
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 WORDS = 8481  # of SCAN's Flickr30K vocabulary
 B, R, L = 3, 36, 12
+FULL_PICTURES = "vse_inf_f30k_resnet152_grid_bigru"
 # Swin-B of 224 pixels, of LAPS's table; there is no recipe for it.
 SWIN = SwinPatchConfig(
     class_token=False, arch={"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 7}
@@ -51,10 +52,14 @@ def configurations() -> dict[str, Any]:
 
 
 PUBLISHED = configurations()
+assert FULL_PICTURES in PUBLISHED
 
 
-def inputs(method: Method) -> tuple[Images, Captions]:
-    """A batch of the published shapes: two pictures, or three times regions, two captions of one image among them."""
+def inputs(method: Method, name: str) -> tuple[Images, Captions]:
+    """A batch of the published shapes: two pictures, or three times regions, two captions of one image among them.
+
+    Of the convolutional grids one reads pictures of the published size; the others, of a quarter of the pixels.
+    """
     torch.manual_seed(0)
     config: Any = method.config
     count = B if method.reads == "regions" else 2
@@ -64,7 +69,9 @@ def inputs(method: Method) -> tuple[Images, Captions]:
     captions = Captions(tokens, lengths, {name: side(name, "captions") for name in method.caption_extras})
     if isinstance(config.image, RegionsConfig):
         return Images(torch.rand(B, R, config.image.width), torch.full((B,), R), None, extra), captions
-    size = config.image.image_size if isinstance(config.image, ResnetConfig) else 224
+    size = 224
+    if isinstance(config.image, ResnetConfig):
+        size = config.image.image_size // (1 if name == FULL_PICTURES else 2)
     return Images(torch.randn(count, 3, size, size), None, None, extra), captions
 
 
@@ -84,7 +91,7 @@ def test_a_model_of_published_size_trains_and_survives_saving(name: str, tmp_pat
     if isinstance(config.text, BigruConfig):
         config = config.model_copy(update={"text": config.text.model_copy(update={"vocab_size": WORDS})})
     method: Method = method_class(recipe.method)(config, recipe.loss)
-    images, captions = inputs(method)
+    images, captions = inputs(method, name)
 
     optimizer = build_optimizer(method.train(), TrainConfig(lr=recipe.train.lr, lr_factors=recipe.train.lr_factors))
     step = Step(epoch=1, iteration=5, iterations=10, image_rows=torch.tensor([0, 1, 1])[: len(images)], step=20_000)
