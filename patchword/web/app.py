@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -53,11 +54,21 @@ def create_app(index: Index, settings: Settings | None = None) -> FastAPI:
     app.state.service = service
     for part in (searching, pictures, about):
         app.include_router(part.router)
-    app.mount("/static", StaticFiles(directory=about.STATIC, check_dir=False), name="static")
+    app.mount("/static", _Static(directory=about.STATIC, check_dir=False), name="static")
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(Gate, settings=service.settings, metrics=service.metrics)
     return app
+
+
+class _Static(StaticFiles):
+    """Files of the page. A browser may keep them if it asks each time whether they are still the same."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """The file, or 304 for the one that the browser has."""
+        answer = super().file_response(*args, **options)
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

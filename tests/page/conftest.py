@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_visits import ALBUM, BROKEN, GONE, HOSTILE, Visit, chromium, served
+from page_visits import ALBUM, BROKEN, GONE, HOSTILE, Pages, Serving, Visit, chromium, served, visiting
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -43,6 +43,12 @@ def browser() -> Iterator[Browser]:
         opened = playwright.chromium.launch(executable_path=path, args=FLAGS, headless=True)
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def pages(browser: Browser) -> Pages:
+    """What visits take their pages from."""
+    return Pages(browser)
 
 
 # ---------------------------------------------------------------- data, models, indexes
@@ -140,25 +146,26 @@ def album(album_index: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def photo_service(photo_index: Path) -> Iterator[str]:
-    """Address of the service over a model that reads pictures."""
+def photo_serving(photo_index: Path) -> Iterator[Serving]:
+    """The service over a model that reads pictures."""
     with served(photo_index) as serving:
-        yield serving.address
+        yield serving
 
 
-# ---------------------------------------------------------------- vis
+@pytest.fixture(scope="session")
+def photo_service(photo_serving: Serving) -> str:
+    """Address of the service over a model that reads pictures."""
+    return photo_serving.address
+
+
+# ---------------------------------------------------------------- visits
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
-    """Pages of one test; no console error and no outside request may come from them."""
-    found = Visit(browser)
-    yield found
-    for context in found.contexts:
-        context.close()
-    assert found.unexpected() == []
-    assert found.requests
-    assert found.outside() == []
+def visit(pages: Pages) -> Iterator[Visit]:
+    """Pages of one test."""
+    with visiting(pages) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

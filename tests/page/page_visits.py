@@ -13,13 +13,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Response
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Error, Page, Request, Response
 from small import command, wait_for
 
 HOSTILE = "a\n<img src=x onerror=alert(1)> \u202egnp.png"
 GONE, BROKEN = "gone.png", "broken.png"
 TOKEN = "a-token-of-the-tests"
 ALBUM = 72  # pictures of the index with regions
+WIDTH, HEIGHT = 1280, 820  # of the usual page
 # The first page, results or a trouble are shown only once the page has learnt what it searches; a refusal has no box.
 KNOWS_ITS_INDEX = """() => !document.querySelector("#words")
     || ["hello", "results", "message"].some(id => !document.getElementById(id).hidden)"""
@@ -31,7 +32,7 @@ def chromium() -> str:
 
     Its absence fails the tests: they say whether the page works at all.
     """
-    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+    for name in ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
         found = shutil.which(name)
         if found is not None:
             return found
@@ -40,28 +41,92 @@ def chromium() -> str:
 
 @dataclass
 class Serving:
-    """A service as a process of its own."""
+    """``patchword serve`` as a process of its own.
 
-    process: subprocess.Popen[str]
-    address: str
-    port: int
+    Attributes:
+        port: a free one is taken by the first start, and kept by the next ones.
+    """
+
+    index: Path
+    options: tuple[str, ...] = ()
+    port: int = 0
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        """What it says goes to a file, so that no pipe fills."""
+        said = self.index.parent / f"{self.index.name}.{len(self.options)}.log"
+        with said.open("w", encoding="utf-8") as log:
+            words = command("serve", self.index, "--port", str(self.port), *self.options)
+            self.process = subprocess.Popen(words, stdout=log, stderr=log, text=True)
+        address = re.compile(r"http://127\.0\.0\.1:(\d+)/")
+        wait_for(lambda: address.search(said.read_text(encoding="utf-8")) is not None, self.process)
+        found = address.search(said.read_text(encoding="utf-8"))
+        assert found is not None
+        self.port = int(found[1])
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=30)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop it for a while; afterwards it is at the same address again."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
 
 @contextmanager
 def served(index: Path, *options: str) -> Iterator[Serving]:
-    """``patchword serve`` on a free port; what it says goes to a file, so that no pipe fills."""
-    said = index.parent / f"{index.name}.{len(options)}.log"
-    with said.open("w", encoding="utf-8") as log:
-        words = command("serve", index, "--port", "0", *options)
-        process = subprocess.Popen(words, stdout=log, stderr=log, text=True)
+    """A service that runs."""
+    serving = Serving(index, options)
     try:
-        wait_for(lambda: re.search(r"http://[\d.]+:(\d+)/", said.read_text(encoding="utf-8")) is not None, process)
-        found = re.search(r"http://[\d.]+:(\d+)/", said.read_text(encoding="utf-8"))
-        assert found is not None
-        yield Serving(process, found[0], int(found[1]))
+        serving.start()
+        yield serving
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        serving.stop()
+
+
+@dataclass
+class Pages:
+    """The browser, and the usual page: tests use it one after the other, since a new one costs a process and a window.
+
+    Attributes:
+        spare: the page, while no test has it.
+    """
+
+    browser: Browser
+    spare: Page | None = None
+
+    def take(self) -> Page:
+        """The usual page without a past; a new one while another visit has it. What moves is for the other pages."""
+        page, self.spare = self.spare, None
+        return page or self.new(reduced_motion="reduce")
+
+    def new(self, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Page:
+        """A page in a context of its own."""
+        page = self.browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
+        page.set_default_timeout(15_000)
+        return page
+
+    def give_back(self, page: Page) -> None:
+        """Leave nothing of a visit: no route, stored text, cookie or mouse over a picture."""
+        page.unroute_all(behavior="ignoreErrors")
+        page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+        page.goto("about:blank")
+        page.mouse.move(0, 0)
+        page.context.clear_cookies()
+        if self.spare is None:
+            self.spare = page
+        else:
+            page.context.close()
 
 
 @dataclass
@@ -69,34 +134,80 @@ class Visit:
     """Pages that were opened in a test, and what happened in them.
 
     Attributes:
-        troubles: console errors and uncaught exceptions.
+        troubles: console errors, uncaught exceptions and dialogs.
         expected: patterns of troubles that belong to the test, such as the browser's line about a refused request.
         requests: addresses that were asked for.
         origins: of the services; everything else is outside.
+        usual: the page that goes back to `pages`.
+        others: pages that are closed.
     """
 
-    browser: Browser
+    pages: Pages
     troubles: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     origins: set[str] = field(default_factory=set)
-    contexts: list[BrowserContext] = field(default_factory=list)
+    usual: Page | None = None
+    others: list[Page] = field(default_factory=list)
 
-    def open(self, address: str, path: str = "", *, width: int = 1280, height: int = 820, **options: Any) -> Page:
-        """Open the page in a context of its own and wait until it knows its index."""
-        context = self.browser.new_context(viewport={"width": width, "height": height}, **options)
-        self.contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
+    def open(self, address: str, path: str = "", **options: Any) -> Page:
+        """Open the page without a past, and wait until it knows its index; a second one shares nothing with the first.
+
+        Args:
+            options: width, height and what else differs from the usual page.
+        """
+        if options or self.usual is not None:
+            page = self.pages.new(**options)
+            self.others.append(page)
+        else:
+            page = self.usual = self.pages.take()
         self.origins.add(address.rstrip("/"))
-        page.on("console", lambda message: self.troubles.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        page.on("request", self._asked)
+        for event, heard in self._heard():
+            page.on(event, heard)
         page.goto(address + path)
         page.wait_for_function(KNOWS_ITS_INDEX)
         return page
 
-    def _asked(self, request: Request) -> None:
+    def leave(self) -> None:
+        """Close the pages; the usual one waits for the next visit."""
+        for page in self.others:
+            page.context.close()
+        if self.usual is not None:
+            page, self.usual = self.usual, None
+            try:
+                self.pages.give_back(page)
+            except Error:  # after a test that failed the page may answer no more
+                page.context.close()
+            else:
+                for event, heard in self._heard():
+                    page.remove_listener(event, heard)
+
+    def check(self) -> None:
+        """No console error, exception or dialog, and no request to anywhere else, may come from a page."""
+        assert self.unexpected() == []
+        assert self.requests
+        assert self.outside() == []
+
+    def _heard(self) -> list[tuple[Any, Callable[[Any], None]]]:
+        return [
+            ("console", self._hear_console),
+            ("pageerror", self._hear_error),
+            ("dialog", self._hear_dialog),
+            ("request", self._hear_request),
+        ]
+
+    def _hear_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.troubles.append(message.text)
+
+    def _hear_error(self, error: Error) -> None:
+        self.troubles.append(str(error))
+
+    def _hear_dialog(self, dialog: Dialog) -> None:
+        self.troubles.append(f"a dialog opened: {dialog.message}")
+        dialog.dismiss()
+
+    def _hear_request(self, request: Request) -> None:
         self.requests.append(request.url)
 
     def outside(self) -> list[str]:
@@ -107,6 +218,17 @@ class Visit:
     def unexpected(self) -> list[str]:
         """Troubles that no pattern of the test explains."""
         return [text for text in self.troubles if not any(re.search(pattern, text) for pattern in self.expected)]
+
+
+@contextmanager
+def visiting(pages: Pages) -> Iterator[Visit]:
+    """A visit whose pages are left, and then checked."""
+    visit = Visit(pages)
+    try:
+        yield visit
+    finally:
+        visit.leave()
+    visit.check()
 
 
 def search(page: Page, words: str, type_words: Callable[[], None] | None = None) -> list[dict[str, Any]]:

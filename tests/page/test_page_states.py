@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from page_visits import TOKEN, Visit, let_timers_run, search, served
+from page_visits import TOKEN, Serving, Visit, let_timers_run, search, served
 from playwright.sync_api import Page, expect
 
 Screenshot = Callable[[Page, str], None]
@@ -24,19 +24,17 @@ def test_an_empty_index_says_what_to_do(visit: Visit, empty_index: Path, screens
     assert not [url for url in visit.requests if url.endswith("/search")]
 
 
-def test_a_service_that_stops_and_comes_back(visit: Visit, photo_index: Path) -> None:
+def test_a_service_that_stops_and_comes_back(visit: Visit, photo_serving: Serving) -> None:
     visit.expected += ["net::ERR_", r"status of 4\d\d"]  # small pictures may be on their way when it stops
-    with served(photo_index) as serving:
-        page = visit.open(serving.address)
-        search(page, WORDS)
-        port = serving.port
-    page.locator("#words").fill("a green ring")
-    expect(page.locator("#message")).to_contain_text("does not answer")
-    expect(page.locator("#message code")).to_have_text("patchword serve")
-    expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
-    with served(photo_index, "--port", str(port)):
-        expect(page.locator("#message")).to_be_hidden(timeout=20_000)
-        expect(page.locator(".tile").first).to_be_visible()
+    page = visit.open(photo_serving.address)
+    search(page, WORDS)
+    with photo_serving.stopped():
+        page.locator("#words").fill("a green ring")
+        expect(page.locator("#message")).to_contain_text("does not answer")
+        expect(page.locator("#message code")).to_have_text("patchword serve")
+        expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
+    expect(page.locator("#message")).to_be_hidden(timeout=20_000)
+    expect(page.locator(".tile").first).to_be_visible()
 
 
 def test_a_busy_service_is_asked_again(visit: Visit, album: str) -> None:

@@ -236,6 +236,14 @@ def test_the_page_is_served(client: TestClient) -> None:
     assert "unsafe" not in answer.headers["content-security-policy"]
 
 
+def test_a_browser_keeps_the_files_of_the_page_and_asks_whether_they_are_the_same(client: TestClient) -> None:
+    first = client.get("/static/main.js")
+    assert (first.status_code, first.headers["cache-control"]) == (200, "no-cache")
+    again = client.get("/static/main.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content, again.headers["cache-control"]) == (304, b"", "no-cache")
+    assert client.get("/static/nothing.js").headers["cache-control"] == "no-store"
+
+
 def test_what_nobody_expected_is_one_line_with_a_number(
     opened: Index, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
