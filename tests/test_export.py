@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from clip_models import write_checkpoint
+from clip_models import TOWER, write_checkpoint
 from small import refused
 
 import patchword
@@ -22,8 +24,8 @@ from patchword.encoders.text import build_text
 from patchword.errors import ConfigError, ExportError
 from patchword.export import graph as writing
 from patchword.export import verify
+from patchword.export.about import how_to_score, notes_on
 from patchword.export.ports import CaptionGraph, ImageGraph
-from patchword.export.traced import traceable
 from patchword.loading import load
 from patchword.methods import METHODS, method_class
 from patchword.methods.base import Method
@@ -70,11 +72,47 @@ def model(name: str, **changes: Any) -> Model:
     return Model(method, WORDS if method.config.text.kind == "bigru" else None)
 
 
-def run(path: Path, graph: ImageGraph | CaptionGraph, inputs: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def opened(path: Path) -> onnxruntime.InferenceSession:
+    """A file, ready to run."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run(
+    session: onnxruntime.InferenceSession, graph: ImageGraph | CaptionGraph, inputs: list[torch.Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
     """What a file gives."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     sets, sizes = session.run(None, {port.name: x.numpy() for port, x in zip(graph.inputs, inputs, strict=True)})
     return sets, sizes
+
+
+def export_saved(made: Model, folder: Path, *words: str) -> str:
+    """Save a model as ``folder/run`` and export that to ``folder/out`` by the command; what it prints."""
+    made.save(folder / "run")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["export", str(folder / "run"), "-o", str(folder / "out"), *words]) == 0
+    return said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def chan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path, str]:
+    """A model, its exported folder, and what the command printed."""
+    made, folder = model("chan", context="none", text=GRU), tmp_path_factory.mktemp("chan")
+    said = export_saved(made, folder)
+    return made, folder / "out", said
+
+
+@pytest.fixture(scope="module")
+def esl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path, str, str]:
+    """A model, its folder, and what was printed and remarked: over an earlier export, and without onnxruntime."""
+    made, folder = model("esl", pyramid="heuristic"), tmp_path_factory.mktemp("esl")
+    (folder / "out").mkdir()
+    (folder / "out" / "export.json").write_text("{}")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as remarked:
+        patch.setattr(verify, "find_spec", lambda name: None)
+        said = export_saved(made, folder, "--json")
+    return made, folder / "out", said, remarked.getvalue()
 
 
 @torch.no_grad()
@@ -82,12 +120,13 @@ def check(folder: Path, method: Any, batches: Sequence[tuple[int, ...]] = BATCHE
     """Both files against the model on batches of other sizes than those that were traced; the largest difference."""
     largest = 0.0
     for graph in (ImageGraph(method), CaptionGraph(method)):
+        session = opened(folder / graph.file)
         for lengths in batches:
             inputs = graph.draw(lengths, seed=7)
             batch: Any = graph.batch(*inputs)
             encode: Any = method.encode_images if isinstance(graph, ImageGraph) else method.encode_captions
             expected = encode(batch)
-            sets, sizes = run(folder / graph.file, graph, inputs)
+            sets, sizes = run(session, graph, inputs)
             assert np.array_equal(sizes, expected.lengths.numpy())
             padded = expected.padded()[0].numpy()
             assert not sets[:, padded.shape[1] :].any()
@@ -112,18 +151,15 @@ def test_the_files_give_the_numbers_of_the_model(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("interaction", ["global", "patches"])
-def test_clip_is_exported(interaction: Any, tmp_path: Path) -> None:
+def test_clip_is_exported(interaction: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOWER, "num_hidden_layers", 1)  # a second one adds no operator
     made = load(write_checkpoint(tmp_path / "clip"), interaction=interaction)
     patchword.export(made, tmp_path / "out")
     assert check(tmp_path / "out", made.method, [(2,), (3, 9, 2)]) < 1e-5
 
 
-def test_a_caption_is_scored_with_onnxruntime_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = model("chan", context="none")
-    made.save(tmp_path / "run")
-    out = tmp_path / "out"
-    assert main(["export", str(tmp_path / "run"), "-o", str(out)]) == 0
-    said = capsys.readouterr().out
+def test_a_caption_is_scored_with_onnxruntime_alone(chan: tuple[Model, Path, str]) -> None:
+    made, out, said = chan
     assert "images.onnx (" in said
     assert "largest difference from the model on a random batch: images " in said
 
@@ -161,13 +197,14 @@ def test_a_caption_is_scored_with_onnxruntime_alone(tmp_path: Path, capsys: pyte
 
 
 @torch.no_grad()
-def test_esl_is_scored_as_its_file_says(tmp_path: Path) -> None:
-    method: Any = model("esl", pyramid="heuristic").method
-    patchword.export(Model(method, None), tmp_path / "out")
-    about = json.loads((tmp_path / "out" / "export.json").read_text())
+def test_esl_is_scored_as_its_file_says(esl: tuple[Model, Path, str, str]) -> None:
+    method: Any = esl[0].method
+    out = esl[1]
+    assert check(out, method) < 1e-5
+    about = json.loads((out / "export.json").read_text())
     graphs: list[Any] = [ImageGraph(method), CaptionGraph(method)]
     inputs = [graph.draw((4,), 2) for graph in graphs]
-    (image,), (caption,) = (run(tmp_path / "out" / g.file, g, x)[0] for g, x in zip(graphs, inputs, strict=True))
+    (image,), (caption,) = (run(opened(out / g.file), g, x)[0] for g, x in zip(graphs, inputs, strict=True))
     s = caption @ image.T  # (L, R)
     p = np.where(np.tanh(s) > 0, 1, 0.1) * np.tanh(s)
 
@@ -181,12 +218,10 @@ def test_esl_is_scored_as_its_file_says(tmp_path: Path) -> None:
     assert score == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_a_region_of_zeros_stays_zero(tmp_path: Path) -> None:
+def test_a_region_of_zeros_stays_zero(chan: tuple[Model, Path, str]) -> None:
     """The 1e-8 beside a length must be in the file: without it, zero vectors become 0 / 0."""
-    method = model("chan", context="none").method
-    graph = ImageGraph(traceable(method))
-    writing.write_graph(graph, tmp_path / "images.onnx")
-    sets, _ = run(tmp_path / "images.onnx", graph, [torch.zeros(2, 3, 5), torch.tensor([3, 2])])
+    made, out, _ = chan
+    sets, _ = run(opened(out / "images.onnx"), ImageGraph(made.method), [torch.zeros(2, 3, 5), torch.tensor([3, 2])])
     assert not sets.any()
     assert np.isfinite(sets).all()
 
@@ -203,11 +238,12 @@ def test_a_file_with_other_numbers_replaces_nothing(
     assert "'images.onnx' differs from the model by" in said
     assert [path.name for path in out.iterdir()] == ["export.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
-    monkeypatch.setattr(verify, "find_spec", lambda name: None)
-    assert main(["export", str(tmp_path / "run"), "-o", str(out), "--json"]) == 0
-    printed = capsys.readouterr()
-    assert "not verified: pip install onnxruntime" in printed.err
-    assert json.loads(printed.out)["differences"] == {}
+
+
+def test_without_onnxruntime_nothing_is_verified(esl: tuple[Model, Path, str, str]) -> None:
+    _, out, said, remarked = esl
+    assert "not verified: pip install onnxruntime" in remarked
+    assert json.loads(said)["differences"] == {}
     assert json.loads((out / "export.json").read_text())["verified"] is None
 
 
@@ -266,24 +302,21 @@ class OwnSets(Own):
         return Encoded(found.vectors, found.lengths)
 
 
-@pytest.mark.parametrize("cls", [Own, OwnFormula])
-def test_a_method_that_is_not_ours_is_exported(
-    cls: type[Method], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(METHODS, cls.name, f"{__name__}:{cls.__name__}")
-    monkeypatch.setitem(CASES, cls.name, {"image": REGIONS, "text": GRU, "context": "none"})
-    made = model(cls.name)
+def test_a_method_that_is_not_ours_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cls in (Own, OwnFormula):
+        monkeypatch.setitem(METHODS, cls.name, f"{__name__}:{cls.__name__}")
+        monkeypatch.setitem(CASES, cls.name, {"image": REGIONS, "text": GRU, "context": "none"})
+    made = model("own_formula")
     patchword.export(made, tmp_path / "out")
     assert check(tmp_path / "out", made.method) < 1e-5
     about = json.loads((tmp_path / "out" / "export.json").read_text())
-    if cls is Own:
-        assert about["score"]["needs_patchword"]
-        assert "How a score is made of their vectors is not known: compute it with patchword" in about["score"]["how"]
-        assert about["notes"] == []
-    else:
-        how = "the sum of all dot products, times scale"
-        assert about["score"] == {"needs_patchword": False, "how": how, "scale": 1.0}
-        assert about["notes"] == ["mine"]
+    how = "the sum of all dot products, times scale"
+    assert about["score"] == {"needs_patchword": False, "how": how, "scale": 1.0}
+    assert about["notes"] == ["mine"]
+    silent = model("own").method  # the same encoders, of which it says nothing
+    assert how_to_score(silent)["needs_patchword"]
+    assert "How a score is made of their vectors is not known: compute it with patchword" in how_to_score(silent)["how"]
+    assert notes_on(silent) == []
 
 
 def test_sets_that_lost_their_padding_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

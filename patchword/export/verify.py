@@ -54,6 +54,7 @@ def difference(graph: ImageGraph | CaptionGraph, path: Path) -> float:
     expected = encoded.float().to("cpu").padded()[0].numpy()  # (N, S, D)
     options = runtime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()  # those it has by default wait for one another in a loop
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     given = {port.name: value.numpy() for port, value in zip(graph.inputs, inputs, strict=True)}
     sets, sizes = session.run(["sets", "set_lengths"], given)
