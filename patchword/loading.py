@@ -102,7 +102,7 @@ _DRAWS = {
 class _Means(TorchFunctionMode):
     """Draws for parameters give the mean. Others are drawn: torch draws again what lies outside of bounds.
 
-    A mode for functions and not for dispatched operations, which would import torch's compiler: two seconds of it.
+    A mode for functions and not for dispatched operations, which would import torch's compiler (more than a second).
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:

@@ -47,7 +47,7 @@ def test_loading_draws_no_random_numbers(made: Path) -> None:
 
 
 def test_loading_leaves_the_compiler_out(made: Path) -> None:
-    """torch imports its compiler at the first use, for two seconds, and a search has no need of it."""
+    """torch imports its compiler at the first use, for more than a second, and a search has no need of it."""
     code = "import sys; from patchword.loading import load; load(sys.argv[1]); print('torch._dynamo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, made / "chan"], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
