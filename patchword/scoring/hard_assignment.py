@@ -2,9 +2,9 @@
 
 The words of all captions are concatenated, so products of a few images with some words give all similarities without
 padding, and only their maxima over the patches are kept: ``(B, T)`` numbers for T words in all, instead of
-``(B, C, R, L)``. The gradient of a maximum reaches one patch; with hardest negatives it reaches few pairs, and only
-those are computed again. Without gradients: ``hard_tiles``. Readable form: ``patchword.methods.chan.code_pairs``.
-Measured: docs/performance.md.
+``(B, C, R, L)``. The gradient of a maximum reaches one patch, so the backward pass is two sums of chosen rows and no
+product: for each word, of the patches it was assigned to; for each patch, of the words assigned to it. Without
+gradients: ``hard_tiles``. Readable form: ``patchword.methods.chan.code_pairs``. Measured: docs/performance.md.
 """
 
 from __future__ import annotations
@@ -23,49 +23,64 @@ from patchword.types import Encoded, real_slots
 
 PATCHES, WORDS = 288, 512  # of one product: its result (0.6 MB) stays in the cache until its maxima are taken
 ON_A_DEVICE = 32  # times as many of each on an accelerator
-_SPARSE = 0.2  # share of needed pairs below which the backward pass goes image by image
 
 
 class _BestPatch(torch.autograd.Function):
-    """codes[b, t] = max over patches r of image b of <patch r, word t>."""
+    """codes[b, t] = max over patches r of image b of <patch r, word t>, and the patch where it lies."""
 
     @staticmethod
     def forward(ctx: Any, patches: Tensor, lengths: Tensor, words: Tensor) -> Tensor:
-        ctx.save_for_backward(patches, lengths, words)
         sizes, starts = lengths.tolist(), [0, *lengths.cumsum(0).tolist()]
         scale = 1 if patches.device.type == "cpu" else ON_A_DEVICE
         codes = patches.new_empty(len(sizes), len(words))
+        learns = any(ctx.needs_input_grad)
+        best = torch.empty(codes.shape if learns else (0, 0), dtype=torch.int32, device=codes.device)
         for first, last in pairwise(cuts_by_rows(lengths, PATCHES * scale)):
             part = patches[starts[first] : starts[last]]
             products = part.new_empty(len(part), min(WORDS * scale, len(words)))
             for word in range(0, len(words), WORDS * scale):
                 some = words[word : word + WORDS * scale]
                 found = torch.mm(part, some.T, out=products[:, : len(some)])
-                codes[first:last, word : word + len(some)] = max_over_patches(found, sizes[first:last])
+                place = slice(first, last), slice(word, word + len(some))
+                if learns:
+                    codes[place], best[place] = best_of_patches(found, sizes[first:last])
+                else:
+                    codes[place] = max_over_patches(found, sizes[first:last])
+        ctx.save_for_backward(patches, lengths, words, best)
         return codes
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
-        patches, lengths, words = ctx.saved_tensors
+        patches, lengths, words, best = ctx.saved_tensors
         (grad,) = grads
-        to_patches, to_words = torch.zeros_like(patches), torch.zeros_like(words)
-        starts = (lengths.cumsum(0) - lengths).tolist()
-        for b, (start, size) in enumerate(zip(starts, lengths.tolist(), strict=True)):
-            needed = grad[b].nonzero()[:, 0]
-            if len(needed) == 0:
-                continue
-            part = patches[start : start + size]
-            chosen = words if len(needed) > _SPARSE * len(words) else words[needed]
-            g = grad[b] if len(chosen) == len(words) else grad[b, needed]
-            best = (part @ chosen.T).argmax(0)  # (t,)
-            share = part.new_zeros(size, len(chosen)).scatter_(0, best[None], g[None])  # (R, t), one entry per word
-            to_patches[start : start + size] = share @ chosen
-            update = share.T @ part
-            if len(chosen) == len(words):
-                to_words += update
-            else:
-                to_words.index_add_(0, needed, update)
+        chosen = best + (lengths.cumsum(0) - lengths).int()[:, None]  # (B, T), places among all patches
+        each_word = torch.arange(0, chosen.numel() + 1, len(chosen), dtype=torch.int32, device=best.device)
+        to_words = weighted_sums(patches, chosen.T, each_word, grad.T)
+        order = best.argsort(1)  # the words of an image, those of its first patch first
+        counts = torch.bincount(chosen.flatten(), minlength=len(patches))
+        each_patch = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
+        to_patches = weighted_sums(words, order.int(), each_patch, grad.gather(1, order))
         return to_patches, None, to_words
+
+
+def weighted_sums(
+    rows: Float[Tensor, "N D"], chosen: Int[Tensor, "a b"], bounds: Int[Tensor, " E"], weights: Float[Tensor, "a b"]
+) -> Float[Tensor, "S D"]:
+    """Sum s of E - 1 sums: weight * row over the entries from ``bounds[s]`` to ``bounds[s + 1]``."""
+    return torch.nn.functional.embedding_bag(
+        chosen.flatten(), rows, bounds, mode="sum", per_sample_weights=weights.flatten(), include_last_offset=True
+    )
+
+
+def best_of_patches(
+    products: Shaped[Tensor, "P T"], sizes: list[int]
+) -> tuple[Shaped[Tensor, "n T"], Int[Tensor, "n T"]]:
+    """Largest value of each word among the patches of each image, and which of its patches has it (the first such)."""
+    if len(set(sizes)) == 1:
+        values, places = products.view(len(sizes), sizes[0], -1).max(1)
+        return values, places
+    found = [part.max(0) for part in products.split(sizes)]
+    return torch.stack([values for values, _ in found]), torch.stack([places for _, places in found])
 
 
 def max_over_patches(products: Shaped[Tensor, "P T"], sizes: list[int]) -> Shaped[Tensor, "n T"]:

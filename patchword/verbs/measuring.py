@@ -100,17 +100,19 @@ class Train:
         method: of published size, with random features.
         batch: pairs in a step.
         steps: timed steps.
+        negatives: that have a gradient.
     """
 
     method: str = "chan"
     batch: int = 128
     steps: int = 5
+    negatives: Literal["hardest", "all"] = "hardest"
 
     def lines(self) -> Iterable[dict[str, Any]]:
         """What was measured."""
         from patchword.bench.train import bench_train
 
-        return bench_train(self.method, batch=self.batch, steps=self.steps)
+        return bench_train(self.method, batch=self.batch, steps=self.steps, negatives=self.negatives)
 
 
 @dataclass(frozen=True)
