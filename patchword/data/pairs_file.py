@@ -13,7 +13,7 @@ from pathlib import Path
 
 from patchword.data.find_pictures import expected_files, picture_folders
 from patchword.data.open import guess_name
-from patchword.data.split_names import is_split_name
+from patchword.data.split_names import is_split_name, splits_meant
 from patchword.data.table import Split, group_by_image
 from patchword.data.tabular import Row, name_columns, numbers_rows, read_rows
 from patchword.data.text_files import in_split_order, missing_split, require_caption
@@ -40,15 +40,19 @@ def candidates(root: Path, name: str | None) -> list[Path]:
     ]
 
 
-def split_files(folder: Path) -> dict[str, Path]:
-    """Files that hold one split each: ``train.csv``, ``train/metadata.jsonl``, ``train/captions.csv`` ..."""
-    found: dict[str, Path] = {}
+def split_files(folder: Path) -> dict[str, list[Path]]:
+    """Files of each split: ``train.csv``, ``train/metadata.jsonl`` ...; those of ``restval`` belong to train."""
+    found: dict[str, list[Path]] = {}
     names_in = (path.name.partition(".")[0] for path in folder.iterdir()) if folder.is_dir() else ()
-    for split in in_split_order({name for name in names_in if is_split_name(name)}):
+    for split in in_split_order({name for name in names_in if is_split_name(name) or name == RESTVAL}):
         names = [f"{split}{ending}" for ending in ENDINGS] + [f"{split}/{file}" for file in SINGLE_FILES]
         for file in names:
             if (folder / file).is_file():
-                found.setdefault(split, folder / file)
+                found.setdefault(split, [folder / file])
+    if RESTVAL in found:
+        rest = found.pop(RESTVAL)
+        train = next(iter(splits_meant("train", found)), "train")
+        found[train] = [*found.get(train, []), *rest]
     return found
 
 
@@ -61,7 +65,7 @@ def find(root: Path, name: str | None = None) -> Path | None:
             if (folder / file).is_file() and _has_rows(folder / file):
                 return folder / file
         files = split_files(folder)
-        if files and all(_has_rows(path) for path in files.values()):
+        if files and all(_has_rows(path) for paths in files.values() for path in paths):
             return folder
     return None
 
@@ -88,7 +92,7 @@ def _rows_of(place: Path, split: str | None, columns: Mapping[str, str] | None) 
         if split is not None and split not in files:
             raise missing_split(place, split, in_split_order(set(files)))
         wanted = files if split is None else {split: files[split]}
-        rows = [row for path in wanted.values() for row in read_rows(path, columns)]
+        rows = [row for paths in wanted.values() for path in paths for row in _rows_in(path, columns)]
         return rows, in_split_order(set(files))
     rows = read_rows(place, columns)
     if not any(row.split for row in rows):
@@ -98,6 +102,13 @@ def _rows_of(place: Path, split: str | None, columns: Mapping[str, str] | None) 
             raise DataError(f"{row.where}: the row names no split, but others do. Fill in its split.")
     there = in_split_order({_split_of(row) for row in rows})
     return [row for row in rows if split is None or _split_of(row) == split], there
+
+
+def _rows_in(path: Path, columns: Mapping[str, str] | None) -> list[Row]:
+    """The rows of the file of one split; those of ``restval`` are marked."""
+    rows = read_rows(path, columns)
+    split = path.parent.name if path.name in SINGLE_FILES else path.name.partition(".")[0]
+    return [replace(row, split=RESTVAL) for row in rows] if split == RESTVAL else rows
 
 
 def _split_of(row: Row) -> str:

@@ -292,6 +292,26 @@ def test_restval_counts_as_train(tmp_path: Path) -> None:
     assert "1 images are restval, which counts as train" in train.notes
 
 
+@pytest.mark.parametrize("form", ["{}.jsonl", "{}/captions.jsonl"])
+def test_restval_in_a_file_of_its_own_counts_as_train(tmp_path: Path, form: str) -> None:
+    for one in ("train", "restval", "test"):
+        path = tmp_path / form.format(one)
+        path.parent.mkdir(exist_ok=True)
+        lines(path, {"image": f"{one}.jpg", "caption": one}, {"image": f"{one}.jpg", "caption": f"{one} again"})
+    assert splits_of(tmp_path) == ["train", "test"]
+    train = open_split(tmp_path, "train")
+    assert train.captions == ["train", "train again", "restval", "restval again"]
+    assert "1 images are restval, which counts as train" in train.notes
+    assert open_split(tmp_path, "test").captions == ["test", "test again"]
+
+
+def test_restval_joins_training(tmp_path: Path) -> None:
+    for one in ("training", "restval"):
+        lines(tmp_path / f"{one}.jsonl", {"image": f"{one}.jpg", "caption": one})
+    assert splits_of(tmp_path) == ["training"]
+    assert open_split(tmp_path, "train").captions == ["training", "restval"]
+
+
 def test_every_caption_column_is_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "captions.csv"
     path.write_text("image,caption_3,caption,caption_2,width,width\na.jpg,three,one,two,1,2\n", encoding="utf-8")
