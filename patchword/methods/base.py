@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from patchword.config import Config as BaseConfig
@@ -31,6 +31,7 @@ class LossConfig(BaseConfig):
             the batch. With the sum, gradients grow with the batch, and the clipping of their norm acts at every step.
         margin: in units of the score.
         temperature: of InfoNCE.
+        label_smoothing: of InfoNCE, the share of the target that all candidates get evenly; 0 in the authors' code.
         warmup_epochs: epochs of the hinge over all negatives before only the hardest one counts.
         anneal_epochs: epochs after the warm-up in which the number of counted negatives shrinks geometrically from all
             to one; 0 is the authors' sudden switch.
@@ -44,11 +45,21 @@ class LossConfig(BaseConfig):
     reduction: Literal["sum", "mean"] = "sum"
     margin: float = Field(0.2, ge=0)
     temperature: float = Field(0.01, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     warmup_epochs: int = Field(1, ge=0)
     anneal_epochs: int = Field(0, ge=0)
     negatives_after: Literal["hardest", "all"] = "hardest"
     same_image: Literal["negative", "ignored"] = "negative"
     ramp_epoch: int | None = None
+
+    @model_validator(mode="after")
+    def _hinge_has_no_labels(self) -> LossConfig:
+        if self.kind == "hinge" and self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing {self.label_smoothing} means nothing to the hinge; set kind to info_nce, or "
+                "label_smoothing to 0"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -294,7 +305,8 @@ def ranking_loss(config: LossConfig, scores: Float[Tensor, "B B"], step: Step) -
     if config.same_image == "ignored" and step.image_rows is not None:
         ignore = step.image_rows[:, None] == step.image_rows[None, :]
     if config.kind == "info_nce":
-        loss = info_nce(scores, config.temperature, config.margin, ignore=ignore)
+        smoothing = config.label_smoothing
+        loss = info_nce(scores, config.temperature, config.margin, label_smoothing=smoothing, ignore=ignore)
     else:
         loss = hinge(scores, config.margin, hardest=counted_negatives(config, step, len(scores)), ignore=ignore)
         if config.reduction == "mean":

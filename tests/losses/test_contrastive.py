@@ -41,6 +41,24 @@ def test_ignored_pairs_are_no_negatives() -> None:
     assert found < info_nce(scores, 0.1, 0.2).item()
 
 
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+@pytest.mark.parametrize("images", [[0, 1, 2, 3, 4], [0, 1, 0, 1, 2]])
+def test_label_smoothing_equals_cross_entropy_with_smoothed_targets(images: list[int], smoothing: float) -> None:
+    scores = torch.randn(5, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    of = torch.tensor(images)
+    ignore = of[:, None] == of[None, :]
+    expected = 0.0
+    for q in range(5):
+        counted = [k for k in range(5) if k == q or images[k] != images[q]]
+        for line in (scores[q, counted], scores[counted, q]):
+            margins = torch.tensor([0.0 if k == q else 0.2 for k in counted], dtype=torch.float64)
+            logits = ((line + margins) / 0.1)[None]
+            target = torch.tensor([counted.index(q)])
+            expected += torch.nn.functional.cross_entropy(logits, target, label_smoothing=smoothing).item() / 5
+    found = info_nce(scores, 0.1, 0.2, label_smoothing=smoothing, ignore=ignore)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
 def test_ignoring_all_others_costs_nothing() -> None:
     scores = torch.randn(3, 3, requires_grad=True)
     loss = info_nce(scores, 0.1, 0.2, ignore=torch.ones(3, 3, dtype=torch.bool))

@@ -51,6 +51,15 @@ def test_info_nce_has_no_warm_up() -> None:
         assert torch.equal(ranking_loss(config, scores(), Step(epoch=epoch)), info_nce(scores(), 0.05, 0.1))
 
 
+def test_label_smoothing_is_of_info_nce() -> None:
+    config = LossConfig(kind="info_nce", temperature=0.05, margin=0.1, label_smoothing=0.2)
+    expected = info_nce(scores(), 0.05, 0.1, label_smoothing=0.2)
+    assert torch.equal(ranking_loss(config, scores(), Step()), expected)
+    assert expected > info_nce(scores(), 0.05, 0.1)
+    with pytest.raises(ValueError, match=r"label_smoothing 0\.2 means nothing to the hinge"):
+        LossConfig(label_smoothing=0.2)
+
+
 def test_negatives_after_the_warm_up_can_stay_all() -> None:
     config = LossConfig(negatives_after="all", anneal_epochs=3)
     assert {counted_negatives(config, Step(epoch=e), 128) for e in range(8)} == {None}
