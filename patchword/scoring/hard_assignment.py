@@ -26,7 +26,7 @@ ON_A_DEVICE = 32  # times as many of each on an accelerator
 
 
 class _BestPatch(torch.autograd.Function):
-    """codes[b, t] = max over patches r of image b of <patch r, word t>, and the patch where it lies."""
+    """codes[b, t] = max over patches r of image b of <patch r, word t>; remembers which patch, for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, patches: Tensor, lengths: Tensor, words: Tensor) -> Tensor:
